@@ -1,0 +1,31 @@
+//! An 8-bit RGB image with its scale factors.
+
+/// How pixels of the delivered images relate to the full-resolution image.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScaleFactors {
+    /// Full-resolution pixel x this = pixel of the image, for `hires` and `lowres` where present.
+    pub tissue_hires_scalef: f64,
+    /// As above.
+    pub tissue_lowres_scalef: f64,
+    /// Diameter of a spot in full-resolution pixels, as the file says (not 55 µm: see the research on formats).
+    pub spot_diameter_fullres: f64,
+    /// Diameter of a fiducial in full-resolution pixels.
+    pub fiducial_diameter_fullres: f64,
+}
+
+/// An 8-bit RGB image, rows from the top. As the artifact of an `image` port: of one section, at `hires` scale.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Image {
+    /// Section it shows.
+    pub section: String,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// `height * width * 3` bytes.
+    pub pixels: Vec<u8>,
+    /// Full-resolution pixel x this = pixel of this image.
+    pub scale: f64,
+    /// Diameter of a spot in full-resolution pixels.
+    pub spot_diameter_fullres: f64,
+}

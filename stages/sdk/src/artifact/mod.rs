@@ -1,0 +1,49 @@
+//! What flows through ports, in memory and as Zarr groups.
+//!
+//! Every artifact that speaks of spots names them by *spot id*, `<section>_<barcode>`, unique over a workflow:
+//! stages join by it, never by position.
+
+mod embedding;
+mod frame;
+mod image;
+mod labels;
+mod metrics;
+mod model;
+mod patches;
+mod predictions;
+mod split;
+mod table;
+pub mod zarr;
+
+use std::path::Path;
+
+pub use embedding::Embedding;
+pub use frame::{Categorical, Column, Frame};
+pub use image::{Image, ScaleFactors};
+pub use labels::{Labels, TestLabels, TrainLabels};
+pub use metrics::Metrics;
+pub use model::{Model, Weight};
+pub use patches::Patches;
+pub use predictions::Predictions;
+pub use split::{Role, Split};
+pub use table::{Csr, Library, Table};
+
+use crate::{catalogue::PortType, error::Result};
+
+/// A kind of artifact: what a port carries and how it lies on disk.
+pub trait Artifact: Sized {
+    /// The port type that carries it.
+    const PORT: PortType;
+
+    /// Reads it from a folder.
+    ///
+    /// # Errors
+    /// If the folder does not hold one.
+    fn read(path: &Path) -> Result<Self>;
+
+    /// Writes it to a folder that does not exist yet.
+    ///
+    /// # Errors
+    /// If the data are inconsistent (lengths that do not agree, ids that are not unique) or the disk refuses.
+    fn write(&self, path: &Path) -> Result<()>;
+}

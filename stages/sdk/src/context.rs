@@ -1,0 +1,142 @@
+//! What a running stage sees of the world: its inputs, outputs, seed, threads, scratch folder, and who listens.
+
+use std::path::{Path, PathBuf};
+
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
+
+use crate::{
+    artifact::Artifact,
+    error::{Error, Result},
+    task::{Event, Task},
+};
+
+/// One run of one stage, seen from inside.
+pub struct Context {
+    task: Task,
+    listener: Box<dyn Listener>,
+}
+
+/// Who hears what a run tells, and may ask it to stop.
+pub trait Listener: Send + Sync {
+    /// Takes an event.
+    fn emit(&self, event: &Event);
+    /// Whether the run should stop.
+    fn cancelled(&self) -> bool;
+}
+
+/// A listener that hears nothing and never cancels: for tests.
+pub struct Silence;
+
+impl Listener for Silence {
+    fn emit(&self, _: &Event) {}
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+impl Context {
+    /// A context for a task; tests make their own with [`Silence`].
+    pub fn new(task: Task, listener: Box<dyn Listener>) -> Self {
+        Self { task, listener }
+    }
+
+    /// The artifact folders on an input port, in the order of the workflow; empty when not connected.
+    pub fn inputs(&self, port: &str) -> &[PathBuf] {
+        self.task.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Reads the one artifact on an input port.
+    ///
+    /// # Errors
+    /// If nothing is connected there or it cannot be read.
+    pub fn read<A: Artifact>(&self, port: &str) -> Result<A> {
+        self.read_optional(port)?.ok_or_else(|| Error::invalid(format!("input `{port}` is not connected")))
+    }
+
+    /// Reads the artifact on an input port that may be left out.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_optional<A: Artifact>(&self, port: &str) -> Result<Option<A>> {
+        self.inputs(port).first().map(|path| A::read(path)).transpose()
+    }
+
+    /// Reads every artifact on an input port.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn read_all<A: Artifact>(&self, port: &str) -> Result<Vec<A>> {
+        self.inputs(port).iter().map(|path| A::read(path)).collect()
+    }
+
+    /// Where an output goes: a folder that does not exist yet.
+    ///
+    /// # Errors
+    /// If the stage type has no such output.
+    pub fn output(&self, port: &str) -> Result<&Path> {
+        self.task
+            .outputs
+            .get(port)
+            .map(PathBuf::as_path)
+            .ok_or_else(|| Error::invalid(format!("the stage type has no output `{port}`")))
+    }
+
+    /// Writes an output.
+    ///
+    /// # Errors
+    /// If the stage type has no such output or it cannot be written.
+    pub fn write<A: Artifact>(&self, port: &str, artifact: &A) -> Result<()> {
+        artifact.write(self.output(port)?)
+    }
+
+    /// The seed of the run.
+    pub fn seed(&self) -> u64 {
+        self.task.seed
+    }
+
+    /// Random numbers of one purpose, e.g. `"init"` or `"batches"`: streams of different names are independent,
+    /// and the same seed and name give the same numbers on every machine.
+    pub fn rng(&self, stream: &str) -> ChaCha8Rng {
+        rng(self.task.seed, stream)
+    }
+
+    /// How many threads the run may use. A stage runs inside a rayon pool of that size.
+    pub fn threads(&self) -> usize {
+        self.task.threads
+    }
+
+    /// A folder for checkpoints that outlives a killed run of the same action. It exists.
+    pub fn scratch(&self) -> &Path {
+        &self.task.scratch
+    }
+
+    /// Tells how far the run is.
+    pub fn progress(&self, done: u64, total: u64, unit: &str) {
+        self.listener.emit(&Event::Progress { done, total, unit: unit.into() });
+    }
+
+    /// Adds a point to a curve.
+    pub fn metric(&self, name: &str, step: u64, value: f64) {
+        let value = value.is_finite().then_some(value);
+        self.listener.emit(&Event::Metric { name: name.into(), step, value });
+    }
+
+    /// Returns [`Error::Cancelled`] once the run should stop: call it in every long loop.
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check_cancelled(&self) -> Result<()> {
+        if self.listener.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Random numbers of one seed and purpose; see [`Context::rng`].
+pub fn rng(seed: u64, stream: &str) -> ChaCha8Rng {
+    // FNV-1a: spreads a handful of short stream names; no need of a cryptographic hash in every plugin.
+    let name = stream
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(name);
+    rng
+}

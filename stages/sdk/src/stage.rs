@@ -1,0 +1,134 @@
+//! What an author writes: a type that implements [`Stage`].
+
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    artifact::Artifact,
+    catalogue::{InputPort, OutputPort, StageType},
+    context::Context,
+    error::Result,
+};
+
+/// One stage type. The type itself is only a name: everything a run needs comes in through `params` and [`Context`].
+pub trait Stage: 'static {
+    /// The part of the stage type after the slash.
+    const NAME: &'static str;
+    /// Whether it draws random numbers from the sweep's seed.
+    const SEEDED: bool = false;
+    /// What `with:` holds. Derive `Serialize`, `Deserialize` with `deny_unknown_fields` and `default`, and
+    /// `JsonSchema`: the docs of its fields are what editors show.
+    type Params: Serialize + DeserializeOwned + JsonSchema;
+
+    /// Its ports.
+    fn ports() -> Ports;
+
+    /// What JSON Schema cannot say about the params; called before anything runs.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) with what was expected.
+    fn validate(_params: &Self::Params) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does the work: reads `ctx` inputs, writes every output.
+    ///
+    /// # Errors
+    /// Whatever keeps it from that.
+    fn run(params: Self::Params, ctx: &Context) -> Result<()>;
+}
+
+/// The ports of a stage type.
+#[derive(Clone, Debug, Default)]
+pub struct Ports {
+    pub(crate) doc: &'static str,
+    pub(crate) inputs: Vec<InputPort>,
+    pub(crate) outputs: Vec<OutputPort>,
+}
+
+impl Ports {
+    /// No ports yet; `doc` says in a sentence or two what the stage does.
+    pub fn new(doc: &'static str) -> Self {
+        Self { doc, ..Self::default() }
+    }
+
+    fn add_input<A: Artifact>(mut self, name: &str, doc: &str, optional: bool, many: bool) -> Self {
+        self.inputs.push(InputPort { name: name.into(), kind: A::PORT, optional, many, doc: doc.into() });
+        self
+    }
+
+    /// An input that must be connected to one artifact.
+    #[must_use]
+    pub fn input<A: Artifact>(self, name: &str, doc: &str) -> Self {
+        self.add_input::<A>(name, doc, false, false)
+    }
+
+    /// An input that may be left out.
+    #[must_use]
+    pub fn optional<A: Artifact>(self, name: &str, doc: &str) -> Self {
+        self.add_input::<A>(name, doc, true, false)
+    }
+
+    /// An input that takes one artifact or a list of them.
+    #[must_use]
+    pub fn many<A: Artifact>(self, name: &str, doc: &str) -> Self {
+        self.add_input::<A>(name, doc, false, true)
+    }
+
+    /// An input that takes none, one or a list.
+    #[must_use]
+    pub fn optional_many<A: Artifact>(self, name: &str, doc: &str) -> Self {
+        self.add_input::<A>(name, doc, true, true)
+    }
+
+    /// An output.
+    #[must_use]
+    pub fn output<A: Artifact>(mut self, name: &str, doc: &str) -> Self {
+        self.outputs.push(OutputPort { name: name.into(), kind: A::PORT, doc: doc.into() });
+        self
+    }
+}
+
+/// A [`Stage`] without its type: what the exported table holds.
+pub struct Entry {
+    pub(crate) name: &'static str,
+    pub(crate) describe: fn() -> StageType,
+    pub(crate) check: fn(serde_json::Value) -> Result<serde_json::Value>,
+    pub(crate) run: fn(serde_json::Value, &Context) -> Result<()>,
+}
+
+impl Entry {
+    /// The entry of a stage type.
+    pub const fn of<S: Stage>() -> Self {
+        Self { name: S::NAME, describe: describe::<S>, check: check::<S>, run: run::<S> }
+    }
+}
+
+fn describe<S: Stage>() -> StageType {
+    let ports = S::ports();
+    StageType {
+        name: S::NAME.into(),
+        doc: ports.doc.into(),
+        seeded: S::SEEDED,
+        inputs: ports.inputs,
+        outputs: ports.outputs,
+        params: schemars::schema_for!(S::Params).to_value(),
+    }
+}
+
+fn parse<S: Stage>(params: serde_json::Value) -> Result<S::Params> {
+    use crate::Error;
+    let params: S::Params = serde_json::from_value(params).map_err(|error| Error::invalid(error.to_string()))?;
+    S::validate(&params)?;
+    Ok(params)
+}
+
+fn check<S: Stage>(params: serde_json::Value) -> Result<serde_json::Value> {
+    use crate::Error;
+    let params = parse::<S>(params)?;
+    serde_json::to_value(&params).map_err(Error::other("cannot write the params"))
+}
+
+fn run<S: Stage>(params: serde_json::Value, ctx: &Context) -> Result<()> {
+    S::run(parse::<S>(params)?, ctx)
+}
