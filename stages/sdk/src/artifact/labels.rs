@@ -1,5 +1,10 @@
 //! Regions of annotated spots; the labels of training and of test spots are types of their own.
 
+use std::path::Path;
+
+use super::Artifact;
+use crate::{catalogue::PortType, error::Result};
+
 /// The region of each annotated spot. `None`: seen by the expert but not assigned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
@@ -20,3 +25,39 @@ pub struct TrainLabels(pub Labels);
 /// Labels of test spots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestLabels(pub Labels);
+
+impl Artifact for Labels {
+    const PORT: PortType = PortType::Labels;
+
+    fn read(_path: &Path) -> Result<Self> {
+        todo!()
+    }
+
+    fn write(&self, _path: &Path) -> Result<()> {
+        todo!()
+    }
+}
+
+impl Artifact for TrainLabels {
+    const PORT: PortType = PortType::TrainLabels;
+
+    fn read(_path: &Path) -> Result<Self> {
+        todo!()
+    }
+
+    fn write(&self, _path: &Path) -> Result<()> {
+        todo!()
+    }
+}
+
+impl Artifact for TestLabels {
+    const PORT: PortType = PortType::TestLabels;
+
+    fn read(_path: &Path) -> Result<Self> {
+        todo!()
+    }
+
+    fn write(&self, _path: &Path) -> Result<()> {
+        todo!()
+    }
+}

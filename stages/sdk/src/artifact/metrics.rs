@@ -1,6 +1,9 @@
 //! Named numbers. What the ablation table compares, what the report draws.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
+
+use super::Artifact;
+use crate::{catalogue::PortType, error::Result};
 
 /// Named numbers, in all and per group; curves; a confusion matrix where there is one.
 ///
@@ -16,4 +19,16 @@ pub struct Metrics {
     pub curves: BTreeMap<String, Vec<f64>>,
     /// Whatever else explains the numbers: classes, confusion matrix, conventions.
     pub details: serde_json::Value,
+}
+
+impl Artifact for Metrics {
+    const PORT: PortType = PortType::Metrics;
+
+    fn read(_path: &Path) -> Result<Self> {
+        todo!()
+    }
+
+    fn write(&self, _path: &Path) -> Result<()> {
+        todo!()
+    }
 }

@@ -3,6 +3,7 @@
 //! Every artifact that speaks of spots names them by *spot id*, `<section>_<barcode>`, unique over a workflow:
 //! stages join by it, never by position.
 
+mod csr;
 mod embedding;
 mod frame;
 mod image;
@@ -15,8 +16,9 @@ mod split;
 mod table;
 pub mod zarr;
 
-use std::path::Path;
+use std::{collections::HashMap, path::Path};
 
+pub use csr::Csr;
 pub use embedding::Embedding;
 pub use frame::{Categorical, Column, Frame};
 pub use image::{Image, ScaleFactors};
@@ -26,7 +28,7 @@ pub use model::{Model, Weight};
 pub use patches::Patches;
 pub use predictions::Predictions;
 pub use split::{Role, Split};
-pub use table::{Csr, Library, Table};
+pub use table::{Library, Table};
 
 use crate::{catalogue::PortType, error::Result};
 
@@ -46,4 +48,9 @@ pub trait Artifact: Sized {
     /// # Errors
     /// If the data are inconsistent (lengths that do not agree, ids that are not unique) or the disk refuses.
     fn write(&self, path: &Path) -> Result<()>;
+}
+
+/// Id to position.
+fn positions(ids: &[String]) -> HashMap<&str, usize> {
+    ids.iter().map(String::as_str).zip(0..).collect()
 }

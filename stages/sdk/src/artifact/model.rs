@@ -1,6 +1,9 @@
 //! Weights with the architecture that they belong to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
+
+use super::Artifact;
+use crate::{catalogue::PortType, error::Result};
 
 /// One weight tensor.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,4 +21,16 @@ pub struct Model {
     pub architecture: serde_json::Value,
     /// Weights by name, as PyTorch would name them (`encoder.0.weight`).
     pub weights: BTreeMap<String, Weight>,
+}
+
+impl Artifact for Model {
+    const PORT: PortType = PortType::Model;
+
+    fn read(_path: &Path) -> Result<Self> {
+        todo!()
+    }
+
+    fn write(&self, _path: &Path) -> Result<()> {
+        todo!()
+    }
 }

@@ -1,0 +1,89 @@
+//! A sparse matrix, compressed by row.
+
+/// A sparse matrix, compressed by row; column indices of a row are sorted and unique.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Csr {
+    /// Number of columns.
+    pub n_cols: usize,
+    /// Row `i` is `indptr[i]..indptr[i + 1]`; one longer than the number of rows.
+    pub indptr: Vec<i64>,
+    /// Column of each stored value.
+    pub indices: Vec<i32>,
+    /// The stored values.
+    pub data: Vec<f32>,
+}
+
+impl Default for Csr {
+    fn default() -> Self {
+        Self { n_cols: 0, indptr: vec![0], indices: Vec::new(), data: Vec::new() }
+    }
+}
+
+impl Csr {
+    /// Builds it from rows of (column, value) with unique columns, in any order.
+    pub fn from_rows(n_cols: usize, rows: impl IntoIterator<Item = Vec<(i32, f32)>>) -> Self {
+        let mut matrix = Self { n_cols, ..Self::default() };
+        for mut row in rows {
+            row.sort_unstable_by_key(|&(column, _)| column);
+            matrix.push_row(row);
+        }
+        matrix
+    }
+
+    /// Appends a row of (column, value), sorted by column.
+    fn push_row(&mut self, row: impl IntoIterator<Item = (i32, f32)>) {
+        for (column, value) in row {
+            self.indices.push(column);
+            self.data.push(value);
+        }
+        self.indptr.push(self.indices.len() as i64);
+    }
+
+    /// Number of rows.
+    pub fn n_rows(&self) -> usize {
+        self.indptr.len().saturating_sub(1)
+    }
+
+    /// Columns and values of a row.
+    pub fn row(&self, row: usize) -> (&[i32], &[f32]) {
+        let stored = self.indptr[row] as usize..self.indptr[row + 1] as usize;
+        (&self.indices[stored.clone()], &self.data[stored])
+    }
+
+    /// Columns with values of a row.
+    pub fn entries(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
+        let (columns, values) = self.row(row);
+        columns.iter().map(|&column| column as usize).zip(values.iter().copied())
+    }
+
+    /// Writes a row, zeros included, into `n_cols` places.
+    pub fn dense_row(&self, row: usize, into: &mut [f32]) {
+        into.fill(0.0);
+        self.entries(row).for_each(|(column, value)| into[column] = value);
+    }
+
+    /// The rows at these positions, in that order.
+    #[must_use]
+    pub fn select_rows(&self, rows: &[usize]) -> Self {
+        let mut selected = Self { n_cols: self.n_cols, ..Self::default() };
+        for &row in rows {
+            let (columns, values) = self.row(row);
+            selected.indices.extend_from_slice(columns);
+            selected.data.extend_from_slice(values);
+            selected.indptr.push(selected.indices.len() as i64);
+        }
+        selected
+    }
+
+    /// The columns at these positions, in that order; a column that is named twice keeps its last place.
+    #[must_use]
+    pub fn select_cols(&self, cols: &[usize]) -> Self {
+        let mut place = vec![None; self.n_cols];
+        for (new, &old) in (0_i32..).zip(cols) {
+            place[old] = Some(new);
+        }
+        let rows = (0..self.n_rows())
+            .map(|row| self.entries(row).filter_map(|(column, value)| Some((place[column]?, value))).collect());
+        Self::from_rows(cols.len(), rows)
+    }
+}
