@@ -118,7 +118,11 @@ fn describe<S: Stage>() -> StageType {
 
 fn parse<S: Stage>(params: serde_json::Value) -> Result<S::Params> {
     use crate::Error;
-    let params: S::Params = serde_json::from_value(params).map_err(|error| Error::invalid(error.to_string()))?;
+    // The path in front is how the engine finds the param's place in the YAML.
+    let params: S::Params = serde_path_to_error::deserialize(params).map_err(|error| {
+        let (path, inner) = (error.path().to_string(), error.inner().to_string());
+        Error::invalid(if path == "." { inner } else { format!("`{path}`: {inner}") })
+    })?;
     S::validate(&params)?;
     Ok(params)
 }

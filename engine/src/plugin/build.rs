@@ -1,0 +1,257 @@
+//! A plugin's path in a workflow to a library that can be loaded: built when its sources changed, never else.
+//!
+//! A built library is copied to `<store>/plugins/<digest>.so` and loaded from there: a rebuild never touches a
+//! file that a running host has mapped. Beside it lies a *stamp* for each source folder with the size and time of
+//! every watched file; when all still agree, neither cargo nor rustc is started.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, BufRead},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use restage_cache::{Digest, Store};
+use serde::{Deserialize, Serialize};
+
+use super::identity::{self, Sources};
+
+/// Why a plugin could not be built.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum BuildError {
+    /// Nothing is at the path.
+    #[error("there is no plugin at {}", path.display())]
+    #[diagnostic(help("`path:` is relative to the workflow file: a crate's folder, or a built library"))]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The folder is not a crate that makes a plugin.
+    #[error("{} does not build a plugin library", path.display())]
+    #[diagnostic(help("a plugin is a crate with `crate-type = [\"cdylib\"]` under `[lib]`"))]
+    NotACrate {
+        /// Its manifest.
+        path: PathBuf,
+    },
+    /// cargo or rustc could not be started.
+    #[error("cannot start cargo, which builds plugins given by their source folder")]
+    #[diagnostic(help("install Rust, or give the path of a built library"))]
+    NoCargo(#[source] io::Error),
+    /// cargo refused; its words are the best there are.
+    #[error("cargo cannot build {}\n{output}", path.display())]
+    Cargo {
+        /// The manifest.
+        path: PathBuf,
+        /// What cargo said.
+        output: String,
+    },
+    /// The sources changed while they were built.
+    #[error("the sources of {} changed while they were being built", path.display())]
+    #[diagnostic(help("run the command again"))]
+    Changing {
+        /// The manifest.
+        path: PathBuf,
+    },
+    /// A file could not be read or written.
+    #[error("cannot access {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] restage_cache::Error),
+    /// A digest could not be taken.
+    #[error("cannot digest the sources: {0}")]
+    Digest(String),
+}
+
+impl BuildError {
+    pub(super) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// A library that can be loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct Library {
+    /// The content-named copy in the store.
+    pub(crate) path: PathBuf,
+    /// What its code is, for action keys.
+    pub(crate) identity: Digest,
+    /// Digest of the file, for records.
+    pub(crate) binary: Digest,
+    /// Whether the identity is of sources; else it is the binary's own and other people's builds share no hits.
+    pub(crate) from_sources: bool,
+}
+
+/// What was built from a source folder, and from which state of it.
+#[derive(Serialize, Deserialize)]
+struct Stamp {
+    identity: Digest,
+    binary: Digest,
+    watched: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, FileState>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct FileState {
+    size: u64,
+    modified: (i64, i64),
+    inode: u64,
+}
+
+/// The library of a plugin's path. `notice` is told before cargo is started, which may take minutes.
+pub(crate) fn library(path: &Path, store: &Store, notice: &dyn Fn(&str)) -> Result<Library, BuildError> {
+    if path.is_file() {
+        let binary = restage_cache::tree_digest(path)?;
+        let path = keep(path, &binary, store)?;
+        return Ok(Library { path, identity: binary, binary, from_sources: false });
+    }
+    let manifest = path.join("Cargo.toml");
+    if !manifest.is_file() {
+        return Err(BuildError::Missing { path: path.to_owned() });
+    }
+    let stamp_path = stamp_path(&manifest, store)?;
+    if let Some(library) = fresh(&stamp_path, store)? {
+        return Ok(library);
+    }
+    let Sources { identity, watched } = identity::sources(&manifest)?;
+    let files = state(&watched)?;
+    if let Some(stamp) = read_stamp(&stamp_path)
+        && stamp.identity == identity
+        && let Some(library) = kept(&stamp, store)?
+    {
+        // Touched, or only a comment changed: the library stands.
+        write_stamp(&stamp_path, &Stamp { watched, files, ..stamp })?;
+        return Ok(library);
+    }
+    notice(&format!("building plugin {}", path.display()));
+    let built = cargo_build(&manifest)?;
+    if identity::sources(&manifest)?.identity != identity {
+        return Err(BuildError::Changing { path: manifest });
+    }
+    let binary = restage_cache::tree_digest(&built)?;
+    let path = keep(&built, &binary, store)?;
+    write_stamp(&stamp_path, &Stamp { identity, binary, watched, files })?;
+    Ok(Library { path, identity, binary, from_sources: true })
+}
+
+fn stamp_path(manifest: &Path, store: &Store) -> Result<PathBuf, BuildError> {
+    let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
+    let name = Digest::of(canonical.as_os_str().as_encoded_bytes());
+    Ok(store.folder("plugins")?.join(format!("{name}.stamp.json")))
+}
+
+fn read_stamp(path: &Path) -> Option<Stamp> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+}
+
+/// The stamp is a hint that can be made again: written in one piece by rename, not synced.
+fn write_stamp(path: &Path, stamp: &Stamp) -> Result<(), BuildError> {
+    let text = serde_json::to_vec(stamp).map_err(|error| BuildError::Digest(error.to_string()))?;
+    replace(path, &text)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&temporary, bytes).map_err(BuildError::io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(BuildError::io(path))
+}
+
+/// The library, if no watched file changed since it was built.
+fn fresh(stamp_path: &Path, store: &Store) -> Result<Option<Library>, BuildError> {
+    let Some(stamp) = read_stamp(stamp_path) else { return Ok(None) };
+    // A watched folder that is gone is a change like any other.
+    let Ok(now) = state(&stamp.watched) else { return Ok(None) };
+    if now != stamp.files {
+        return Ok(None);
+    }
+    kept(&stamp, store)
+}
+
+fn state(watched: &[PathBuf]) -> Result<BTreeMap<PathBuf, FileState>, BuildError> {
+    let mut files = Vec::new();
+    for path in watched {
+        identity::collect(path, &mut files)?;
+    }
+    files
+        .into_iter()
+        .map(|path| {
+            let metadata = std::fs::metadata(&path).map_err(BuildError::io(&path))?;
+            let modified = (metadata.mtime(), metadata.mtime_nsec());
+            Ok((path, FileState { size: metadata.len(), modified, inode: metadata.ino() }))
+        })
+        .collect()
+}
+
+fn library_path(binary: &Digest, store: &Store) -> Result<PathBuf, BuildError> {
+    Ok(store.folder("plugins")?.join(format!("{binary}.so")))
+}
+
+fn kept(stamp: &Stamp, store: &Store) -> Result<Option<Library>, BuildError> {
+    let path = library_path(&stamp.binary, store)?;
+    let library = Library { path, identity: stamp.identity, binary: stamp.binary, from_sources: true };
+    Ok(library.path.is_file().then_some(library))
+}
+
+/// Copies a library to its content-named place.
+fn keep(library: &Path, binary: &Digest, store: &Store) -> Result<PathBuf, BuildError> {
+    let path = library_path(binary, store)?;
+    if !path.is_file() {
+        let bytes = std::fs::read(library).map_err(BuildError::io(library))?;
+        replace(&path, &bytes)?;
+    }
+    Ok(path)
+}
+
+/// What cargo reports of what it built.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    filenames: Option<Vec<PathBuf>>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    crate_types: Vec<String>,
+}
+
+/// Builds the library; cargo's own progress and errors go to the terminal as they are.
+fn cargo_build(manifest: &Path) -> Result<PathBuf, BuildError> {
+    let mut child = identity::cargo()
+        .args(["build", "--release", "--lib", "--locked", "--message-format=json-render-diagnostics"])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(BuildError::NoCargo)?;
+    let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
+    let mut library = None;
+    if let Some(stdout) = child.stdout.take() {
+        for line in io::BufReader::new(stdout).lines() {
+            let line = line.map_err(BuildError::io(manifest))?;
+            let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+            let ours = message.reason == "compiler-artifact"
+                && message.manifest_path.as_deref() == Some(&canonical)
+                && message.target.is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
+            if ours {
+                let is_library = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
+                library = message.filenames.into_iter().flatten().find(is_library);
+            }
+        }
+    }
+    let status = child.wait().map_err(BuildError::NoCargo)?;
+    if !status.success() {
+        let output = "its messages are above".to_owned();
+        return Err(BuildError::Cargo { path: manifest.to_owned(), output });
+    }
+    library.ok_or_else(|| BuildError::NotACrate { path: manifest.to_owned() })
+}

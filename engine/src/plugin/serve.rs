@@ -1,0 +1,118 @@
+//! The host process: loads one plugin and serves the engine that started it, over the socket on its standard input.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{Mutex, PoisonError, atomic::{AtomicBool, Ordering}, mpsc},
+};
+
+use restage_stage::task::Event;
+use rustix::process::{Pid, Signal};
+
+use super::{
+    load::{Listener, Loaded},
+    protocol::{self, Request, Response},
+};
+
+/// Events longer than this are cut: a plugin's log line is not a way to fill the engine's memory.
+const MAX_EVENT: usize = 64 << 10;
+
+/// Serves until the engine closes the socket.
+///
+/// # Errors
+/// If the socket breaks.
+pub fn serve() -> io::Result<()> {
+    // A plugin's crash is reported; its core would fill a student's quota.
+    let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    rustix::process::setrlimit(rustix::process::Resource::Core, no_core)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+
+    let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let writer: &'static Mutex<UnixStream> = Box::leak(Box::new(Mutex::new(socket.try_clone()?)));
+    let listener: &'static Listener = Box::leak(Box::new(Listener {
+        emit: Box::new(|event| emit(writer, event)),
+        cancelled: AtomicBool::new(false),
+    }));
+
+    // Requests are read on a thread of their own, so that `Cancel` and the engine's death are seen while a task runs.
+    let (sender, requests) = mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            match protocol::read::<Request>(&socket) {
+                Ok(Some(Request::Cancel)) => listener.cancelled.store(true, Ordering::Relaxed),
+                Ok(Some(request)) if sender.send(request).is_ok() => {}
+                _ => end(),
+            }
+        }
+    });
+
+    let mut plugin = None;
+    for request in requests {
+        answer(writer, &respond(&mut plugin, request, listener))?;
+    }
+    Ok(())
+}
+
+/// The engine is gone: so is this host, with whatever the plugin started.
+fn end() -> ! {
+    // The host leads its own process group; the signal reaches the host too.
+    let _ = rustix::process::kill_process_group(rustix::process::getpid(), Signal::KILL);
+    std::process::abort()
+}
+
+fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Listener) -> Response {
+    let refused = |message: String| Response::Refused { message };
+    match (request, plugin.as_ref()) {
+        (Request::Load { library }, None) => match Loaded::open(&library, listener) {
+            Ok(loaded) => match loaded.describe() {
+                Ok(catalogue) => {
+                    *plugin = Some(loaded);
+                    Response::Loaded { catalogue }
+                }
+                Err(error) => refused(error.to_string()),
+            },
+            Err(error) => refused(error.to_string()),
+        },
+        (Request::Check { stage, params }, Some(loaded)) => {
+            match loaded.check(&stage, params.to_string().as_bytes()) {
+                Ok(params) => Response::Checked { params: Some(params), problems: Vec::new() },
+                Err(problems) => Response::Checked { params: None, problems },
+            }
+        }
+        (Request::Run { task }, Some(loaded)) => {
+            listener.cancelled.store(false, Ordering::Relaxed);
+            match serde_json::to_vec(&task) {
+                Ok(task) => {
+                    let (status, messages) = loaded.run(&task);
+                    Response::Finished { status, messages }
+                }
+                Err(error) => refused(error.to_string()),
+            }
+        }
+        (request, _) => refused(format!("unexpected request {request:?}")),
+    }
+}
+
+fn answer(writer: &Mutex<UnixStream>, response: &Response) -> io::Result<()> {
+    protocol::write(&*writer.lock().unwrap_or_else(PoisonError::into_inner), response)
+}
+
+/// Passes a plugin's event on. What is not an event, or cannot be sent, is dropped: a plugin cannot break the stream.
+fn emit(writer: &Mutex<UnixStream>, event: &[u8]) {
+    let Ok(mut event) = serde_json::from_slice::<Event>(event) else { return };
+    if let Event::Log { message, .. } = &mut event
+        && message.len() > MAX_EVENT
+    {
+        message.truncate(message.floor_char_boundary(MAX_EVENT));
+        message.push_str(" … (cut)");
+    }
+    let _ = answer(writer, &Response::Event { event });
+}
+
+/// Kills a host and everything that it started.
+pub(crate) fn kill_group(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // It may be gone already.
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+    }
+}

@@ -1,0 +1,153 @@
+//! The workflow language: YAML text to a [`Workflow`], or every problem with its place.
+
+mod diagnostic;
+mod node;
+mod read;
+mod reference;
+mod set;
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Place, Source};
+pub(crate) use diagnostic::suggest;
+pub use node::{Located, Node, Value};
+pub(crate) use set::argument as set_argument;
+pub(crate) use reference::{OutputRef, interpolate};
+
+/// One workflow file.
+#[derive(Clone, Debug)]
+pub struct Workflow {
+    /// Its name: `name:`, by default the file's.
+    pub name: String,
+    /// The file, absolute.
+    pub path: PathBuf,
+    /// Plugins by their path: a source folder, or a built library.
+    pub plugins: Vec<Located<PathBuf>>,
+    /// `params:` that `${params.x}` refers to.
+    pub params: IndexMap<String, Node>,
+    /// The stages in the order of the file.
+    pub stages: IndexMap<String, Stage>,
+    /// What is varied.
+    pub sweep: Sweep,
+}
+
+/// A named step.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    /// Where its name stands.
+    pub at: Place,
+    /// `plugin/name`.
+    pub uses: Located<String>,
+    /// Per input port what it reads, and where the port's name stands.
+    pub inputs: IndexMap<String, Input>,
+    /// Params.
+    pub with: IndexMap<String, (Place, Node)>,
+    /// Maps the stage over values: dimension to values.
+    pub foreach: IndexMap<String, (Place, Vec<Node>)>,
+    /// Dimensions of its inputs that it collects.
+    pub gather: Vec<Located<String>>,
+    /// What it needs of the machine.
+    pub resources: Resources,
+}
+
+/// What an input port reads.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// Where the port's name stands.
+    pub at: Place,
+    /// Outputs of other stages, in order.
+    pub from: Vec<Located<OutputRef>>,
+}
+
+/// What a stage needs of the machine. Recorded, not part of any key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Threads.
+    pub cpus: usize,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpus: 1 }
+    }
+}
+
+/// What a workflow varies and compares.
+#[derive(Clone, Debug, Default)]
+pub struct Sweep {
+    /// `stage.name` of the metrics that the table compares; the first one decides.
+    pub metrics: Vec<Located<MetricRef>>,
+    /// Seeds; `[0]` if none are given.
+    pub seeds: Vec<u64>,
+    /// Changes against the workflow as written, by name.
+    pub ablate: Vec<Ablation>,
+}
+
+/// A metric of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricRef {
+    /// Stage whose `metrics` output holds it.
+    pub stage: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// One change, or a series of them, against the workflow as written.
+#[derive(Clone, Debug)]
+pub struct Ablation {
+    /// Its name.
+    pub name: Located<String>,
+    /// Paths set to a value, all together.
+    pub set: Vec<(Located<String>, Node)>,
+    /// Paths with the values that they take one after the other: a variant each.
+    pub vary: Vec<(Located<String>, Vec<Node>)>,
+    /// Stages left out; their consumers get their input.
+    pub drop: Vec<Located<String>>,
+}
+
+/// Reads a workflow file.
+///
+/// # Errors
+/// If it cannot be read, or everything that is wrong with it in one go. Stage types and params are checked by
+/// [`Plan::new`](crate::plan::Plan::new), which knows the plugins.
+pub fn load(path: &Path) -> Result<Workflow, LoadError> {
+    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
+    let absolute = std::path::absolute(path).map_err(unreadable)?;
+    let bytes = std::fs::read(path).map_err(unreadable)?;
+    let text = String::from_utf8(bytes).map_err(|_| LoadError::NotText { path: path.to_owned() })?;
+    // Editors on other systems begin files with a byte-order mark; it means nothing here.
+    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+    Ok(read::workflow(Source::new(path, text), absolute)?)
+}
+
+/// Why a workflow file could not be loaded.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum LoadError {
+    /// The file is not there, or may not be read.
+    #[error("cannot read the workflow {}", path.display())]
+    #[diagnostic(help("give the path of a workflow file, e.g. workflows/quickstart.yaml"))]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not UTF-8 text.
+    #[error("{} is not UTF-8 text", path.display())]
+    #[diagnostic(help("a workflow is a YAML file; save it as UTF-8"))]
+    NotText {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The workflow has mistakes.
+    #[error("the workflow has {} mistake(s)", .0.0.len())]
+    Invalid(Diagnostics),
+}
+
+impl From<Diagnostics> for LoadError {
+    fn from(diagnostics: Diagnostics) -> Self {
+        Self::Invalid(diagnostics)
+    }
+}
