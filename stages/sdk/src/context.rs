@@ -133,9 +133,9 @@ impl Context {
 /// Random numbers of one seed and purpose; see [`Context::rng`].
 pub fn rng(seed: u64, stream: &str) -> ChaCha8Rng {
     // FNV-1a: spreads a handful of short stream names; no need of a cryptographic hash in every plugin.
-    let name = stream
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let name = stream.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(name);
     rng

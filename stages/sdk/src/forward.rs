@@ -5,7 +5,9 @@
 use std::fmt::Write;
 
 use tracing::field::{Field, Visit};
-use tracing_subscriber::{Layer, layer::Context as LayerContext, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer, layer::Context as LayerContext, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 use crate::{context::Listener, task::Event};
 

@@ -1,5 +1,7 @@
 //! A sparse matrix, compressed by row.
 
+use crate::error::{Error, Result};
+
 /// A sparse matrix, compressed by row; column indices of a row are sorted and unique.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Csr {
@@ -82,8 +84,33 @@ impl Csr {
         for (new, &old) in (0_i32..).zip(cols) {
             place[old] = Some(new);
         }
-        let rows = (0..self.n_rows())
-            .map(|row| self.entries(row).filter_map(|(column, value)| Some((place[column]?, value))).collect());
+        let rows = (0..self.n_rows()).map(|row| {
+            self.entries(row).filter_map(|(column, value)| Some((place[column]?, value))).collect()
+        });
         Self::from_rows(cols.len(), rows)
+    }
+
+    /// Refuses a matrix whose parts contradict each other, or whose columns are not sorted and unique in each row.
+    pub(super) fn check(&self) -> Result<()> {
+        let stored = self.indices.len();
+        if self.data.len() != stored {
+            return Err(Error::invalid(format!("{stored} column indices for {} values", self.data.len())));
+        }
+        let ends_fit = self.indptr.first() == Some(&0) && self.indptr.last() == Some(&(stored as i64));
+        if !ends_fit || !self.indptr.is_sorted() {
+            return Err(Error::invalid(format!("row ends must grow from 0 to the {stored} stored values")));
+        }
+        let sound = |row: &usize| {
+            let (columns, _) = self.row(*row);
+            let in_range = |column: &i32| usize::try_from(*column).is_ok_and(|column| column < self.n_cols);
+            columns.iter().all(in_range) && columns.is_sorted_by(|a, b| a < b)
+        };
+        match (0..self.n_rows()).find(|row| !sound(row)) {
+            Some(row) => Err(Error::invalid(format!(
+                "row {row} must have sorted, unique columns below {}: build the matrix with Csr::from_rows",
+                self.n_cols
+            ))),
+            None => Ok(()),
+        }
     }
 }

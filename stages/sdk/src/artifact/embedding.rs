@@ -2,8 +2,14 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::Artifact;
-use crate::{catalogue::PortType, error::Result};
+use super::{
+    Artifact, Frame, anndata,
+    zarr::{Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// One vector per spot.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,11 +37,32 @@ impl Embedding {
 impl Artifact for Embedding {
     const PORT: PortType = PortType::Embedding;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        anndata::expect_encoding(&root, "anndata")?;
+        let spots = anndata::read_frame(&root.group("obs")?)?.index;
+        let (shape, values) = root.array("X", &[Some(spots.len()), None])?;
+        Ok(Self { spots, dims: shape.get(1).copied().unwrap_or(0), values })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        if self.values.len() != self.spots.len() * self.dims {
+            return Err(Error::invalid(format!(
+                "an embedding of {} spots with {} dimensions cannot have {} values",
+                self.spots.len(),
+                self.dims,
+                self.values.len()
+            )));
+        }
+        let root = Writer::create(path, anndata::root())?;
+        anndata::array(&root, "X", &[self.spots.len(), self.dims], &self.values)?;
+        let obs = Frame { index: self.spots.clone(), columns: Vec::new() };
+        let var =
+            Frame { index: (0..self.dims).map(|dim| format!("dim_{dim}")).collect(), columns: Vec::new() };
+        anndata::frame(&obs, |attributes| root.group("obs", attributes))?;
+        anndata::frame(&var, |attributes| root.group("var", attributes))?;
+        ["layers", "obsm", "obsp", "uns", "varm", "varp"]
+            .iter()
+            .try_for_each(|name| anndata::dict(&root, name).map(drop))
     }
 }

@@ -27,7 +27,10 @@ impl Categorical {
 
     /// The value of a row; `None` where it is missing.
     pub fn get(&self, row: usize) -> Option<&str> {
-        usize::try_from(*self.codes.get(row)?).ok().and_then(|code| self.categories.get(code)).map(String::as_str)
+        usize::try_from(*self.codes.get(row)?)
+            .ok()
+            .and_then(|code| self.categories.get(code))
+            .map(String::as_str)
     }
 
     /// The value of each row.

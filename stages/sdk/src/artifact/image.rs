@@ -2,8 +2,16 @@
 
 use std::path::Path;
 
-use super::Artifact;
-use crate::{catalogue::PortType, error::Result};
+use serde_json::json;
+
+use super::{
+    Artifact,
+    zarr::{Attributes, Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// How pixels of the delivered images relate to the full-resolution image.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,16 +48,52 @@ impl Image {
     pub fn is_empty(&self) -> bool {
         self.pixels.is_empty()
     }
+
+    /// Height, width and pixels of a child array.
+    pub(super) fn read_pixels(group: &Reader, name: &str) -> Result<(usize, usize, Vec<u8>)> {
+        let (shape, pixels) = group.array(name, &[None, None, Some(3)])?;
+        match shape[..] {
+            [height, width, _] => Ok((height, width, pixels)),
+            _ => Err(group.wrong(format!("has no image `{name}`"))),
+        }
+    }
+
+    pub(super) fn write_pixels(&self, group: &Writer, name: &str, attributes: Attributes) -> Result<()> {
+        let (height, width) = (self.height, self.width);
+        if self.pixels.len() != height * width * 3 {
+            return Err(Error::invalid(format!(
+                "an RGB image of {width} x {height} pixels cannot have {} bytes",
+                self.pixels.len()
+            )));
+        }
+        group.array(name, &[height, width, 3], &self.pixels, attributes)
+    }
 }
 
 impl Artifact for Image {
     const PORT: PortType = PortType::Image;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        let (height, width, pixels) = Self::read_pixels(&root, "pixels")?;
+        Ok(Self {
+            section: root.attribute("section")?,
+            height,
+            width,
+            pixels,
+            scale: root.attribute("scale")?,
+            spot_diameter_fullres: root.attribute("spot_diameter_fullres")?,
+        })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let attributes = [
+            ("section", json!(self.section)),
+            ("scale", json!(self.scale)),
+            ("spot_diameter_fullres", json!(self.spot_diameter_fullres)),
+        ];
+        let root =
+            Writer::create(path, attributes.into_iter().map(|(name, value)| (name.into(), value)).collect())?;
+        self.write_pixels(&root, "pixels", Attributes::new())
     }
 }

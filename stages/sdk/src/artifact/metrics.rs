@@ -2,13 +2,18 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::Artifact;
+use serde_json::{Map, Value, json};
+
+use super::{
+    Artifact, anndata,
+    zarr::{Attributes, Reader, Writer},
+};
 use crate::{catalogue::PortType, error::Result};
 
 /// Named numbers, in all and per group; curves; a confusion matrix where there is one.
 ///
 /// On disk: a Zarr group whose attributes hold `metrics` (name: number), `groups` (group: {name: number}) and
-/// `details` (plain data), with one array per curve under `curves/`.
+/// `details` (plain data), with one array per curve under `curves/`. A value that is not a number is `null` there.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Name to value; `workflow.yaml` names them as `stage.name`.
@@ -24,11 +29,41 @@ pub struct Metrics {
 impl Artifact for Metrics {
     const PORT: PortType = PortType::Metrics;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        let groups: BTreeMap<String, BTreeMap<String, Option<f64>>> = root.attribute("groups")?;
+        let curves = root.group("curves")?;
+        let curve = |name: String| Ok((name.clone(), curves.array(&name, &[None])?.1));
+        Ok(Self {
+            values: from_json(root.attribute("metrics")?),
+            groups: groups.into_iter().map(|(group, values)| (group, from_json(values))).collect(),
+            curves: curves.children()?.into_iter().map(curve).collect::<Result<_>>()?,
+            details: root.attribute("details")?,
+        })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let groups: Map<_, _> =
+            self.groups.iter().map(|(group, values)| (group.clone(), to_json(values))).collect();
+        let attributes = [
+            ("metrics", to_json(&self.values)),
+            ("groups", json!(groups)),
+            ("details", self.details.clone()),
+        ];
+        let root =
+            Writer::create(path, attributes.into_iter().map(|(name, value)| (name.into(), value)).collect())?;
+        let curves = root.group("curves", Attributes::new())?;
+        self.curves
+            .iter()
+            .try_for_each(|(name, values)| anndata::array(&curves, name, &[values.len()], values))
     }
+}
+
+fn to_json(values: &BTreeMap<String, f64>) -> Value {
+    // A number that is not finite becomes null.
+    json!(values)
+}
+
+fn from_json(values: BTreeMap<String, Option<f64>>) -> BTreeMap<String, f64> {
+    values.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect()
 }

@@ -3,11 +3,13 @@
 //! Every artifact that speaks of spots names them by *spot id*, `<section>_<barcode>`, unique over a workflow:
 //! stages join by it, never by position.
 
+mod anndata;
 mod csr;
 mod embedding;
 mod frame;
 mod image;
 mod labels;
+mod libraries;
 mod metrics;
 mod model;
 mod patches;
@@ -23,12 +25,13 @@ pub use embedding::Embedding;
 pub use frame::{Categorical, Column, Frame};
 pub use image::{Image, ScaleFactors};
 pub use labels::{Labels, TestLabels, TrainLabels};
+pub use libraries::Library;
 pub use metrics::Metrics;
 pub use model::{Model, Weight};
 pub use patches::Patches;
 pub use predictions::Predictions;
 pub use split::{Role, Split};
-pub use table::{Library, Table};
+pub use table::Table;
 
 use crate::{catalogue::PortType, error::Result};
 

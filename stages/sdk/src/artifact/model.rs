@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::Artifact;
+use super::{
+    Artifact, anndata,
+    zarr::{Attributes, Reader, Writer},
+};
 use crate::{catalogue::PortType, error::Result};
 
 /// One weight tensor.
@@ -26,11 +29,22 @@ pub struct Model {
 impl Artifact for Model {
     const PORT: PortType = PortType::Model;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        let group = root.group("weights")?;
+        let read = |name: String| {
+            let (shape, values) = group.array_of_any_shape(&name)?;
+            Ok((name, Weight { shape, values }))
+        };
+        let weights = group.children()?.into_iter().map(read).collect::<Result<_>>()?;
+        Ok(Self { architecture: root.attribute("architecture")?, weights })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let architecture = ("architecture".into(), self.architecture.clone());
+        let root = Writer::create(path, [architecture].into_iter().collect())?;
+        let group = root.group("weights", Attributes::new())?;
+        let mut weights = self.weights.iter();
+        weights.try_for_each(|(name, weight)| anndata::array(&group, name, &weight.shape, &weight.values))
     }
 }

@@ -2,8 +2,16 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::Artifact;
-use crate::{catalogue::PortType, error::Result};
+use serde_json::json;
+
+use super::{
+    Artifact, anndata,
+    zarr::{Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// One 8-bit RGB crop per spot, all of one size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,11 +40,25 @@ impl Patches {
 impl Artifact for Patches {
     const PORT: PortType = PortType::Patches;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        let size: usize = root.attribute("size")?;
+        let spots = root.texts("spots", None)?;
+        let (_, pixels) = root.array("pixels", &[Some(spots.len()), Some(size), Some(size), Some(3)])?;
+        Ok(Self { spots, size, pixels })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let (count, size) = (self.spots.len(), self.size);
+        if self.pixels.len() != count * size * size * 3 {
+            let bytes = self.pixels.len();
+            return Err(Error::invalid(format!(
+                "{count} RGB patches of {size} x {size} pixels cannot have {bytes} bytes"
+            )));
+        }
+        anndata::check_unique("spots", &self.spots)?;
+        let root = Writer::create(path, [("size".into(), json!(size))].into_iter().collect())?;
+        anndata::texts(&root, "spots", &self.spots)?;
+        anndata::array(&root, "pixels", &[count, size, size, 3], &self.pixels)
     }
 }

@@ -2,8 +2,14 @@
 
 use std::{collections::HashMap, path::Path};
 
-use super::Artifact;
-use crate::{catalogue::PortType, error::Result};
+use super::{
+    Artifact, anndata,
+    zarr::{Attributes, Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// A predicted region and class probabilities per spot.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,11 +48,31 @@ impl Predictions {
 impl Artifact for Predictions {
     const PORT: PortType = PortType::Predictions;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        let spots = root.texts("spots", None)?;
+        let classes = root.texts("classes", None)?;
+        let (_, probabilities) = root.array("probabilities", &[Some(spots.len()), Some(classes.len())])?;
+        Ok(Self { spots, classes, probabilities })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let shape = [self.spots.len(), self.classes.len()];
+        if self.probabilities.len() != shape[0] * shape[1] {
+            let [spots, classes] = shape;
+            let has = self.probabilities.len();
+            return Err(Error::invalid(format!(
+                "{has} probabilities for {spots} spots and {classes} classes"
+            )));
+        }
+        if !self.spots.is_empty() && self.classes.is_empty() {
+            return Err(Error::invalid("predictions need at least one class"));
+        }
+        anndata::check_unique("spots", &self.spots)?;
+        anndata::check_unique("classes", &self.classes)?;
+        let root = Writer::create(path, Attributes::new())?;
+        anndata::texts(&root, "spots", &self.spots)?;
+        anndata::texts(&root, "classes", &self.classes)?;
+        anndata::array(&root, "probabilities", &shape, &self.probabilities)
     }
 }

@@ -5,8 +5,14 @@ use std::{
     path::Path,
 };
 
-use super::Artifact;
-use crate::{catalogue::PortType, error::Result};
+use super::{
+    Artifact, Categorical, Column, Frame, anndata,
+    zarr::{Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// What a spot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,18 +49,39 @@ impl Split {
     }
 
     fn of_role(&self, wanted: Role) -> impl Iterator<Item = &str> {
-        self.spots.iter().zip(&self.roles).filter(move |(_, role)| **role == wanted).map(|(spot, _)| spot.as_str())
+        self.spots
+            .iter()
+            .zip(&self.roles)
+            .filter(move |(_, role)| **role == wanted)
+            .map(|(spot, _)| spot.as_str())
     }
 }
 
 impl Artifact for Split {
     const PORT: PortType = PortType::Split;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let group = Reader::open(path)?;
+        let frame = anndata::read_frame(&group)?;
+        let role = |name: Option<&str>| match name {
+            Some("train") => Ok(Role::Train),
+            Some("test") => Ok(Role::Test),
+            other => Err(group.wrong(format!("has the role {other:?}; expected `train` or `test`"))),
+        };
+        let roles = frame.categorical("role")?.iter().map(role).collect::<Result<_>>()?;
+        Ok(Self { spots: frame.index, roles })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        if self.roles.len() != self.spots.len() {
+            return Err(Error::invalid(format!("{} roles for {} spots", self.roles.len(), self.spots.len())));
+        }
+        let name = |role: &Role| match role {
+            Role::Train => Some("train"),
+            Role::Test => Some("test"),
+        };
+        let roles = Column::Categorical(Categorical::encode(self.roles.iter().map(name)));
+        let frame = Frame { index: self.spots.clone(), columns: vec![("role".into(), roles)] };
+        anndata::frame(&frame, |attributes| Writer::create(path, attributes))
     }
 }

@@ -2,17 +2,14 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use super::{Artifact, Csr, Frame, Image, ScaleFactors};
-use crate::{catalogue::PortType, error::Result};
-
-/// Images and scale factors of one section, as squidpy and scanpy look for them in `uns["spatial"][library]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Library {
-    /// `"hires"`, `"lowres"`: 8-bit RGB.
-    pub images: BTreeMap<String, Image>,
-    /// Full-resolution pixels to those of an image, spot diameter.
-    pub scale_factors: ScaleFactors,
-}
+use super::{
+    Artifact, Csr, Frame, Library, anndata, libraries,
+    zarr::{Reader, Writer},
+};
+use crate::{
+    catalogue::PortType,
+    error::{Error, Result},
+};
 
 /// Spots x genes with annotations and coordinates.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,11 +75,40 @@ impl Table {
 impl Artifact for Table {
     const PORT: PortType = PortType::Table;
 
-    fn read(_path: &Path) -> Result<Self> {
-        todo!()
+    fn read(path: &Path) -> Result<Self> {
+        let root = Reader::open(path)?;
+        anndata::expect_encoding(&root, "anndata")?;
+        let obs = anndata::read_frame(&root.group("obs")?)?;
+        let var = anndata::read_frame(&root.group("var")?)?;
+        let x = anndata::read_csr(&root.group("X")?)?;
+        if (x.n_rows(), x.n_cols) != (obs.len(), var.len()) {
+            let (rows, cols, spots, genes) = (x.n_rows(), x.n_cols, obs.len(), var.len());
+            return Err(
+                root.wrong(format!("has an X of {rows} x {cols} for {spots} spots and {genes} genes"))
+            );
+        }
+        let (_, spatial) = root.group("obsm")?.array::<f64>("spatial", &[Some(obs.len()), Some(2)])?;
+        let (spatial, _) = spatial.as_chunks();
+        Ok(Self { x, spatial: spatial.to_vec(), libraries: libraries::read(&root.group("uns")?)?, obs, var })
     }
 
-    fn write(&self, _path: &Path) -> Result<()> {
-        todo!()
+    fn write(&self, path: &Path) -> Result<()> {
+        let (spots, genes) = (self.n_spots(), self.n_genes());
+        if (self.x.n_rows(), self.x.n_cols, self.spatial.len()) != (spots, genes, spots) {
+            return Err(Error::invalid(format!(
+                "a table of {spots} spots and {genes} genes cannot have {} x {} values and {} coordinates",
+                self.x.n_rows(),
+                self.x.n_cols,
+                self.spatial.len()
+            )));
+        }
+        let root = Writer::create(path, anndata::root())?;
+        anndata::csr(&root, "X", &self.x)?;
+        anndata::frame(&self.obs, |attributes| root.group("obs", attributes))?;
+        anndata::frame(&self.var, |attributes| root.group("var", attributes))?;
+        let obsm = anndata::dict(&root, "obsm")?;
+        anndata::array(&obsm, "spatial", &[spots, 2], self.spatial.as_flattened())?;
+        libraries::write(&self.libraries, &anndata::dict(&root, "uns")?)?;
+        ["layers", "obsp", "varm", "varp"].iter().try_for_each(|name| anndata::dict(&root, name).map(drop))
     }
 }
