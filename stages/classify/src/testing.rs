@@ -1,0 +1,125 @@
+//! For tests: stages run in a temporary folder, small artifacts, golden values.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use restage_stage::{
+    Context, Result, Stage,
+    artifact::{
+        Artifact, Categorical, Column, Csr, Embedding, Frame, Labels, Table, TestLabels, TrainLabels,
+    },
+    context::Silence,
+    task::Task,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A temporary folder with inputs and outputs of one stage.
+pub(crate) struct Bench {
+    folder: TempDir,
+    inputs: BTreeMap<String, Vec<PathBuf>>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), inputs: BTreeMap::new() }
+    }
+
+    /// Connects an artifact to an input port, after those already there.
+    pub(crate) fn input<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
+        let paths = self.inputs.entry(port.into()).or_default();
+        let path = self.folder.path().join(format!("in-{port}-{}", paths.len()));
+        artifact.write(&path).unwrap();
+        paths.push(path);
+        self
+    }
+
+    /// Runs the stage.
+    pub(crate) fn run<S: Stage>(self, params: Value) -> Result<Self> {
+        let outputs = ["split", "train", "test", "predictions", "training", "metrics"];
+        let task = Task {
+            stage: S::NAME.into(),
+            params: params.clone(),
+            inputs: self.inputs.clone(),
+            outputs: outputs.iter().map(|&port| (port.to_owned(), self.path(port))).collect(),
+            seed: 0,
+            threads: 1,
+            scratch: self.folder.path().into(),
+        };
+        let params: S::Params = serde_json::from_value(params).unwrap();
+        S::validate(&params)?;
+        S::run(params, &Context::new(task, Box::new(Silence)))?;
+        Ok(self)
+    }
+
+    /// Reads what the stage wrote.
+    pub(crate) fn output<A: Artifact>(&self, port: &str) -> A {
+        A::read(&self.path(port)).unwrap()
+    }
+
+    fn path(&self, port: &str) -> PathBuf {
+        self.folder.path().join(format!("out-{port}"))
+    }
+}
+
+/// A table without genes, with a spot per (section, patient).
+pub(crate) fn table(spots: &[(&str, &str)]) -> Table {
+    let sections = spots.iter().map(|spot| Some(spot.0));
+    let patients = spots.iter().map(|spot| Some(spot.1));
+    let index: Vec<String> =
+        spots.iter().enumerate().map(|(i, (section, _))| format!("{section}_{i}")).collect();
+    let mut obs = Frame { index: index.clone(), columns: vec![("barcode".into(), Column::Text(index))] };
+    obs.push("section", Column::Categorical(Categorical::encode(sections)));
+    obs.push("patient", Column::Categorical(Categorical::encode(patients)));
+    Table {
+        x: Csr { n_cols: 0, indptr: vec![0; spots.len() + 1], ..Csr::default() },
+        spatial: vec![[0.0, 0.0]; spots.len()],
+        obs,
+        ..Table::default()
+    }
+}
+
+/// An embedding of (spot, vector).
+pub(crate) fn embedding(rows: impl IntoIterator<Item = (String, Vec<f32>)>) -> Embedding {
+    let (spots, values): (Vec<String>, Vec<Vec<f32>>) = rows.into_iter().unzip();
+    Embedding { spots, dims: values[0].len(), values: values.concat() }
+}
+
+/// Labels of (spot, patient, region).
+fn labels<'a>(spots: impl IntoIterator<Item = (impl Into<String>, &'a str, &'a str)>) -> Labels {
+    let mut labels = Labels::default();
+    for (spot, patient, region) in spots {
+        labels.spots.push(spot.into());
+        labels.sections.push(format!("{patient}1"));
+        labels.patients.push(patient.into());
+        labels.regions.push(Some(region.into()));
+    }
+    labels
+}
+
+/// Training labels of (spot, patient, region).
+pub(crate) fn train_labels<'a>(
+    spots: impl IntoIterator<Item = (impl Into<String>, &'a str, &'a str)>,
+) -> TrainLabels {
+    TrainLabels(labels(spots))
+}
+
+/// Test labels of (spot, patient, region).
+pub(crate) fn test_labels<'a, const N: usize>(spots: [(&'a str, &'a str, &'a str); N]) -> TestLabels {
+    TestLabels(labels(spots))
+}
+
+/// What scikit-learn makes of a small classification; none where the shared folder is absent.
+pub(crate) fn golden_metrics() -> Option<Value> {
+    let shared = std::env::var_os("RESTAGE_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
+    let path = shared.join("golden/losses_metrics.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        println!("skipped: {} is not there", path.display());
+        return None;
+    };
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    Some(golden["metrics"].clone())
+}
