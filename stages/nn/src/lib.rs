@@ -1,1 +1,50 @@
-//! restage-nn
+//! The networks of restage's plugins: ops with run-time sizes on dfdx's tensors and tape.
+//!
+//! dfdx 0.13 gives tensors, autodiff and elementwise ops. It has no convolution on stable Rust, sizes its
+//! parameters at compile time and keeps Adam's state to itself; this crate brings those, written against dfdx's
+//! public API only. Every op splits its work in chunks of fixed size and adds partial results in their order, so
+//! results are the same bytes for any number of threads.
+//!
+//! ```
+//! use rand::SeedableRng;
+//! use restage_nn::{AdamW, Linear, Params, Source, dfdx::prelude::*, gelu, tensor};
+//!
+//! let mut params = Params::default();
+//! let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+//! let hidden = Linear::new(&mut params, "0", 3, 8, &mut rng);
+//! let output = Linear::new(&mut params, "2", 8, 1, &mut rng);
+//! let mut optimizer = AdamW::new(&params, 0.01);
+//!
+//! let x = tensor(vec![0.1, 0.2, 0.3, 0.4, 0.5, 0.6], (2, 3)).leaky_traced();
+//! let y = output.forward(&params, gelu(hidden.forward(&params, x, Source::Data)), Source::Op);
+//! let gradients = params.gradients(y.square().mean())?;
+//! optimizer.step(&mut params, &gradients, 1e-3);
+//! # Ok::<(), CpuError>(())
+//! ```
+
+mod activation;
+mod adamw;
+mod conv;
+mod gemm;
+#[cfg(test)]
+mod gradcheck;
+mod linear;
+mod loss;
+mod norm;
+mod params;
+mod pool;
+mod schedule;
+mod tensor;
+
+pub use dfdx;
+
+pub use activation::{gelu, relu};
+pub use adamw::{AdamW, clip_norm};
+pub use conv::Conv2d;
+pub use linear::Linear;
+pub use loss::{VicReg, VicRegWeights, masked_mse, vicreg};
+pub use norm::{GroupNorm, LayerNorm};
+pub use params::{Mismatch, Param, ParamId, Params};
+pub use pool::global_average_pool;
+pub use schedule::warmup_cosine;
+pub use tensor::{Images, Matrix, Scalar, Source, tensor, values};

@@ -1,0 +1,59 @@
+//! Tensors with run-time shapes, and the way from dfdx's tensors and gradients to plain slices.
+
+use dfdx::prelude::*;
+
+/// One number.
+pub type Scalar<T = NoneTape> = Tensor<(), f32, Cpu, T>;
+/// Rows x columns.
+pub type Matrix<T = NoneTape> = Tensor<(usize, usize), f32, Cpu, T>;
+/// Images x height x width x channels: a pixel's channels lie together, as in a file.
+pub type Images<T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, Cpu, T>;
+
+/// Where an op's input comes from, which decides whether its gradient is worth computing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Data: nobody asks for its gradient.
+    Data,
+    /// Another op.
+    Op,
+}
+
+/// A tensor of these values, row-major.
+///
+/// # Panics
+/// If there are not as many as the shape says.
+pub fn tensor<S: Shape>(values: Vec<f32>, shape: S) -> Tensor<S, f32, Cpu> {
+    Cpu::default().tensor_from_vec(values, shape)
+}
+
+/// The values of a contiguous tensor, row-major: one `memcpy`, where dfdx's `as_vec` walks element by element.
+///
+/// Every op of this crate returns contiguous tensors; what `permute` and `broadcast` of dfdx return is not.
+pub fn values<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape().num_elements()];
+    tensor.copy_into(&mut values);
+    values
+}
+
+/// The gradient of `tensor`, to be added to.
+pub(crate) fn gradient_mut<'a, S: Shape>(
+    gradients: &'a mut Gradients<f32, Cpu>,
+    tensor: &Tensor<S, f32, Cpu>,
+) -> Result<&'a mut [f32], CpuError> {
+    Ok(gradients.get_or_alloc_mut(tensor)?)
+}
+
+/// Takes the gradient of an op's output, which nobody reads after the op's own backward step.
+pub(crate) fn take_gradient<S: Shape>(
+    gradients: &mut Gradients<f32, Cpu>,
+    tensor: &Tensor<S, f32, Cpu>,
+) -> Result<Vec<f32>, CpuError> {
+    Ok(std::mem::take(&mut **gradients.get_or_alloc_mut(tensor)?))
+}
+
+/// Adds `parts` to `sum` in their order.
+pub(crate) fn add_all(sum: &mut [f32], parts: &[Vec<f32>]) {
+    for part in parts {
+        sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+}
