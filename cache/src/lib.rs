@@ -1,1 +1,46 @@
-//! restage-cache
+//! The cache: artifacts by the digest of their content, and records of which action gave which. Knows no workflow.
+//!
+//! ```text
+//! <root>/
+//!   FORMAT                        `restage-cache 1`; a store with a later number is refused
+//!   CACHEDIR.TAG                  tells backups to leave this out
+//!   v1/
+//!     files/ab/cdef…              a file by the digest of its content, 0444: what artifacts share
+//!     artifacts/ab/cdef…/
+//!       tree/…                    a plain folder, hard links to files/ where possible: what readers open
+//!       manifest                  path, size and digest of each file; its digest is the artifact's
+//!     actions/ab/cdef…/
+//!       record.json               the result of an action: output port -> artifact, and where it came from
+//!       seen/<digest>.json        results that disagree with it
+//!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
+//!     scratch/<action key>/       checkpoints of an action that is not done
+//!   <bucket>/                     folders of the caller's own: see `Store::folder`
+//! ```
+//!
+//! **The promise.** Whatever has a final name is complete and on disk, and was before its name: files, then the artifact
+//! (tree and manifest by one rename), then the record. A process that dies or a machine that loses power at any instant
+//! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
+//! same thing are both right. The reasons are in the crate's README.
+
+mod action;
+mod artifact;
+mod digest;
+mod durable;
+mod error;
+mod layout;
+mod manifest;
+mod owner;
+mod store;
+mod tree;
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod faults;
+
+pub use action::{Lookup, MissReason, Record, Recorded};
+pub use artifact::Published;
+pub use digest::{ActionKey, Digest, ParseDigestError};
+pub use error::{Error, Refusal, Result};
+pub use store::{Staging, Store};
+pub use tree::tree_digest;

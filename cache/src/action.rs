@@ -1,0 +1,186 @@
+//! Action records: which artifacts an action gave, under its key. The first one stays.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::{ActionKey, Digest};
+use crate::error::{Error, Result, is_absent};
+use crate::layout::{RECORD, SEEN};
+use crate::store::Store;
+
+/// The version of the JSON on disk.
+const VERSION: u32 = 1;
+
+/// The result of an action.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The artifact on each output port.
+    pub outputs: BTreeMap<String, Digest>,
+    /// Who, when, where, from which sources, how long: for people to read. Decides nothing.
+    #[serde(default)]
+    pub provenance: serde_json::Value,
+}
+
+/// The answer to [`Store::lookup`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Lookup {
+    /// The action was done, and all its artifacts are there.
+    Hit(Record),
+    /// It has to be done.
+    Miss(MissReason),
+}
+
+/// Why there is no result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MissReason {
+    /// No result was ever recorded.
+    Never,
+    /// There is a record, but this artifact of it is gone or was changed.
+    ArtifactMissing {
+        /// The output.
+        port: String,
+        /// What it was.
+        digest: Digest,
+    },
+    /// There is a record that cannot be read, and why.
+    Unreadable(String),
+}
+
+/// The answer to [`Store::record`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Recorded {
+    /// This is the action's record now.
+    First,
+    /// There was one, with the same outputs.
+    Same,
+    /// There was one with other outputs: this one, which stays the action's record. Ours is kept beside it.
+    Different(Box<Record>),
+}
+
+/// A record as it is on disk.
+#[derive(Serialize, Deserialize)]
+struct OnDisk {
+    version: u32,
+    action: ActionKey,
+    #[serde(flatten)]
+    record: Record,
+}
+
+/// What is read first, to know whether the rest can be.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+impl fmt::Display for MissReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MissReason::Never => write!(f, "was never run"),
+            MissReason::ArtifactMissing { port, digest } => {
+                write!(f, "output `{port}` ({digest:.12}) is missing from the cache or was changed there")
+            }
+            MissReason::Unreadable(why) => write!(f, "its record cannot be read: {why}"),
+        }
+    }
+}
+
+impl Store {
+    /// The action's result, if there is one and all its artifacts are there.
+    ///
+    /// An error only if nothing can be said: a disk that does not answer is not a miss.
+    pub fn lookup(&self, key: &ActionKey) -> Result<Lookup> {
+        let record = match self.read(key)? {
+            Ok(record) => record,
+            Err(reason) => return Ok(Lookup::Miss(reason)),
+        };
+        Ok(match self.missing(&record)? {
+            Some((port, digest)) => Lookup::Miss(MissReason::ArtifactMissing { port: port.clone(), digest }),
+            None => Lookup::Hit(record),
+        })
+    }
+
+    /// Records the result of an action, whose artifacts must have been published. On disk when this returns.
+    ///
+    /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone.
+    pub fn record(&self, key: &ActionKey, record: &Record) -> Result<Recorded> {
+        if let Some((port, digest)) = self.missing(record)? {
+            return Err(Error::Unpublished { port: port.clone(), digest });
+        }
+        let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
+        let mut bytes =
+            serde_json::to_vec_pretty(&on_disk).map_err(|source| Error::Record { key: *key, source })?;
+        bytes.push(b'\n');
+        let home = self.layout().action(key);
+        let place = home.join(RECORD);
+        self.disk().create_folder(&home)?;
+        let recorded = if self.create(&place, &bytes)? {
+            Recorded::First
+        } else {
+            match self.lookup(key)? {
+                Lookup::Hit(first) if first.outputs == record.outputs => return Ok(Recorded::Same),
+                Lookup::Hit(first) => {
+                    self.keep_beside(key, record, &bytes)?;
+                    Recorded::Different(Box::new(first))
+                }
+                Lookup::Miss(_) => {
+                    self.replace(&place, &bytes)?;
+                    Recorded::First
+                }
+            }
+        };
+        self.disk().sync_folder(&home)?;
+        if let Some(shard) = home.parent() {
+            self.disk().sync_folder(shard)?;
+        }
+        self.disk().sync_folder(&self.layout().actions())?;
+        Ok(recorded)
+    }
+
+    /// Keeps a record that disagrees with the action's, once for each set of outputs.
+    fn keep_beside(&self, key: &ActionKey, record: &Record, bytes: &[u8]) -> Result<()> {
+        let seen = self.layout().action(key).join(SEEN);
+        let outputs =
+            serde_json::to_vec(&record.outputs).map_err(|source| Error::Record { key: *key, source })?;
+        self.disk().create_folder(&seen)?;
+        self.create(&seen.join(format!("{}.json", Digest::of(&outputs))), bytes)?;
+        self.disk().sync_folder(&seen)
+    }
+
+    /// The first output whose artifact is not there.
+    fn missing<'a>(&self, record: &'a Record) -> Result<Option<(&'a String, Digest)>> {
+        for (port, digest) in &record.outputs {
+            if self.artifact(digest)?.is_none() {
+                return Ok(Some((port, *digest)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read(&self, key: &ActionKey) -> Result<Result<Record, MissReason>> {
+        let path = self.layout().action(key).join(RECORD);
+        Ok(match fs::read(&path) {
+            Ok(bytes) => parse(&bytes, key).map_err(MissReason::Unreadable),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                Err(MissReason::Unreadable(error.to_string()))
+            }
+            Err(error) if is_absent(&error) => Err(MissReason::Never),
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        })
+    }
+}
+
+/// The record of `key`, or why the bytes are not one.
+fn parse(bytes: &[u8], key: &ActionKey) -> Result<Record, String> {
+    let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("it has version {version}, this restage knows {VERSION}"));
+    }
+    let OnDisk { action, record, .. } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if action != *key {
+        return Err(format!("it is the record of action {action}"));
+    }
+    Ok(record)
+}

@@ -1,0 +1,265 @@
+//! Artifacts: from a folder in staging to a read-only folder under the digest of its tree, all or nothing.
+//!
+//! The order is what makes a crash harmless: hash and protect; replace files that are stored already by links to them;
+//! write the manifest beside the tree; flush all of it; offer the new files to `files/`; one rename of tree and manifest
+//! together to the final name; flush that name. Whoever sees the name sees everything, and nothing is left but staging.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rayon::prelude::*;
+
+use crate::digest::Digest;
+use crate::error::{Error, Refusal, Result, is_absent};
+use crate::layout::{MANIFEST, TREE};
+use crate::manifest::{Entry, Manifest};
+use crate::store::{Store, same_file};
+use crate::tree::{self, Found, Links, Scan, hash_file};
+
+/// What was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The artifact: [`tree_digest`](crate::tree_digest) of its folder.
+    pub digest: Digest,
+    /// Of all files together.
+    pub bytes: u64,
+    /// How many files.
+    pub files: u64,
+    /// The same artifact was there already and was kept.
+    pub existed: bool,
+}
+
+/// What `files/` has under the digest of one of our files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    /// Nothing.
+    No,
+    /// The same bytes.
+    Same,
+    /// Something that was changed after it was stored.
+    Damaged,
+}
+
+impl Store {
+    /// Makes `folder`, which lies inside a [`Staging`](crate::Staging) or is one, an artifact.
+    ///
+    /// Nobody may write to it any more. It is used up: what was published is at [`Store::artifact`]. After an error it is
+    /// still there, unless the artifact became visible before the error, and can be published again.
+    ///
+    /// Symbolic links, devices, files with another hard link and names with control characters or backslashes are refused.
+    /// Empty folders are no part of an artifact and are dropped. Uses all threads of the current rayon pool.
+    pub fn publish(&self, folder: &Path) -> Result<Published> {
+        let folder = self.staged(folder)?;
+        let scan = tree::scan(&folder, Links::Refuse)?;
+        let entries = scan.files.par_iter().map(|file| self.seal(file)).collect::<Result<_>>()?;
+        let manifest = Manifest::new(entries);
+        let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: folder.clone(), why })?;
+        let digest = Manifest::digest(&encoded);
+        let existed =
+            self.is_whole(&digest)? || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
+        // Also for another's artifact: it may be visible and not yet on disk, and a record will rely on it.
+        if let Some(shard) = self.layout().artifact(&digest).parent() {
+            self.disk().sync_folder(shard)?;
+        }
+        self.disk().sync_folder(&self.layout().artifacts())?;
+        let bytes = manifest.entries().iter().map(|entry| entry.size).sum();
+        Ok(Published { digest, bytes, files: manifest.entries().len() as u64, existed })
+    }
+
+    /// The artifact's folder: plain and read-only, to be opened in place. `None` if it is not there, lacks a file or was
+    /// changed. Costs a look at each file; reads only files that were touched after they were published.
+    pub fn artifact(&self, digest: &Digest) -> Result<Option<PathBuf>> {
+        let tree = self.layout().artifact(digest).join(TREE);
+        Ok(self.is_whole(digest)?.then_some(tree))
+    }
+
+    fn is_whole(&self, digest: &Digest) -> Result<bool> {
+        let place = self.layout().artifact(digest);
+        let path = place.join(MANIFEST);
+        let Some(encoded) = unless_absent(fs::read(&path)).map_err(Error::io("read", &path))? else {
+            return Ok(false);
+        };
+        let sealed =
+            fs::metadata(&path).and_then(|meta| meta.modified()).map_err(Error::io("look at", &path))?;
+        let tree = place.join(TREE);
+        let Some(manifest) = Manifest::decode(&encoded, digest).filter(|_| tree.is_dir()) else {
+            return Ok(false);
+        };
+        let sound = |entry: &Entry| {
+            let path = tree.join(&entry.path);
+            let sound = unless_absent(is_sound(&path, entry, sealed)).map_err(Error::io("read", &path))?;
+            Ok(sound.unwrap_or(false))
+        };
+        manifest.entries().par_iter().with_min_len(64).map(sound).try_reduce(|| true, |a, b| Ok(a && b))
+    }
+
+    /// The folder's real path, if it is a folder inside a staging of this store.
+    fn staged(&self, folder: &Path) -> Result<PathBuf> {
+        let kind = fs::symlink_metadata(folder).map_err(Error::io("look at", folder))?.file_type();
+        if !kind.is_dir() {
+            let why = if kind.is_symlink() { Refusal::Link } else { Refusal::NotAFolder };
+            return Err(Error::refused(folder, why));
+        }
+        let real = fs::canonicalize(folder).map_err(Error::io("find the folder", folder))?;
+        match real.strip_prefix(self.layout().stagings()) {
+            Ok(inside) if inside.components().next().is_some() => Ok(real),
+            _ => Err(Error::NotStaged(folder.to_path_buf())),
+        }
+    }
+
+    /// Hashes a file and makes it read-only.
+    fn seal(&self, found: &Found) -> Result<Entry> {
+        let entry = found.hash()?;
+        let file = File::open(&found.path).map_err(Error::io("open", &found.path))?;
+        let links = file.metadata().map_err(Error::io("look at", &found.path))?.nlink();
+        // The store's own name for it is fine: an earlier attempt to publish got that far.
+        if links > 1 && !same_file(&found.path, &self.layout().file(&entry.digest)) {
+            return Err(Error::refused(&found.path, Refusal::HardLinks(links)));
+        }
+        self.disk().protect(&file, &found.path)?;
+        Ok(entry)
+    }
+
+    /// Moves the folder to its final name. True if another publisher was faster. After an error the folder is back.
+    fn install(
+        &self,
+        folder: &Path,
+        scan: &Scan,
+        manifest: &Manifest,
+        encoded: &[u8],
+        digest: &Digest,
+    ) -> Result<bool> {
+        let work = self.staging()?;
+        let folders = self.tidy(folder, scan)?;
+        let stored = self.adopt(folder, manifest, work.path());
+        let pending = work.path().join("artifact");
+        let tree = pending.join(TREE);
+        self.disk().create_folder(&pending)?;
+        self.disk().write(&pending.join(MANIFEST), encoded)?;
+        let moved = self.disk().rename(folder, &tree).and_then(|()| {
+            let files: Vec<_> = manifest.entries().iter().map(|entry| tree.join(&entry.path)).collect();
+            let below = folders.iter().map(|relative| tree.join(relative));
+            let folders: Vec<_> = below.chain([tree.clone(), pending.clone()]).collect();
+            self.disk().sync_all(&pending, &files, &folders)?;
+            self.offer(&tree, manifest, &stored, work.path());
+            self.settle(&pending, digest)
+        });
+        if moved.is_err() {
+            // If this fails too, the outputs are lost with the staging and the action runs again.
+            drop(self.disk().rename(&tree, folder));
+        }
+        moved
+    }
+
+    /// Gives the folders their modes and drops the empty ones. Returns those that stay, relative.
+    fn tidy<'a>(&self, folder: &Path, scan: &'a Scan) -> Result<Vec<&'a str>> {
+        self.disk().open_up(folder)?;
+        let mut kept = Vec::new();
+        for found in scan.folders.iter().rev() {
+            let inside = format!("{}/", found.relative);
+            let first = scan.files.partition_point(|file| file.relative < inside);
+            if scan.files.get(first).is_some_and(|file| file.relative.starts_with(&inside)) {
+                self.disk().open_up(&found.path)?;
+                kept.push(found.relative.as_str());
+            } else {
+                self.disk().remove_empty(&found.path)?;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Replaces files that are stored already by links to them, so that their bytes exist once. What cannot be shared
+    /// stays a copy: never an error. Says for each file what was stored.
+    fn adopt(&self, folder: &Path, manifest: &Manifest, work: &Path) -> Vec<Stored> {
+        let adopt = |(index, entry): (usize, &Entry)| {
+            let ours = folder.join(&entry.path);
+            let theirs = self.layout().file(&entry.digest);
+            let stored = if same_file(&ours, &theirs) { return Stored::Same } else { find(&theirs, entry) };
+            if stored == Stored::Same {
+                let linked = work.join(format!("link-{index}"));
+                let cloned = work.join(format!("clone-{index}"));
+                // Another user's file cannot be linked, nor one that has all the links its file system counts.
+                let shared = self.disk().link(&theirs, &linked).map(|()| linked);
+                let shared = shared.or_else(|_| self.disk().clone(&theirs, &cloned).map(|()| cloned));
+                drop(shared.and_then(|shared| self.disk().rename(&shared, &ours)));
+            }
+            stored
+        };
+        manifest.entries().par_iter().enumerate().map(adopt).collect()
+    }
+
+    /// Gives new files, which are on disk by now, their names in `files/` for later publishers to share. Never an error:
+    /// nobody depends on those names.
+    fn offer(&self, tree: &Path, manifest: &Manifest, stored: &[Stored], work: &Path) {
+        let offer = |(index, (entry, stored)): (usize, (&Entry, &Stored))| {
+            let ours = tree.join(&entry.path);
+            let place = self.layout().file(&entry.digest);
+            let fresh = work.join(format!("offer-{index}"));
+            let shard = place.parent().map(|shard| self.disk().create_folder(shard));
+            match (stored, shard) {
+                (Stored::No, Some(Ok(()))) => drop(self.disk().link(&ours, &place)),
+                (Stored::Damaged, Some(Ok(()))) => {
+                    drop(self.disk().link(&ours, &fresh).and_then(|()| self.disk().rename(&fresh, &place)));
+                }
+                _ => {}
+            }
+        };
+        manifest.entries().par_iter().zip(stored).enumerate().for_each(offer);
+    }
+
+    /// The one rename that makes an artifact visible. True if a whole one is there that is not ours.
+    fn settle(&self, pending: &Path, digest: &Digest) -> Result<bool> {
+        let place = self.layout().artifact(digest);
+        if let Some(shard) = place.parent() {
+            self.disk().create_folder(shard)?;
+        }
+        // Twice: what is in the way may be damaged, and is set aside the first time.
+        for last in [false, true] {
+            let Err(refused) = self.disk().rename(pending, &place) else { return Ok(false) };
+            // The reply may be lost, or another publisher faster: what is there decides.
+            if self.is_whole(digest)? {
+                return Ok(pending.exists());
+            }
+            if last || !place.exists() {
+                return Err(refused);
+            }
+            let aside = self.staging()?;
+            self.disk().rename(&place, &aside.path().join("damaged"))?;
+        }
+        Ok(false)
+    }
+}
+
+/// Whether the file is as it was published. Bytes are read only if it was written to after the manifest, `sealed`, was.
+fn is_sound(path: &Path, entry: &Entry, sealed: SystemTime) -> io::Result<bool> {
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_file() || meta.len() != entry.size {
+        return Ok(false);
+    }
+    Ok(meta.modified()? <= sealed || hash_file(path)?.1 == entry.digest)
+}
+
+/// What is stored at `path`, where `entry`'s bytes should be. They are read: good bytes in hand are not given up for a
+/// name.
+fn find(path: &Path, entry: &Entry) -> Stored {
+    let same_size = |meta: &fs::Metadata| meta.is_file() && meta.len() == entry.size;
+    match fs::symlink_metadata(path) {
+        Err(_) => Stored::No,
+        Ok(meta)
+            if same_size(&meta) && matches!(hash_file(path), Ok((_, digest)) if digest == entry.digest) =>
+        {
+            Stored::Same
+        }
+        Ok(_) => Stored::Damaged,
+    }
+}
+
+fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if is_absent(&error) => Ok(None),
+        other => other.map(Some),
+    }
+}

@@ -1,0 +1,161 @@
+//! Everything that changes the disk. No other module does, so this is where durability is decided and where the tests
+//! let each operation fail.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use rustix::fs::{ioctl_ficlone, syncfs};
+
+use crate::error::{Error, Result};
+
+/// From this many files on, one flush of the file system is cheaper than one per file.
+const MANY: usize = 16;
+
+/// Files are read-only for everybody.
+const SEALED: u32 = 0o444;
+
+/// Folders stay writable for their owner, or `rm -r` and renames would fail for them.
+const FOLDER: u32 = 0o755;
+
+/// The operations, as the words of an error: `cannot create the folder …`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Op {
+    CreateFolder,
+    CreateFile,
+    Write,
+    Protect,
+    SyncFile,
+    SyncFolder,
+    SyncFileSystem,
+    Link,
+    Clone,
+    Rename,
+    Remove,
+}
+
+impl Op {
+    fn words(self) -> &'static str {
+        match self {
+            Op::CreateFolder => "create the folder",
+            Op::CreateFile => "create the file",
+            Op::Write => "write",
+            Op::Protect => "set the permissions of",
+            Op::SyncFile | Op::SyncFolder => "flush to disk",
+            Op::SyncFileSystem => "flush the file system of",
+            Op::Link => "create the hard link",
+            Op::Clone => "create the clone",
+            Op::Rename => "rename something to",
+            Op::Remove => "remove",
+        }
+    }
+}
+
+/// The disk, as something that can be changed.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    /// Fails operations on purpose.
+    #[cfg(test)]
+    pub(crate) faults: crate::faults::Faults,
+}
+
+impl Disk {
+    /// Every operation goes through here.
+    fn perform<T>(&self, op: Op, path: &Path, act: impl FnOnce() -> io::Result<T>) -> Result<T> {
+        #[cfg(test)]
+        let act = || self.faults.around(op, path, act);
+        act().map_err(Error::io(op.words(), path))
+    }
+
+    /// The folder and its parents, whether or not they are there already.
+    pub(crate) fn create_folder(&self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        self.perform(Op::CreateFolder, path, || DirBuilder::new().recursive(true).create(path))
+    }
+
+    /// A file that was not there before, on disk when this returns.
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let mut file = self
+            .perform(Op::CreateFile, path, || OpenOptions::new().write(true).create_new(true).open(path))?;
+        self.perform(Op::Write, path, || file.write_all(bytes))?;
+        self.protect(&file, path)?;
+        self.perform(Op::SyncFile, path, || file.sync_all())
+    }
+
+    /// Makes a file read-only for everybody. One that is already may be another user's, and is left as it is.
+    pub(crate) fn protect(&self, file: &File, path: &Path) -> Result<()> {
+        let mode = file.metadata().map_err(Error::io("look at", path))?.mode();
+        if mode & 0o7777 == SEALED {
+            return Ok(());
+        }
+        self.perform(Op::Protect, path, || file.set_permissions(Permissions::from_mode(SEALED)))
+    }
+
+    /// Makes a folder readable for everybody and writable for its owner, whatever it was created with.
+    pub(crate) fn open_up(&self, folder: &Path) -> Result<()> {
+        let mode = fs::metadata(folder).map_err(Error::io("look at", folder))?.mode();
+        if mode & 0o777 == FOLDER {
+            return Ok(());
+        }
+        self.perform(Op::Protect, folder, || fs::set_permissions(folder, Permissions::from_mode(FOLDER)))
+    }
+
+    /// A second name `to`, which must not be there, for the file `from`.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<()> {
+        self.perform(Op::Link, to, || fs::hard_link(from, to))
+    }
+
+    /// A new file `to` that shares the blocks of `from`, where the file system can.
+    pub(crate) fn clone(&self, from: &Path, to: &Path) -> Result<()> {
+        let create = || OpenOptions::new().write(true).create_new(true).mode(SEALED).open(to);
+        let file = self.perform(Op::CreateFile, to, create)?;
+        self.perform(Op::Clone, to, || Ok(ioctl_ficlone(&file, File::open(from)?)?))?;
+        self.protect(&file, to)
+    }
+
+    /// `from` becomes `to`, which is replaced if it is a file or an empty folder.
+    pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        self.perform(Op::Rename, to, || fs::rename(from, to))
+    }
+
+    /// The names in a folder are on disk when this returns.
+    pub(crate) fn sync_folder(&self, path: &Path) -> Result<()> {
+        self.perform(Op::SyncFolder, path, || match File::open(path)?.sync_all() {
+            // Some network file systems cannot, because they need not.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+            {
+                Ok(())
+            }
+            other => other,
+        })
+    }
+
+    /// These files and folders, all below `top`, are on disk when this returns.
+    pub(crate) fn sync_all(&self, top: &Path, files: &[PathBuf], folders: &[PathBuf]) -> Result<()> {
+        if files.len() + folders.len() >= MANY {
+            return self.perform(Op::SyncFileSystem, top, || Ok(syncfs(File::open(top)?)?));
+        }
+        files
+            .par_iter()
+            .try_for_each(|path| self.perform(Op::SyncFile, path, || File::open(path)?.sync_all()))?;
+        folders.par_iter().try_for_each(|path| self.sync_folder(path))
+    }
+
+    /// Removes an empty folder.
+    pub(crate) fn remove_empty(&self, folder: &Path) -> Result<()> {
+        self.perform(Op::Remove, folder, || fs::remove_dir(folder))
+    }
+
+    /// Removes a folder with all that is in it. No error if it is not there.
+    pub(crate) fn remove(&self, folder: &Path) -> Result<()> {
+        self.perform(Op::Remove, folder, || match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        })
+    }
+}

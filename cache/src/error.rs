@@ -1,0 +1,145 @@
+//! What can go wrong, with the path it went wrong at and one thing to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::digest::{ActionKey, Digest};
+
+/// The result of everything here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the store could not do what was asked. What it holds is sound nevertheless: see the crate's promise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {doing} `{}`: {source}{}", path.display(), advice(source))]
+    Io {
+        /// What was being done, as a verb with its object: `create the folder`.
+        doing: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: io::Error,
+    },
+    /// The store was written by a later version.
+    #[error("the cache `{}` has format {found}, this restage knows {known}: update restage, or name another folder", root.display())]
+    NewerFormat {
+        /// The store.
+        root: PathBuf,
+        /// The format it has.
+        found: u32,
+        /// The latest format this version knows.
+        known: u32,
+    },
+    /// The `FORMAT` file says no format.
+    #[error("`{}` says `{found}` where a cache says its format: name another folder as the cache", path.display())]
+    NotAFormat {
+        /// The file.
+        path: PathBuf,
+        /// Its first characters.
+        found: String,
+    },
+    /// A file or folder that can be no part of an artifact or of an input.
+    #[error("`{}` {why}", path.display())]
+    Refused {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        why: Refusal,
+    },
+    /// Only what lies in a staging folder can be published.
+    #[error("`{}` is not inside a staging folder of this cache: write the outputs into `Staging::path()`", .0.display())]
+    NotStaged(PathBuf),
+    /// A record names an artifact that was not published, or was damaged since.
+    #[error("output `{port}` is artifact {digest}, which is not in the cache: publish it before its record")]
+    Unpublished {
+        /// The output.
+        port: String,
+        /// What it should be.
+        digest: Digest,
+    },
+    /// A folder name that the store cannot give away.
+    #[error(
+        "`{0}` is not a name for a folder of the cache: use lower-case letters, digits, `-` and `_`, a letter first, \
+         and not `v` with a number"
+    )]
+    BucketName(String),
+    /// A manifest could not be encoded.
+    #[error("cannot encode the manifest of `{}`: {why}", folder.display())]
+    Manifest {
+        /// The folder it describes.
+        folder: PathBuf,
+        /// The encoder's reason.
+        why: String,
+    },
+    /// A record could not be encoded.
+    #[error("cannot encode the record of action {key}: {source}")]
+    Record {
+        /// The action.
+        key: ActionKey,
+        /// The encoder's reason.
+        source: serde_json::Error,
+    },
+}
+
+/// Why a file or folder can be no part of an artifact or of an input.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// A symbolic link in an artifact.
+    #[error("is a symbolic link, which an artifact cannot hold: write the file itself")]
+    Link,
+    /// A symbolic link to a folder, inside an input.
+    #[error(
+        "is a link to a folder; inside an input only links to files are followed: name that folder as an input"
+    )]
+    LinkToFolder,
+    /// A device, socket or pipe.
+    #[error("is neither a file nor a folder: remove it")]
+    Special,
+    /// A file of an artifact that can be changed through another name.
+    #[error("has {0} hard links, so it could be changed through another name: write a copy")]
+    HardLinks(u64),
+    /// A name that is not UTF-8.
+    #[error("has a name that is not UTF-8: rename it")]
+    NotUtf8,
+    /// A name that does not travel between systems.
+    #[error("has a control character or a backslash in its name: rename it")]
+    OddName,
+    /// An artifact is a folder.
+    #[error("is not a folder: an artifact is a folder, put the file into one")]
+    NotAFolder,
+}
+
+impl Error {
+    /// For `map_err`: the operating system refused to do this to `path`.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Io { doing, path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn refused(path: impl Into<PathBuf>, why: Refusal) -> Error {
+        Error::Refused { path: path.into(), why }
+    }
+}
+
+/// One thing to do about the commonest causes.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": free some space there, or name a cache folder on another file system"
+        }
+        io::ErrorKind::PermissionDenied => ": check who owns it",
+        io::ErrorKind::ReadOnlyFilesystem => ": name a cache folder that can be written",
+        _ => "",
+    }
+}
+
+/// Whether a thing is as good as not there: gone, or not ours to see. Anything else (an I/O error, too many open
+/// files) says nothing about the thing and must not be taken for a miss.
+pub(crate) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::PermissionDenied
+    )
+}

@@ -1,0 +1,206 @@
+//! The store as a whole: opening it, and the folders that it lends out.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::digest::ActionKey;
+use crate::durable::Disk;
+use crate::error::{Error, Result};
+use crate::layout::Layout;
+use crate::owner::Owner;
+
+/// The latest format that this version reads and the one it writes.
+const FORMAT: u32 = 1;
+
+/// How a `FORMAT` file begins; a number follows.
+const FORMAT_WORDS: &str = "restage-cache ";
+
+/// Tells backup programs to leave the folder out: <https://bford.info/cachedir/>.
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
+    # This folder is a cache of restage. Everything in it can be computed again.\n";
+
+/// A store on disk. Cheap to clone; any number of threads, processes and machines may use the same one.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    disk: Disk,
+    owner: Owner,
+}
+
+impl Store {
+    /// Opens the store at `root`, which is created if it is not there, and removes what processes that died on this
+    /// machine have left in `staging`.
+    ///
+    /// Refuses, before it changes anything, a store that a later version wrote.
+    pub fn open(root: &Path) -> Result<Store> {
+        Store::open_on(Disk::default(), root)
+    }
+
+    pub(crate) fn open_on(disk: Disk, root: &Path) -> Result<Store> {
+        let known = has_known_format(&Layout::new(root.to_path_buf()))?;
+        disk.create_folder(root)?;
+        let root = fs::canonicalize(root).map_err(Error::io("find the folder", root))?;
+        let store =
+            Store { inner: Arc::new(Inner { layout: Layout::new(root), disk, owner: Owner::current() }) };
+        store.lay_out(known)?;
+        store.sweep();
+        Ok(store)
+    }
+
+    fn lay_out(&self, known: bool) -> Result<()> {
+        let layout = self.layout();
+        for folder in
+            [layout.files(), layout.artifacts(), layout.actions(), layout.stagings(), layout.scratches()]
+        {
+            self.disk().create_folder(&folder)?;
+        }
+        if known {
+            return Ok(());
+        }
+        // `FORMAT` comes last: with it, all else is there and on disk.
+        self.create(&layout.tag(), TAG.as_bytes())?;
+        self.disk().sync_folder(layout.current())?;
+        self.create(&layout.format(), format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
+        self.disk().sync_folder(layout.root())
+    }
+
+    /// Removes stagings of dead owners. Never an error: what cannot be removed now is in nobody's way.
+    fn sweep(&self) {
+        let Ok(stagings) = fs::read_dir(self.layout().stagings()) else { return };
+        stagings
+            .flatten()
+            .filter(|staging| staging.file_name().to_str().is_some_and(|name| self.inner.owner.is_dead(name)))
+            .for_each(|staging| drop(self.disk().remove(&staging.path())));
+    }
+
+    /// The store's folder, absolute and without links.
+    pub fn root(&self) -> &Path {
+        self.layout().root()
+    }
+
+    /// A fresh, empty folder on the store's file system for outputs that are to be published.
+    pub fn staging(&self) -> Result<Staging> {
+        let path = self.layout().stagings().join(self.inner.owner.fresh_name());
+        self.disk().create_folder(&path)?;
+        Ok(Staging { path, store: self.clone() })
+    }
+
+    /// The folder in which an action keeps checkpoints: the same on every call, there after it, kept when the process
+    /// dies, not part of any result.
+    pub fn scratch(&self, key: &ActionKey) -> Result<PathBuf> {
+        let path = self.layout().scratch(key);
+        self.disk().create_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Removes an action's checkpoints, all of them or none. No error if there are none.
+    pub fn discard_scratch(&self, key: &ActionKey) -> Result<()> {
+        let path = self.layout().scratch(key);
+        if !path.exists() {
+            return Ok(());
+        }
+        // Out of reach by one rename, then removed: a crash in between must not leave half the checkpoints.
+        let aside = self.staging()?;
+        self.disk().rename(&path, &aside.path().join("scratch"))
+    }
+
+    /// A folder of the caller's own under the root, created if need be.
+    ///
+    /// `bucket` is lower-case letters, digits, `-` and `_`, a letter first; `v1`, `v2`, … are the store's.
+    pub fn folder(&self, bucket: &str) -> Result<PathBuf> {
+        let path = self.layout().bucket(bucket)?;
+        self.disk().create_folder(&path)?;
+        Ok(path)
+    }
+
+    /// Creates the file `place`, complete and synced or not at all. False if there is one already, which stays.
+    pub(crate) fn create(&self, place: &Path, bytes: &[u8]) -> Result<bool> {
+        let staging = self.staging()?;
+        let ours = staging.path().join("file");
+        self.disk().write(&ours, bytes)?;
+        let Err(refused) = self.disk().link(&ours, place) else { return Ok(true) };
+        // A network file system may do it and lose the reply, so what is there decides, not the error.
+        match place.try_exists() {
+            Ok(true) => Ok(same_file(&ours, place)),
+            Ok(false) if is_without_links(&refused) => self.disk().rename(&ours, place).map(|()| true),
+            _ => Err(refused),
+        }
+    }
+
+    /// Puts a file at `place`, complete and synced, in place of the one that is there.
+    pub(crate) fn replace(&self, place: &Path, bytes: &[u8]) -> Result<()> {
+        let staging = self.staging()?;
+        let ours = staging.path().join("file");
+        self.disk().write(&ours, bytes)?;
+        self.disk().rename(&ours, place)
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.inner.disk
+    }
+}
+
+/// A folder to write outputs into. Removed when dropped, except for what was published out of it.
+#[derive(Debug)]
+pub struct Staging {
+    path: PathBuf,
+    store: Store,
+}
+
+impl Staging {
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept when a later process opens the store.
+        drop(self.store.disk().remove(&self.path));
+    }
+}
+
+/// Whether there is a `FORMAT`, and it is one we know.
+fn has_known_format(layout: &Layout) -> Result<bool> {
+    let path = layout.format();
+    let text = match fs::read(&path) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(Error::io("read", &path)(error)),
+    };
+    match text.strip_prefix(FORMAT_WORDS).and_then(|number| number.trim_end().parse::<u32>().ok()) {
+        Some(FORMAT) => Ok(true),
+        Some(found) if found > FORMAT => {
+            Err(Error::NewerFormat { root: layout.root().to_path_buf(), found, known: FORMAT })
+        }
+        _ => Err(Error::NotAFormat { path, found: text.trim_end().chars().take(40).collect() }),
+    }
+}
+
+/// Whether two paths are names of one file.
+pub(crate) fn same_file(a: &Path, b: &Path) -> bool {
+    let id = |path: &Path| fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
+    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
+}
+
+/// Whether a link was refused because this file system has none.
+fn is_without_links(error: &Error) -> bool {
+    // `PermissionDenied` is what `link` says there (EPERM).
+    let kinds = [ErrorKind::PermissionDenied, ErrorKind::Unsupported];
+    matches!(error, Error::Io { source, .. } if kinds.contains(&source.kind()))
+}
