@@ -5,7 +5,7 @@
 //! together to the final name; flush that name. Whoever sees the name sees everything, and nothing is left but staging.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -18,6 +18,9 @@ use crate::layout::{MANIFEST, TREE};
 use crate::manifest::{Entry, Manifest};
 use crate::store::{Store, same_file};
 use crate::tree::{self, Found, Links, Scan, hash_file};
+
+/// How often to try for the final name while others repair the same artifact.
+const ATTEMPTS: usize = 4;
 
 /// What was published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,13 +82,14 @@ impl Store {
     fn is_whole(&self, digest: &Digest) -> Result<bool> {
         let place = self.layout().artifact(digest);
         let path = place.join(MANIFEST);
-        let Some(encoded) = unless_absent(fs::read(&path)).map_err(Error::io("read", &path))? else {
+        let Some((encoded, sealed)) =
+            unless_absent(read_with_time(&path)).map_err(Error::io("read", &path))?
+        else {
             return Ok(false);
         };
-        let sealed =
-            fs::metadata(&path).and_then(|meta| meta.modified()).map_err(Error::io("look at", &path))?;
         let tree = place.join(TREE);
-        let Some(manifest) = Manifest::decode(&encoded, digest).filter(|_| tree.is_dir()) else {
+        let is_folder = fs::symlink_metadata(&tree).is_ok_and(|meta| meta.is_dir());
+        let Some(manifest) = Manifest::decode(&encoded, digest).filter(|_| is_folder) else {
             return Ok(false);
         };
         let sound = |entry: &Entry| {
@@ -216,21 +220,35 @@ impl Store {
         if let Some(shard) = place.parent() {
             self.disk().create_folder(shard)?;
         }
-        // Twice: what is in the way may be damaged, and is set aside the first time.
-        for last in [false, true] {
+        let mut attempt = 1;
+        loop {
             let Err(refused) = self.disk().rename(pending, &place) else { return Ok(false) };
             // The reply may be lost, or another publisher faster: what is there decides.
             if self.is_whole(digest)? {
                 return Ok(pending.exists());
             }
-            if last || !place.exists() {
+            if attempt == ATTEMPTS {
                 return Err(refused);
             }
-            let aside = self.staging()?;
-            self.disk().rename(&place, &aside.path().join("damaged"))?;
+            // Something damaged is in the way. Swapped, the name is never without an artifact; where the file system cannot
+            // do that, what is in the way goes first.
+            if self.disk().swap(pending, &place).is_ok() {
+                return Ok(false);
+            }
+            if !self.is_whole(digest)? && place.exists() {
+                let aside = self.staging()?;
+                drop(self.disk().rename(&place, &aside.path().join("damaged")));
+            }
+            attempt += 1;
         }
-        Ok(false)
     }
+}
+
+fn read_with_time(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
+    let mut file = File::open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok((bytes, file.metadata()?.modified()?))
 }
 
 /// Whether the file is as it was published. Bytes are read only if it was written to after the manifest, `sealed`, was.

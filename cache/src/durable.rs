@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use rustix::fs::{ioctl_ficlone, syncfs};
+use rustix::fs::{CWD, RenameFlags, ioctl_ficlone, renameat_with, syncfs};
 
 use crate::error::{Error, Result};
 
@@ -33,6 +33,7 @@ pub(crate) enum Op {
     Link,
     Clone,
     Rename,
+    Swap,
     Remove,
 }
 
@@ -48,6 +49,7 @@ impl Op {
             Op::Link => "create the hard link",
             Op::Clone => "create the clone",
             Op::Rename => "rename something to",
+            Op::Swap => "swap something with",
             Op::Remove => "remove",
         }
     }
@@ -120,6 +122,11 @@ impl Disk {
     /// `from` becomes `to`, which is replaced if it is a file or an empty folder.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         self.perform(Op::Rename, to, || fs::rename(from, to))
+    }
+
+    /// Each takes the other's name, at once.
+    pub(crate) fn swap(&self, from: &Path, to: &Path) -> Result<()> {
+        self.perform(Op::Swap, to, || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?))
     }
 
     /// The names in a folder are on disk when this returns.

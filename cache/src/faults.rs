@@ -93,6 +93,7 @@ fn changed(op: Op, path: &Path) -> Vec<u64> {
     match op {
         Op::CreateFolder | Op::CreateFile | Op::Link => existing(path).into_iter().collect(),
         Op::Rename => inode(path).into_iter().chain(path.parent().and_then(inode)).collect(),
+        Op::Swap => path.parent().and_then(inode).into_iter().collect(),
         Op::Write => inode(path).into_iter().collect(),
         // Their numbers will be given to others, except those of files that have a name elsewhere.
         Op::Remove => {

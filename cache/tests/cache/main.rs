@@ -1,5 +1,7 @@
 //! Tests of the cache through its public surface.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may, as tests may")]
+
 mod common;
 mod kill;
 mod store;

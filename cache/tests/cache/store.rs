@@ -292,3 +292,22 @@ fn many_threads_publish_and_record_the_same() {
         }
     }
 }
+
+#[test]
+fn many_threads_repair_the_same() {
+    let (_temp, store) = store();
+    let content = files(&[("a", "1"), ("b", "2")]);
+    for _ in 0..10 {
+        let digest = publish(&store, &content).digest;
+        fs::remove_file(store.artifact(&digest).unwrap().unwrap().join("a")).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let digest = publish(&store, &content).digest;
+                    store.record(&key("k"), &record(&[("out", digest)])).unwrap();
+                });
+            }
+        });
+        assert!(matches!(store.lookup(&key("k")).unwrap(), Lookup::Hit(_)));
+    }
+}
