@@ -1,1 +1,5 @@
-fn main() {}
+//! The `restage` binary.
+
+fn main() -> std::process::ExitCode {
+    restage::cli::main()
+}

@@ -19,7 +19,7 @@ use super::identity::{self, Sources};
 
 /// Why a plugin could not be built.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum BuildError {
+pub(crate) enum BuildError {
     /// Nothing is at the path.
     #[error("there is no plugin at {}", path.display())]
     #[diagnostic(help("`path:` is relative to the workflow file: a crate's folder, or a built library"))]

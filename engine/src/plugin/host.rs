@@ -29,7 +29,7 @@ use super::{
 };
 
 /// Hidden subcommand of the binary that makes a process a host.
-pub const HOST_COMMAND: &str = "__host";
+pub(crate) const HOST_COMMAND: &str = "__host";
 
 /// Environment that a host inherits; nothing else reaches a plugin, so nothing else can change its results.
 const INHERITED: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RUST_BACKTRACE"];
@@ -40,7 +40,7 @@ const MAX_LINE: u64 = 8 << 10;
 /// How a stage did not finish, by the one to blame.
 #[derive(Clone, Debug, thiserror::Error, serde::Serialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
-pub enum Failure {
+pub(crate) enum Failure {
     /// The stage said that it could not.
     #[error("{}", messages.join(": "))]
     Failed {
@@ -79,7 +79,7 @@ impl Failure {
 
 /// Why a host could not be started.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The process could not be started.
     #[error("cannot start a host process for {}", library.display())]
     Spawn {

@@ -13,14 +13,14 @@ use restage_stage::{
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     #[error("the library cannot be loaded: {0}")]
-    Library(#[from] libloading::Error),
+    Library(libloading::Error),
     #[error("it is not a restage plugin: it has no `{}`", abi::ENTRY)]
     NoEntry,
     #[error("it is not a restage plugin: its table does not begin with restage's mark")]
     Magic,
-    #[error("it speaks version {0} of the plugin ABI, this restage speaks {}; rebuild the plugin", abi::MAJOR)]
+    #[error("it speaks version {0} of the plugin ABI, this restage speaks {ours}; rebuild the plugin", ours = abi::MAJOR)]
     Major(u16),
-    #[error("its table is cut short: {0} bytes of {}", size_of::<Plugin>())]
+    #[error("its table is cut short: {0} bytes of {whole}", whole = size_of::<Plugin>())]
     Size(u32),
     #[error("it could not begin a session (status {0})")]
     Open(u32),
@@ -47,7 +47,8 @@ impl Loaded {
     pub(crate) fn open(library: &Path, listener: &'static Listener) -> Result<Self, LoadError> {
         // SAFETY: loading runs the library's initialisers. That is what a plugin is trusted with; it happens in
         // a host process, whose loss costs one action.
-        let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) }?;
+        let library = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.map_err(LoadError::Library)?;
         // Unloading is unsound once a thread-local with a destructor was touched, so the handle is leaked.
         let library: &'static Library = Box::leak(Box::new(library));
         // SAFETY: the symbol's name is reserved for a function of this type.

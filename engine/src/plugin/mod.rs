@@ -12,45 +12,45 @@ use std::{collections::BTreeMap, path::PathBuf};
 use restage_cache::{Digest, Store};
 use restage_stage::catalogue::{Catalogue, StageType};
 
-pub use build::BuildError;
+pub(crate) use build::BuildError;
 pub(crate) use host::Host;
-pub use host::{Failure, HOST_COMMAND, StartError};
-pub use serve::serve;
+pub(crate) use host::{Failure, HOST_COMMAND, StartError};
+pub(crate) use serve::serve;
 
 use crate::workflow::{Diagnostic, Diagnostics, Workflow};
 
 /// The plugins of a workflow.
-pub struct Catalog {
+pub(crate) struct Catalog {
     plugins: BTreeMap<String, Plugin>,
 }
 
 /// One plugin: where its library is and what it offers.
-pub struct Plugin {
+pub(crate) struct Plugin {
     /// The library that hosts load.
-    pub library: PathBuf,
+    pub(crate) library: PathBuf,
     /// What its code is: part of every action key of its stages.
-    pub identity: Digest,
+    pub(crate) identity: Digest,
     /// Digest of the library's file; recorded.
-    pub binary: Digest,
+    pub(crate) binary: Digest,
     /// Whether the identity is of its sources, so that other people's builds share hits.
-    pub from_sources: bool,
+    pub(crate) from_sources: bool,
     /// Its stage types.
-    pub catalogue: Catalogue,
+    pub(crate) catalogue: Catalogue,
     host: Host,
 }
 
 /// A stage type with the plugin that offers it.
 #[derive(Clone, Copy)]
-pub struct Offer<'a> {
+pub(crate) struct Offer<'a> {
     /// The plugin.
-    pub plugin: &'a Plugin,
+    pub(crate) plugin: &'a Plugin,
     /// The stage type.
-    pub stage: &'a StageType,
+    pub(crate) stage: &'a StageType,
 }
 
 /// Why the plugins of a workflow cannot be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum CatalogError {
+pub(crate) enum CatalogError {
     /// A plugin could not be built.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -68,7 +68,7 @@ impl Catalog {
     ///
     /// # Errors
     /// If one cannot be built or loaded, or two have the same name.
-    pub async fn open(workflow: &Workflow, store: &Store, notice: &dyn Fn(&str)) -> Result<Self, CatalogError> {
+    pub(crate) async fn open(workflow: &Workflow, store: &Store, notice: &dyn Fn(&str)) -> Result<Self, CatalogError> {
         let folder = workflow.path.parent().map(PathBuf::from).unwrap_or_default();
         let mut plugins = BTreeMap::new();
         let mut problems = Diagnostics::default();
@@ -102,12 +102,12 @@ impl Catalog {
     }
 
     /// The plugins by name.
-    pub fn plugins(&self) -> impl Iterator<Item = (&str, &Plugin)> {
+    pub(crate) fn plugins(&self) -> impl Iterator<Item = (&str, &Plugin)> {
         self.plugins.iter().map(|(name, plugin)| (name.as_str(), plugin))
     }
 
     /// A stage type by its full name.
-    pub fn find(&self, uses: &str) -> Option<Offer<'_>> {
+    pub(crate) fn find(&self, uses: &str) -> Option<Offer<'_>> {
         let (plugin, stage) = uses.split_once('/')?;
         let plugin = self.plugins.get(plugin)?;
         let stage = plugin.catalogue.stages.iter().find(|known| known.name == stage)?;
@@ -115,7 +115,7 @@ impl Catalog {
     }
 
     /// Full names of all stage types.
-    pub fn names(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = String> {
         self.plugins.iter().flat_map(|(plugin, known)| {
             known.catalogue.stages.iter().map(move |stage| format!("{plugin}/{}", stage.name))
         })

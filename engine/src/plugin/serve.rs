@@ -21,7 +21,7 @@ const MAX_EVENT: usize = 64 << 10;
 ///
 /// # Errors
 /// If the socket breaks.
-pub fn serve() -> io::Result<()> {
+pub(crate) fn serve() -> io::Result<()> {
     // A plugin's crash is reported; its core would fill a student's quota.
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(rustix::process::Resource::Core, no_core)?;
@@ -40,8 +40,12 @@ pub fn serve() -> io::Result<()> {
         loop {
             match protocol::read::<Request>(&socket) {
                 Ok(Some(Request::Cancel)) => listener.cancelled.store(true, Ordering::Relaxed),
-                Ok(Some(request)) if sender.send(request).is_ok() => {}
-                _ => end(),
+                Ok(Some(request)) => {
+                    if sender.send(request).is_err() {
+                        end();
+                    }
+                }
+                Ok(None) | Err(_) => end(),
             }
         }
     });

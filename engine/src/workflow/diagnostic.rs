@@ -6,7 +6,7 @@ use miette::{LabeledSpan, NamedSource, Severity, SourceCode};
 
 /// Text of a workflow file; diagnostics quote it.
 #[derive(Clone)]
-pub struct Source(Arc<NamedSource<String>>);
+pub(crate) struct Source(Arc<NamedSource<String>>);
 
 impl Source {
     pub(crate) fn new(path: &Path, text: String) -> Self {
@@ -42,7 +42,7 @@ impl fmt::Debug for Source {
 
 /// Where a value was read from: some bytes of a source.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     pub(crate) source: Source,
     pub(crate) span: Range<usize>,
 }
@@ -56,13 +56,13 @@ impl Place {
 
 /// One problem.
 #[derive(Clone, Debug)]
-pub struct Diagnostic {
+pub(crate) struct Diagnostic {
     /// What is wrong.
-    pub message: String,
+    pub(crate) message: String,
     /// What to do.
-    pub help: Option<String>,
+    pub(crate) help: Option<String>,
     /// Where, with a word on each place; the first is the main one.
-    pub labels: Vec<(Range<usize>, String)>,
+    pub(crate) labels: Vec<(Range<usize>, String)>,
     source: Source,
 }
 
@@ -86,12 +86,12 @@ impl Diagnostic {
     }
 
     /// Line and column of the main place, both from 1.
-    pub fn line_column(&self) -> (usize, usize) {
+    pub(crate) fn line_column(&self) -> (usize, usize) {
         self.source.line_column(self.labels.first().map_or(0, |(at, _)| at.start))
     }
 
     /// For programs: file, line, column, message, help.
-    pub fn to_json(&self) -> serde_json::Value {
+    pub(crate) fn to_json(&self) -> serde_json::Value {
         let (line, column) = self.line_column();
         serde_json::json!({
             "file": self.source.name(), "line": line, "column": column,
@@ -130,7 +130,7 @@ impl miette::Diagnostic for Diagnostic {
 
 /// All problems that were found; never empty when it is an error.
 #[derive(Debug, Default)]
-pub struct Diagnostics(pub Vec<Diagnostic>);
+pub(crate) struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {

@@ -10,62 +10,62 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
-pub use diagnostic::{Diagnostic, Diagnostics, Place, Source};
+pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
 pub(crate) use diagnostic::suggest;
-pub use node::{Located, Node, Value};
+pub(crate) use node::{Located, Node, Value};
 pub(crate) use set::argument as set_argument;
 pub(crate) use reference::{OutputRef, interpolate};
 
 /// One workflow file.
 #[derive(Clone, Debug)]
-pub struct Workflow {
+pub(crate) struct Workflow {
     /// Its name: `name:`, by default the file's.
-    pub name: String,
+    pub(crate) name: String,
     /// The file, absolute.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Plugins by their path: a source folder, or a built library.
-    pub plugins: Vec<Located<PathBuf>>,
+    pub(crate) plugins: Vec<Located<PathBuf>>,
     /// `params:` that `${params.x}` refers to.
-    pub params: IndexMap<String, Node>,
+    pub(crate) params: IndexMap<String, Node>,
     /// The stages in the order of the file.
-    pub stages: IndexMap<String, Stage>,
+    pub(crate) stages: IndexMap<String, Stage>,
     /// What is varied.
-    pub sweep: Sweep,
+    pub(crate) sweep: Sweep,
 }
 
 /// A named step.
 #[derive(Clone, Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// Where its name stands.
-    pub at: Place,
+    pub(crate) at: Place,
     /// `plugin/name`.
-    pub uses: Located<String>,
+    pub(crate) uses: Located<String>,
     /// Per input port what it reads, and where the port's name stands.
-    pub inputs: IndexMap<String, Input>,
+    pub(crate) inputs: IndexMap<String, Input>,
     /// Params.
-    pub with: IndexMap<String, (Place, Node)>,
+    pub(crate) with: IndexMap<String, (Place, Node)>,
     /// Maps the stage over values: dimension to values.
-    pub foreach: IndexMap<String, (Place, Vec<Node>)>,
+    pub(crate) foreach: IndexMap<String, (Place, Vec<Node>)>,
     /// Dimensions of its inputs that it collects.
-    pub gather: Vec<Located<String>>,
+    pub(crate) gather: Vec<Located<String>>,
     /// What it needs of the machine.
-    pub resources: Resources,
+    pub(crate) resources: Resources,
 }
 
 /// What an input port reads.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub(crate) struct Input {
     /// Where the port's name stands.
-    pub at: Place,
+    pub(crate) at: Place,
     /// Outputs of other stages, in order.
-    pub from: Vec<Located<OutputRef>>,
+    pub(crate) from: Vec<Located<OutputRef>>,
 }
 
 /// What a stage needs of the machine. Recorded, not part of any key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resources {
+pub(crate) struct Resources {
     /// Threads.
-    pub cpus: usize,
+    pub(crate) cpus: usize,
 }
 
 impl Default for Resources {
@@ -76,35 +76,35 @@ impl Default for Resources {
 
 /// What a workflow varies and compares.
 #[derive(Clone, Debug, Default)]
-pub struct Sweep {
+pub(crate) struct Sweep {
     /// `stage.name` of the metrics that the table compares; the first one decides.
-    pub metrics: Vec<Located<MetricRef>>,
+    pub(crate) metrics: Vec<Located<MetricRef>>,
     /// Seeds; `[0]` if none are given.
-    pub seeds: Vec<u64>,
+    pub(crate) seeds: Vec<u64>,
     /// Changes against the workflow as written, by name.
-    pub ablate: Vec<Ablation>,
+    pub(crate) ablate: Vec<Ablation>,
 }
 
 /// A metric of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MetricRef {
+pub(crate) struct MetricRef {
     /// Stage whose `metrics` output holds it.
-    pub stage: String,
+    pub(crate) stage: String,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// One change, or a series of them, against the workflow as written.
 #[derive(Clone, Debug)]
-pub struct Ablation {
+pub(crate) struct Ablation {
     /// Its name.
-    pub name: Located<String>,
+    pub(crate) name: Located<String>,
     /// Paths set to a value, all together.
-    pub set: Vec<(Located<String>, Node)>,
+    pub(crate) set: Vec<(Located<String>, Node)>,
     /// Paths with the values that they take one after the other: a variant each.
-    pub vary: Vec<(Located<String>, Vec<Node>)>,
+    pub(crate) vary: Vec<(Located<String>, Vec<Node>)>,
     /// Stages left out; their consumers get their input.
-    pub drop: Vec<Located<String>>,
+    pub(crate) drop: Vec<Located<String>>,
 }
 
 /// Reads a workflow file.
@@ -112,7 +112,7 @@ pub struct Ablation {
 /// # Errors
 /// If it cannot be read, or everything that is wrong with it in one go. Stage types and params are checked by
 /// [`Plan::new`](crate::plan::Plan::new), which knows the plugins.
-pub fn load(path: &Path) -> Result<Workflow, LoadError> {
+pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let bytes = std::fs::read(path).map_err(unreadable)?;
@@ -124,7 +124,7 @@ pub fn load(path: &Path) -> Result<Workflow, LoadError> {
 
 /// Why a workflow file could not be loaded.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
-pub enum LoadError {
+pub(crate) enum LoadError {
     /// The file is not there, or may not be read.
     #[error("cannot read the workflow {}", path.display())]
     #[diagnostic(help("give the path of a workflow file, e.g. workflows/quickstart.yaml"))]

@@ -12,16 +12,16 @@ use super::diagnostic::{Diagnostic, Place, Source};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// The value.
-    pub value: Value,
+    pub(crate) value: Value,
     /// Where it stands.
-    pub at: Place,
+    pub(crate) at: Place,
 }
 
 /// A YAML value.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     /// `null`, `~`, or nothing.
     Null,
     /// `true` or `false`; `yes` and `no` are text.
@@ -40,11 +40,11 @@ pub enum Value {
 
 /// Something with its place.
 #[derive(Clone, Debug)]
-pub struct Located<T> {
+pub(crate) struct Located<T> {
     /// The thing.
-    pub value: T,
+    pub(crate) value: T,
     /// Where it stands.
-    pub at: Place,
+    pub(crate) at: Place,
 }
 
 /// Deeper nesting than this is nobody's workflow.

@@ -221,7 +221,7 @@ impl Reader {
                 let entries = self.map(node, "an ablation");
                 self.known(entries, ABLATION_KEYS, "an ablation");
                 let paths = |reader: &mut Self, key: &str| -> Vec<(Located<String>, Node)> {
-                    get(entries, key).map(|node| reader.entries_of(node, key).to_vec()).unwrap_or_default()
+                    get(entries, key).map(|node| reader.map(node, key).to_vec()).unwrap_or_default()
                 };
                 let set = paths(self, "set");
                 let vary = paths(self, "vary")

@@ -6,11 +6,11 @@ use super::{Diagnostic, Diagnostics, Node, Value, diagnostic::suggest};
 
 /// An output of a stage. Without a port: its only output.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutputRef {
+pub(crate) struct OutputRef {
     /// The stage.
-    pub stage: String,
+    pub(crate) stage: String,
     /// The port.
-    pub port: Option<String>,
+    pub(crate) port: Option<String>,
 }
 
 impl OutputRef {

@@ -5,17 +5,28 @@
 //! themselves as Zarr groups. See `CONTRIBUTING.md`, "Add a stage in ten minutes".
 
 pub mod abi;
-pub mod artifact;
 pub mod catalogue;
-pub mod context;
-mod error;
-pub mod export;
-mod forward;
-pub mod params;
-pub mod stage;
 pub mod task;
 
-pub use context::Context;
-pub use error::{Error, Result};
-pub use params::InputPath;
-pub use stage::{Ports, Stage};
+#[cfg(feature = "author")]
+pub mod artifact;
+#[cfg(feature = "author")]
+pub mod context;
+#[cfg(feature = "author")]
+mod error;
+#[cfg(feature = "author")]
+pub mod export;
+#[cfg(feature = "author")]
+mod forward;
+#[cfg(feature = "author")]
+pub mod params;
+#[cfg(feature = "author")]
+pub mod stage;
+
+#[cfg(feature = "author")]
+pub use {
+    context::Context,
+    error::{Error, Result},
+    params::InputPath,
+    stage::{Ports, Stage},
+};

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, ser::SerializeMap};
 
+use crate::task::PATH_MARK;
+
 /// A file or folder outside the workflow that the stage reads.
 ///
 /// Written in YAML as a path relative to the workflow file. In canonical params it is `{"$path": …}`: by that mark
 /// the engine finds it, makes it absolute, and puts the digest of its *content* into the action key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputPath(PathBuf);
-
-/// The mark of an [`InputPath`] in canonical params.
-pub const PATH_MARK: &str = "$path";
 
 impl InputPath {
     /// The path; absolute while a stage runs.

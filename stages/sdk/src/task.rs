@@ -4,6 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+/// The mark of a path of the outside world in canonical params: `{"$path": …}`.
+pub const PATH_MARK: &str = "$path";
+
 /// One run of one stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {

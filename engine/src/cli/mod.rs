@@ -1,0 +1,244 @@
+//! The command line: one file a command; they print, and decide nothing.
+
+mod check;
+mod plan;
+mod plugin;
+mod progress;
+mod run;
+mod show;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use miette::GraphicalReportHandler;
+use restage_cache::Store;
+
+use crate::{
+    plan::{PlanError, Selection},
+    plugin::{Catalog, CatalogError, HOST_COMMAND},
+    run::{RunError, journal::JournalError},
+    workflow::{Diagnostics, LoadError, Workflow},
+};
+
+/// Runs machine-learning workflows written in YAML; change one line and only what it touches runs again.
+#[derive(Parser)]
+#[command(name = "restage", version, max_term_width = 100)]
+struct Arguments {
+    /// What to log: error, warn, info, debug, trace, or a filter like `plugin=debug,restage=info`
+    #[arg(long, global = true, env = "RESTAGE_LOG", default_value = "warn")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a workflow: all variants and seeds, except what is in the cache
+    Run(run::Arguments),
+    /// Tell what would run, and why
+    Plan(plan::Arguments),
+    /// Show the artifacts of a workflow's last run
+    Show(show::Arguments),
+    /// Find everything that is wrong with a workflow, without running it
+    Check(check::Arguments),
+    /// Look at plugins
+    Plugin(plugin::Arguments),
+    /// Serve a plugin to the engine (internal)
+    #[command(name = HOST_COMMAND, hide = true)]
+    Host,
+}
+
+/// A workflow, and which part of its sweep.
+#[derive(clap::Args)]
+struct Target {
+    /// The workflow file
+    workflow: PathBuf,
+    /// Set a value of the workflow, e.g. `--set pretrain.temperature=0.2`; may be given again
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// Take only this variant of the sweep, e.g. `--only baseline`; may be given again
+    #[arg(long, value_name = "VARIANT")]
+    only: Vec<String>,
+    /// Take these seeds instead of the workflow's, e.g. `--seeds 0,1,2`
+    #[arg(long, value_delimiter = ',', value_name = "SEEDS")]
+    seeds: Option<Vec<u64>>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+impl Target {
+    fn selection(&self) -> Selection {
+        Selection { set: self.set.clone(), only: self.only.clone(), seeds: self.seeds.clone() }
+    }
+}
+
+/// What a command ends with when it does not end well.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error(transparent)]
+    Store(#[from] restage_cache::Error),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("cannot find a place for the cache")]
+    NoStore,
+    #[error("the workflow has not run yet")]
+    NeverRan,
+    #[error("cannot start: {0}")]
+    Start(#[from] std::io::Error),
+}
+
+impl From<CatalogError> for Failure {
+    fn from(error: CatalogError) -> Self {
+        Self::Plan(error.into())
+    }
+}
+
+impl Failure {
+    /// Mistakes of a workflow, where that is what it is.
+    fn diagnostics(&self) -> Option<&Diagnostics> {
+        match self {
+            Self::Load(LoadError::Invalid(diagnostics))
+            | Self::Plan(PlanError::Invalid(diagnostics) | PlanError::Catalog(CatalogError::Workflow(diagnostics))) => {
+                Some(diagnostics)
+            }
+            _ => None,
+        }
+    }
+
+    fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NoStore => Some("set RESTAGE_CACHE to a folder"),
+            Self::NeverRan => Some("run it with `restage run`"),
+            _ => None,
+        }
+    }
+
+    /// 2: the workflow or the command is wrong; 1: something failed.
+    fn exit(&self) -> ExitCode {
+        match self {
+            Self::Load(_) | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_)) | Self::NeverRan => {
+                ExitCode::from(2)
+            }
+            _ => ExitCode::from(1),
+        }
+    }
+}
+
+/// The binary: parses the command line, runs the command, returns the exit status.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // `--help` and `--version` are errors to clap, with status 0.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    if let Command::Host = arguments.command {
+        return match crate::plugin::serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(1),
+        };
+    }
+    init_log(&arguments.log);
+    let json = arguments.command.json();
+    match dispatch(arguments.command) {
+        Ok(code) => code,
+        Err(failure) => {
+            tell(&failure, json);
+            failure.exit()
+        }
+    }
+}
+
+impl Command {
+    fn json(&self) -> bool {
+        match self {
+            Self::Run(arguments) => arguments.target.json,
+            Self::Plan(arguments) => arguments.target.json,
+            Self::Show(arguments) => arguments.json,
+            Self::Check(arguments) => arguments.target.json,
+            Self::Plugin(arguments) => arguments.json(),
+            Self::Host => false,
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Result<ExitCode, Failure> {
+    // One thread schedules; hashing and stages have their own threads and processes.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Run(arguments) => run::run(arguments).await,
+            Command::Plan(arguments) => plan::run(arguments).await,
+            Command::Show(arguments) => show::run(&arguments),
+            Command::Check(arguments) => check::run(arguments).await,
+            Command::Plugin(arguments) => plugin::run(arguments).await,
+            Command::Host => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+fn init_log(filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(filter);
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+}
+
+/// The store: `$RESTAGE_CACHE`, else `restage` in the user's cache folder.
+fn open_store() -> Result<Store, Failure> {
+    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let root = folder("RESTAGE_CACHE")
+        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("restage")))
+        .or_else(|| folder("HOME").map(|home| home.join(".cache/restage")))
+        .ok_or(Failure::NoStore)?;
+    Ok(Store::open(&root)?)
+}
+
+async fn open_catalog(workflow: &Workflow, store: &Store) -> Result<Catalog, Failure> {
+    Ok(Catalog::open(workflow, store, &|notice| eprintln!("{notice}")).await?)
+}
+
+fn print_json(value: &impl serde::Serialize) {
+    if let Ok(text) = serde_json::to_string_pretty(value) {
+        println!("{text}");
+    }
+}
+
+fn tell(failure: &Failure, json: bool) {
+    if let Some(diagnostics) = failure.diagnostics() {
+        return tell_diagnostics(diagnostics, json);
+    }
+    let causes = std::iter::successors(Some(failure as &dyn std::error::Error), |error| error.source());
+    let mut chain: Vec<String> = causes.map(ToString::to_string).collect();
+    chain.dedup();
+    if json {
+        return print_json(&serde_json::json!({ "error": chain.join(": "), "help": failure.help() }));
+    }
+    eprintln!("error: {}", chain.join("\n  because: "));
+    if let Some(help) = failure.help() {
+        eprintln!("  help: {help}");
+    }
+}
+
+fn tell_diagnostics(diagnostics: &Diagnostics, json: bool) {
+    if json {
+        let list: Vec<_> = diagnostics.0.iter().map(crate::workflow::Diagnostic::to_json).collect();
+        return print_json(&serde_json::json!({ "diagnostics": list }));
+    }
+    let handler = GraphicalReportHandler::new();
+    for diagnostic in &diagnostics.0 {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = handler.render_report(&mut text, diagnostic);
+        anstream::eprint!("{text}");
+    }
+    let count = diagnostics.0.len();
+    eprintln!("{count} mistake{} found", if count == 1 { "" } else { "s" });
+}

@@ -1,0 +1,117 @@
+//! `restage run`: runs a workflow and prints its table.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
+
+use super::{Failure, Target, open_catalog, open_store, print_json, progress::Progress};
+use crate::{
+    plan::Plan,
+    report::Table,
+    run::{self, End, Summary, event::Event, journal::Journal},
+    workflow,
+};
+
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  restage run workflows/quickstart.yaml\n  \
+                        restage run workflows/quickstart.yaml --set regions.c=0.5 --only baseline")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) target: Target,
+    /// How many threads all running stages may use together; by default all cores
+    #[arg(long, value_name = "N")]
+    cpus: Option<std::num::NonZeroUsize>,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let target = arguments.target;
+    let workflow = workflow::load(&target.workflow)?;
+    let store = open_store()?;
+    let mut catalog = open_catalog(&workflow, &store).await?;
+    let history = run::journal::history(&workflow.path, &store)?;
+    let mut plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &history).await?;
+    drop(catalog);
+
+    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    let cpus = arguments.cpus.map_or_else(available, std::num::NonZeroUsize::get);
+    let started = run::started(&workflow, &plan);
+    let journal = Journal::begin(&workflow.path, &store, run::now())?;
+    let (sender, receiver) = mpsc::channel(256);
+    let reader = read(receiver, journal, Progress::new(&plan), &started);
+    let (cancel_sender, cancel) = watch::channel(false);
+    let interrupts = tokio::spawn(interrupt(cancel_sender));
+    let (summary, recorded) = tokio::join!(run::run(&mut plan, &store, cpus, sender, cancel), reader);
+    interrupts.abort();
+    let summary = summary?;
+    recorded?;
+
+    let table = Table::new(&plan, &summary, &store);
+    if target.json {
+        print_json(&to_json(&plan, &summary, &table));
+    } else {
+        print(&target, &plan, &summary, &table, store.root());
+    }
+    Ok(if summary.succeeded(&plan) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Reads the run's events to their end: each is written down, then shown.
+async fn read(
+    mut events: mpsc::Receiver<Event>,
+    mut journal: Journal,
+    mut progress: Progress,
+    started: &Event,
+) -> Result<(), Failure> {
+    journal.write(started)?;
+    while let Some(event) = events.recv().await {
+        journal.write(&event)?;
+        progress.show(&event, |action| journal.log_path(action));
+    }
+    Ok(())
+}
+
+/// Ctrl-C once: stages are asked to stop, and what is done is kept. Twice: now; the hosts die with the engine.
+async fn interrupt(cancel: watch::Sender<bool>) {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        eprintln!("stopping: running stages may write their checkpoints; press Ctrl-C again to stop at once");
+        let _ = cancel.send(true);
+    }
+    if tokio::signal::ctrl_c().await.is_ok() {
+        std::process::exit(130);
+    }
+}
+
+fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
+    let failed: Vec<_> = summary
+        .ends
+        .iter()
+        .filter_map(|(node, end)| match end {
+            End::Failed(message) => Some(json!({ "action": plan.graph[*node].name(), "message": message })),
+            _ => None,
+        })
+        .collect();
+    json!({
+        "actions": plan.graph.node_count(), "ran": summary.ran(), "reused": summary.reused(),
+        "failed": failed, "interrupted": summary.interrupted, "milliseconds": summary.milliseconds, "table": table,
+    })
+}
+
+fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: &std::path::Path) {
+    if summary.succeeded(plan) {
+        println!("{}", table.draw());
+    }
+    let count = |wanted: fn(&End) -> bool| summary.ends.values().filter(|end| wanted(end)).count();
+    let failed = count(|end| matches!(end, End::Failed(_)));
+    let skipped = count(|end| matches!(end, End::Skipped));
+    let seconds = summary.milliseconds as f64 / 1000.0;
+    if summary.ran() == 0 && failed == 0 && summary.succeeded(plan) {
+        println!("nothing had to run: all {} actions are cached ({seconds:.2} s)", summary.reused());
+    } else {
+        let mut parts = vec![format!("{} ran", summary.ran()), format!("{} reused", summary.reused())];
+        parts.extend((failed > 0).then(|| format!("{failed} failed")));
+        parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
+        parts.extend(summary.interrupted.then(|| "interrupted: the same command goes on".to_owned()));
+        println!("{} in {seconds:.1} s", parts.join(", "));
+    }
+    println!("artifacts: restage show --all {}  (in {})", target.workflow.display(), store.display());
+}

@@ -1,0 +1,109 @@
+//! Runs jobs in host processes on this machine. Hosts are kept for the next job of the same plugin.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use restage_cache::{Staging, Store};
+use restage_stage::task::{Event, Task};
+use tokio::sync::{mpsc, watch};
+
+use super::{ExecuteError, Job, Outputs};
+use crate::plugin::{Failure, Host};
+
+/// How long a stage may take to stop when asked, e.g. to write a checkpoint.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// The local executor.
+pub(crate) struct Local {
+    store: Store,
+    idle: Mutex<HashMap<PathBuf, Vec<Host>>>,
+}
+
+impl Local {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, idle: Mutex::default() }
+    }
+
+    /// Runs a job to its end and publishes what it wrote. Once `cancel` holds true the stage is asked to stop.
+    pub(crate) async fn execute(
+        &self,
+        job: Job,
+        events: &mpsc::Sender<Event>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Outputs, ExecuteError> {
+        let staging = self.store.staging()?;
+        let folders: BTreeMap<String, PathBuf> =
+            job.outputs.iter().map(|port| (port.clone(), staging.path().join(port))).collect();
+        let task = Task {
+            stage: job.stage,
+            params: job.params,
+            inputs: job.inputs,
+            outputs: folders.clone(),
+            seed: job.seed,
+            threads: job.threads,
+            scratch: self.store.scratch(&job.key)?,
+        };
+        let mut host = self.host(&job.library).await?;
+        let result = supervise(&mut host, task, events, cancel).await;
+        if result.as_ref().map_or_else(Failure::host_survives, |()| true) {
+            self.keep(job.library, host);
+        }
+        result?;
+        let outputs = publish(self.store.clone(), staging, folders).await?;
+        self.store.discard_scratch(&job.key)?;
+        Ok(outputs)
+    }
+
+    async fn host(&self, library: &Path) -> Result<Host, ExecuteError> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(library).and_then(Vec::pop);
+        match idle {
+            Some(host) => Ok(host),
+            None => Ok(Host::start(library).await?.0),
+        }
+    }
+
+    fn keep(&self, library: PathBuf, host: Host) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(library).or_default().push(host);
+    }
+}
+
+async fn supervise(
+    host: &mut Host,
+    task: Task,
+    events: &mpsc::Sender<Event>,
+    mut cancel: watch::Receiver<bool>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        result = host.run(task, events) => return result,
+        _ = cancel.wait_for(|cancelled| *cancelled) => {}
+    }
+    host.cancel().await?;
+    // A host that does not stop in time is killed when it is dropped.
+    tokio::time::timeout(GRACE, host.finish()).await.unwrap_or(Err(Failure::Cancelled))
+}
+
+/// Hashing and linking are work for other threads than the scheduler's.
+async fn publish(
+    store: Store,
+    staging: Staging,
+    folders: BTreeMap<String, PathBuf>,
+) -> Result<Outputs, ExecuteError> {
+    let published = tokio::task::spawn_blocking(move || {
+        let outputs = folders
+            .into_iter()
+            .map(|(port, folder)| {
+                if !folder.exists() {
+                    return Err(ExecuteError::NoOutput { port });
+                }
+                Ok((port, store.publish(&folder)?.digest))
+            })
+            .collect();
+        drop(staging);
+        outputs
+    });
+    published.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
+}

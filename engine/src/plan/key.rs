@@ -1,0 +1,196 @@
+//! Keys: what makes two actions the same.
+//!
+//! | | definition key | action key |
+//! | --- | --- | --- |
+//! | stage type, identity of its code | yes | yes |
+//! | canonical params: typed, defaults filled, `1` and `1.0` meet where the type is a float | yes | yes |
+//! | content of files that params name, by digest | yes | yes |
+//! | seed, if the stage type takes one | yes | yes |
+//! | inputs | by definition key and port | by artifact digest |
+//! | order of inputs on a port | yes | yes |
+//! | names of stages, variants, dimensions; the workflow's path | no: renaming changes no result | no |
+//! | threads, device, times, user, host | no: recorded | no |
+//!
+//! A definition key is known before anything runs and merges equal actions of a sweep. An action key is known when
+//! the inputs' content is, and looks up results: same input bytes, same result, whatever produced them.
+
+use std::collections::BTreeMap;
+
+use restage_cache::{ActionKey, Digest};
+use serde::Serialize;
+
+/// Everything in a key; `I` is how inputs are named.
+#[derive(Serialize)]
+struct Material<'a, I> {
+    version: u32,
+    uses: &'a str,
+    identity: &'a Digest,
+    params: Canonical,
+    seed: Option<u64>,
+    inputs: &'a BTreeMap<String, Vec<I>>,
+}
+
+/// Plain data in a form that has one encoding: maps sorted, numbers that are whole written as integers.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Canonical {
+    Null,
+    Bool(bool),
+    Int(i64),
+    Unsigned(u64),
+    Float(f64),
+    Text(String),
+    List(Vec<Canonical>),
+    Map(BTreeMap<String, Canonical>),
+}
+
+impl From<&serde_json::Value> for Canonical {
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => match (number.as_i64(), number.as_u64(), number.as_f64()) {
+                (Some(value), _, _) => Self::Int(value),
+                (None, Some(value), _) => Self::Unsigned(value),
+                (None, None, Some(value)) if is_whole(value) => Self::Int(value as i64),
+                (None, None, value) => Self::Float(value.unwrap_or_default()),
+            },
+            Value::String(text) => Self::Text(text.clone()),
+            Value::Array(items) => Self::List(items.iter().map(Self::from).collect()),
+            Value::Object(entries) => {
+                Self::Map(entries.iter().map(|(key, value)| (key.clone(), Self::from(value))).collect())
+            }
+        }
+    }
+}
+
+/// Whether a number is a whole one that both types hold exactly; -0.0 is 0.
+fn is_whole(value: f64) -> bool {
+    value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0
+}
+
+/// What an action is, before its inputs are named.
+#[derive(Clone, Copy)]
+pub(crate) struct Definition<'a> {
+    pub(crate) uses: &'a str,
+    pub(crate) identity: &'a Digest,
+    pub(crate) keyed_params: &'a serde_json::Value,
+    pub(crate) seed: Option<u64>,
+}
+
+impl Definition<'_> {
+    fn encode<I: Serialize>(&self, inputs: &BTreeMap<String, Vec<I>>) -> Result<Vec<u8>, String> {
+        let params = Canonical::from(self.keyed_params);
+        let (uses, identity, seed) = (self.uses, self.identity, self.seed);
+        let material = Material { version: 1, uses, identity, params, seed, inputs };
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&material, &mut bytes).map_err(|error| error.to_string())?;
+        Ok(bytes)
+    }
+
+    /// The key by which equal actions of a plan are merged.
+    pub(crate) fn definition_key(&self, inputs: &BTreeMap<String, Vec<(Digest, String)>>) -> Result<Digest, String> {
+        Ok(Digest::from_bytes(blake3::derive_key("restage definition v1", &self.encode(inputs)?)))
+    }
+
+    /// The key by which results are looked up.
+    pub(crate) fn action_key(&self, inputs: &BTreeMap<String, Vec<Digest>>) -> Result<ActionKey, String> {
+        Ok(ActionKey::derive("restage action v1", &self.encode(inputs)?))
+    }
+
+    /// What the action is apart from its inputs: whether anything like it ever ran.
+    pub(crate) fn stage_key(&self) -> Result<Digest, String> {
+        let none = BTreeMap::<String, Vec<Digest>>::new();
+        Ok(Digest::from_bytes(blake3::derive_key("restage stage v1", &self.encode(&none)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn key(uses: &str, params: &serde_json::Value, seed: Option<u64>, inputs: &[(&str, &[u8])]) -> String {
+        let identity = Digest::of(b"code");
+        let mut ports: BTreeMap<String, Vec<Digest>> = BTreeMap::new();
+        for (port, content) in inputs {
+            ports.entry((*port).into()).or_default().push(Digest::of(content));
+        }
+        Definition { uses, identity: &identity, keyed_params: params, seed }.action_key(&ports).unwrap().to_string()
+    }
+
+    #[test]
+    fn order_of_params_and_form_of_whole_numbers_do_not_matter() {
+        let a = key("p/s", &json!({"a": 1, "b": {"c": 2.5, "d": [1, 2]}}), None, &[]);
+        let b = key("p/s", &json!({"b": {"d": [1.0, 2], "c": 2.5}, "a": 1.0}), None, &[]);
+        assert_eq!(a, b);
+        assert_eq!(key("p/s", &json!(0.0), None, &[]), key("p/s", &json!(-0.0), None, &[]));
+    }
+
+    #[test]
+    fn everything_in_the_table_matters() {
+        let base = key("p/s", &json!({"a": 1}), Some(0), &[("x", b"1"), ("x", b"2")]);
+        for other in [
+            key("p/t", &json!({"a": 1}), Some(0), &[("x", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": 2}), Some(0), &[("x", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": "1"}), Some(0), &[("x", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": 1}), Some(1), &[("x", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": 1}), None, &[("x", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": 1}), Some(0), &[("x", b"2"), ("x", b"1")]),
+            key("p/s", &json!({"a": 1}), Some(0), &[("y", b"1"), ("x", b"2")]),
+            key("p/s", &json!({"a": 1}), Some(0), &[("x", b"1")]),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    /// Add-only: a changed key here means that everybody's cache is worth nothing any more.
+    #[test]
+    fn keys_stay_what_they_were() {
+        insta::assert_snapshot!(
+            key("visium/load", &json!({"section": "A1", "min": 0.5}), None, &[("table", b"t")]),
+            @""
+        );
+        insta::assert_snapshot!(key("ssl/pretrain", &json!({}), Some(3), &[]), @"");
+    }
+
+    fn plain() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(|value| json!(value)),
+            any::<i32>().prop_map(|value| json!(value)),
+            (-1e6..1e6).prop_map(|value: f64| json!(value)),
+            "[a-z]{0,3}".prop_map(|value| json!(value)),
+        ];
+        leaf.prop_recursive(3, 12, 3, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(|items| json!(items)),
+                prop::collection::btree_map("[a-c]", inner, 0..3).prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    /// Equality that lets `1` and `1.0` meet, as keys do.
+    fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+        use serde_json::Value;
+        match (a, b) {
+            (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+            (Value::Object(a), Value::Object(b)) => {
+                a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+            }
+            _ => a == b,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+        #[test]
+        fn keys_are_equal_exactly_when_the_params_are(a in plain(), b in plain()) {
+            prop_assert_eq!(key("p/s", &a, None, &[]) == key("p/s", &b, None, &[]), same(&a, &b));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Checks a variant's wires against the stage types: types known, ports there, kinds equal, nothing missing, no cycle.
+
+use std::collections::HashMap;
+
+use petgraph::{algo::tarjan_scc, graph::DiGraph};
+use restage_stage::catalogue::{InputPort, OutputPort, PortType};
+
+use crate::{
+    plugin::{Catalog, Offer},
+    workflow::{Diagnostic, Diagnostics, Input, Located, OutputRef, Stage, Workflow, suggest},
+};
+
+/// A variant whose wires are right.
+pub(super) struct Resolved {
+    /// Stages in an order in which inputs come before their readers.
+    pub(super) order: Vec<String>,
+    /// The only output of each stage that has one.
+    single_outputs: HashMap<String, String>,
+}
+
+impl Resolved {
+    /// The port that a reference means.
+    pub(super) fn output_port(&self, output: &OutputRef) -> Option<String> {
+        output.port.clone().or_else(|| self.single_outputs.get(&output.stage).cloned())
+    }
+}
+
+/// Checks all wires; `None` if the stages cannot be ordered or a type is unknown.
+pub(super) fn resolve(workflow: &Workflow, catalog: &Catalog, problems: &mut Diagnostics) -> Option<Resolved> {
+    let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
+    for (name, stage) in &workflow.stages {
+        match catalog.find(&stage.uses.value) {
+            Some(offer) => drop(offers.insert(name, offer)),
+            None => {
+                let known: Vec<String> = catalog.names().collect();
+                let message = format!("unknown stage type `{}`", stage.uses.value);
+                let help = if known.is_empty() {
+                    "the workflow names no plugins: add `plugins: [{ path: … }]`".to_owned()
+                } else {
+                    suggest(&stage.uses.value, known.iter().map(String::as_str))
+                };
+                problems.push(Diagnostic::new(&stage.uses.at, message, "here").help(help));
+            }
+        }
+    }
+    for (name, stage) in &workflow.stages {
+        if let Some(offer) = offers.get(name.as_str()) {
+            check_inputs(name, stage, offer, &offers, problems);
+        }
+    }
+    check_metrics(workflow, &offers, problems);
+    let order = order(workflow, problems)?;
+    let single = |(name, offer): (&&str, &Offer<'_>)| match offer.stage.outputs.as_slice() {
+        [only] => Some(((*name).to_owned(), only.name.clone())),
+        _ => None,
+    };
+    let single_outputs = offers.iter().filter_map(single).collect();
+    (offers.len() == workflow.stages.len()).then_some(Resolved { order, single_outputs })
+}
+
+fn check_inputs(
+    name: &str,
+    stage: &Stage,
+    offer: &Offer<'_>,
+    offers: &HashMap<&str, Offer<'_>>,
+    problems: &mut Diagnostics,
+) {
+    let ports = &offer.stage.inputs;
+    for (port_name, input) in &stage.inputs {
+        let Some(port) = ports.iter().find(|port| port.name == *port_name) else {
+            let message = format!("`{}` has no input `{port_name}`", stage.uses.value);
+            let known = ports.iter().map(|port| port.name.as_str());
+            problems.push(Diagnostic::new(&input.at, message, "unknown input").help(suggest(port_name, known)));
+            continue;
+        };
+        if let (false, [_, second, ..]) = (port.many, input.from.as_slice()) {
+            let message = format!("input `{port_name}` of `{}` takes one artifact", stage.uses.value);
+            problems.push(Diagnostic::new(&second.at, message, "the second one"));
+        }
+        for output in &input.from {
+            check_wire(port, input, output, offers, problems);
+        }
+    }
+    for port in ports.iter().filter(|port| !port.optional && !stage.inputs.contains_key(&port.name)) {
+        let message = format!("stage `{name}` lacks its input `{}`", port.name);
+        problems.push(
+            Diagnostic::new(&stage.uses.at, message, format!("`{}` reads a {}", stage.uses.value, port.kind))
+                .help(format!("add `in: {{ {}: STAGE.OUTPUT }}` ({})", port.name, port.doc)),
+        );
+    }
+}
+
+fn check_wire(
+    port: &InputPort,
+    input: &Input,
+    output: &Located<OutputRef>,
+    offers: &HashMap<&str, Offer<'_>>,
+    problems: &mut Diagnostics,
+) {
+    // A stage that is not there or of unknown type was told already.
+    let Some(offer) = offers.get(output.value.stage.as_str()) else { return };
+    let outputs = &offer.stage.outputs;
+    let names = || outputs.iter().map(|output| output.name.as_str());
+    let found: Option<&OutputPort> = match (&output.value.port, outputs.as_slice()) {
+        (Some(name), _) => outputs.iter().find(|known| known.name == *name),
+        (None, [only]) => Some(only),
+        (None, _) => None,
+    };
+    let Some(found) = found else {
+        let (message, help) = match &output.value.port {
+            Some(name) => {
+                (format!("stage `{}` has no output `{name}`", output.value.stage), suggest(name, names()))
+            }
+            None => {
+                let names: Vec<&str> = names().collect();
+                let message = format!("stage `{}` has {} outputs", output.value.stage, names.len());
+                (message, format!("say which: {}", names.join(", ")))
+            }
+        };
+        return problems.push(Diagnostic::new(&output.at, message, "read here").help(help));
+    };
+    let fits = found.kind == port.kind || [found.kind, port.kind].contains(&PortType::Any);
+    if !fits {
+        let message = format!("input `{}` takes {}, `{}` is {}", port.name, port.kind, output.value, found.kind);
+        let fitting = outputs.iter().filter(|known| known.kind == port.kind);
+        let fitting: Vec<String> =
+            fitting.map(|known| format!("`{}.{}`", output.value.stage, known.name)).collect();
+        let diagnostic = Diagnostic::new(&output.at, message, format!("this is {}", found.kind))
+            .and(&input.at, format!("this takes {}", port.kind));
+        problems.push(match fitting.as_slice() {
+            [] if found.kind == PortType::TestLabels => {
+                diagnostic.help("test labels are for evaluation only: reading them elsewhere would leak")
+            }
+            [] => diagnostic.help(format!("read an output of type {}", port.kind)),
+            some => diagnostic.help(format!("did you mean {}?", some.join(" or "))),
+        });
+    }
+}
+
+fn check_metrics(workflow: &Workflow, offers: &HashMap<&str, Offer<'_>>, problems: &mut Diagnostics) {
+    for metric in &workflow.sweep.metrics {
+        let Some(offer) = offers.get(metric.value.stage.as_str()) else { continue };
+        if !offer.stage.outputs.iter().any(|output| output.kind == PortType::Metrics) {
+            let message = format!("stage `{}` has no metrics", metric.value.stage);
+            problems.push(
+                Diagnostic::new(&metric.at, message, "its metric")
+                    .help("name a stage with an output of type metrics, e.g. one of `classify/evaluate`"),
+            );
+        }
+    }
+}
+
+/// The stages with inputs before their readers; a cycle is told with all its stages.
+fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>> {
+    let mut graph: DiGraph<&str, ()> = DiGraph::new();
+    let nodes: HashMap<&str, _> =
+        workflow.stages.keys().map(|name| (name.as_str(), graph.add_node(name.as_str()))).collect();
+    for (name, stage) in &workflow.stages {
+        for output in stage.inputs.values().flat_map(|input| &input.from) {
+            if let (Some(from), Some(to)) = (nodes.get(output.value.stage.as_str()), nodes.get(name.as_str())) {
+                graph.add_edge(*from, *to, ());
+            }
+        }
+    }
+    let components = tarjan_scc(&graph);
+    let mut ordered = true;
+    for component in components.iter().filter(|component| component.len() > 1) {
+        ordered = false;
+        let mut names: Vec<&str> = component.iter().map(|node| graph[*node]).collect();
+        names.sort_by_key(|name| workflow.stages.get_index_of(*name));
+        let Some(first) = names.first().and_then(|name| workflow.stages.get(*name)) else { continue };
+        let message = format!("stages read each other in a circle: {}", names.join(", "));
+        problems.push(
+            Diagnostic::new(&first.at, message, "in the circle").help("a stage's inputs must exist before it runs"),
+        );
+    }
+    // Tarjan's components come readers first.
+    let order = components.iter().rev().flatten().map(|node| graph[*node].to_owned());
+    ordered.then(|| order.collect())
+}

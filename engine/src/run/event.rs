@@ -1,0 +1,78 @@
+//! What happens in a run, as one stream: the journal, the display and the logs are readers of it.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use restage_cache::{ActionKey, Digest};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::PastAction;
+
+/// Position of an action in its plan.
+pub(crate) type ActionId = usize;
+
+/// One thing that happened.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub(crate) enum Event {
+    /// A run began.
+    Started {
+        /// The workflow's file.
+        workflow: PathBuf,
+        /// restage's version.
+        version: String,
+        /// Milliseconds since 1970.
+        time: u64,
+        /// The plan's actions, in its order.
+        actions: Vec<ActionHead>,
+        /// Which action each stage of each variant and seed is.
+        instances: Vec<InstanceHead>,
+        /// Names of the variants.
+        variants: Vec<String>,
+    },
+    /// An action was handed to a host.
+    Running { action: ActionId },
+    /// The action's stage logged something.
+    Log { action: ActionId, level: String, target: String, message: String },
+    /// How far the action is.
+    Progress { action: ActionId, done: u64, total: u64, unit: String },
+    /// A point of a curve.
+    Metric { action: ActionId, name: String, step: u64, value: Option<f64> },
+    /// The action's result is there.
+    Done { action: ActionId, how: How, key: ActionKey, outputs: BTreeMap<String, Digest>, past: Box<PastAction> },
+    /// The action failed.
+    Failed { action: ActionId, message: String, milliseconds: u64 },
+    /// The action could not run because one that it reads failed.
+    Skipped { action: ActionId, because: ActionId },
+    /// The run ended.
+    Finished { milliseconds: u64 },
+}
+
+/// Where a result came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "how", rename_all = "kebab-case")]
+pub(crate) enum How {
+    /// It was in the store.
+    Cached,
+    /// It ran.
+    Ran {
+        /// How long.
+        milliseconds: u64,
+    },
+}
+
+/// An action, for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ActionHead {
+    pub(crate) name: String,
+    pub(crate) uses: String,
+}
+
+/// One stage of one variant and seed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct InstanceHead {
+    pub(crate) variant: String,
+    pub(crate) seed: Option<u64>,
+    pub(crate) stage: String,
+    pub(crate) at: BTreeMap<String, String>,
+    pub(crate) action: ActionId,
+}

@@ -1,0 +1,151 @@
+//! The journal of a run: its events as lines of JSON, and what can be read from them afterwards.
+//!
+//! `<store>/runs/<digest of the workflow's path>/<milliseconds>-<pid>/journal.jsonl`, and `logs/<action>.log` beside
+//! it. A line that was cut by a kill is passed over when reading; everything before it stands.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use restage_cache::{Digest, Store};
+
+use super::event::Event;
+use crate::plan::History;
+
+/// How many earlier runs explain the next plan.
+const REMEMBERED: usize = 5;
+
+/// A run could not be recorded or read back.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] restage_cache::Error),
+    /// A file could not be read or written.
+    #[error("cannot access the journal {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn io_error(path: &Path) -> impl FnOnce(io::Error) -> JournalError + use<> {
+    let path = path.to_owned();
+    move |source| JournalError::Io { path, source }
+}
+
+/// The folder of a workflow's runs.
+fn runs_folder(workflow: &Path, store: &Store) -> Result<PathBuf, JournalError> {
+    let canonical = std::fs::canonicalize(workflow).unwrap_or_else(|_| workflow.to_owned());
+    let name = Digest::of(canonical.as_os_str().as_encoded_bytes());
+    Ok(store.folder("runs")?.join(name.to_string()))
+}
+
+/// Writes a run down.
+pub(crate) struct Journal {
+    folder: PathBuf,
+    file: BufWriter<File>,
+    path: PathBuf,
+}
+
+impl Journal {
+    /// Begins a run.
+    pub(crate) fn begin(workflow: &Path, store: &Store, milliseconds: u64) -> Result<Self, JournalError> {
+        // Wide enough to sort by name until the year 5138.
+        let name = format!("{milliseconds:014}-{}", std::process::id());
+        let folder = runs_folder(workflow, store)?.join(name);
+        std::fs::create_dir_all(folder.join("logs")).map_err(io_error(&folder))?;
+        let path = folder.join("journal.jsonl");
+        let file = BufWriter::new(File::create(&path).map_err(io_error(&path))?);
+        Ok(Self { folder, file, path })
+    }
+
+    /// Writes an event; progress is for the moment only and not kept.
+    pub(crate) fn write(&mut self, event: &Event) -> Result<(), JournalError> {
+        match event {
+            Event::Progress { .. } => Ok(()),
+            Event::Log { action, level, target, message } => {
+                let path = self.log_path(*action);
+                let file = File::options().create(true).append(true).open(&path);
+                file.and_then(|mut file| writeln!(file, "{level:>5} {target}: {message}")).map_err(io_error(&path))
+            }
+            event => {
+                serde_json::to_writer(&mut self.file, event).map_err(|error| io_error(&self.path)(error.into()))?;
+                // Flushed line by line: what is told has happened, whatever happens next.
+                self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(io_error(&self.path))
+            }
+        }
+    }
+
+    /// The log of an action.
+    pub(crate) fn log_path(&self, action: usize) -> PathBuf {
+        self.folder.join("logs").join(format!("{action}.log"))
+    }
+}
+
+/// The events of a workflow's last run, if it ever ran.
+pub(crate) fn last_run(workflow: &Path, store: &Store) -> Result<Option<Vec<Event>>, JournalError> {
+    runs(workflow, store)?.first().map(|run| events(run)).transpose()
+}
+
+/// What earlier runs tell about a workflow's actions, newest first.
+pub(crate) fn history(workflow: &Path, store: &Store) -> Result<History, JournalError> {
+    let mut past = Vec::new();
+    for run in runs(workflow, store)?.iter().take(REMEMBERED) {
+        past.extend(events(run)?.into_iter().filter_map(|event| match event {
+            Event::Done { past, .. } => Some(*past),
+            _ => None,
+        }));
+    }
+    Ok(History(past))
+}
+
+/// Folders of a workflow's runs, newest first.
+fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
+    let folder = runs_folder(workflow, store)?;
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error(&folder))?,
+    };
+    let mut runs: Vec<PathBuf> =
+        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(io_error(&folder))?;
+    runs.sort();
+    runs.reverse();
+    Ok(runs)
+}
+
+fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
+    let path = run.join("journal.jsonl");
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(io_error(&path))?,
+    };
+    let lines: Vec<String> = BufReader::new(file).lines().collect::<Result<_, _>>().map_err(io_error(&path))?;
+    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_is_passed_over_and_the_newest_run_comes_first() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&root.path().join("store")).unwrap();
+        let workflow = root.path().join("w.yaml");
+        assert!(last_run(&workflow, &store).unwrap().is_none());
+        for time in [9, 10] {
+            let mut journal = Journal::begin(&workflow, &store, time).unwrap();
+            journal.write(&Event::Running { action: time as usize }).unwrap();
+            journal.write(&Event::Finished { milliseconds: time }).unwrap();
+            let mut file = File::options().append(true).open(&journal.path).unwrap();
+            file.write_all(b"{\"event\":\"fini").unwrap();
+        }
+        let events = last_run(&workflow, &store).unwrap().unwrap();
+        assert!(matches!(events[..], [Event::Running { action: 10 }, Event::Finished { milliseconds: 10 }]));
+    }
+}

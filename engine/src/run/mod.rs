@@ -1,0 +1,360 @@
+//! Walks a plan: looks up, leases threads, hands to the executor, records; tells everything as [`event::Event`]s.
+
+pub(crate) mod event;
+pub(crate) mod journal;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use event::{ActionHead, Event, How, InstanceHead};
+use petgraph::{Direction, graph::NodeIndex};
+use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
+use restage_stage::task;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    executor::{ExecuteError, Job, Local, Outputs},
+    plan::{Action, Decision, PastAction, Plan, PlanError, input_digests, remember},
+    workflow::Workflow,
+};
+
+/// How an action ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its result is there.
+    Done(How),
+    /// It failed, with this message.
+    Failed(String),
+    /// An action that it reads failed.
+    Skipped,
+}
+
+/// How a run ended.
+pub(crate) struct Summary {
+    /// Per action of the plan. An action that was not reached is not here.
+    pub(crate) ends: BTreeMap<NodeIndex, End>,
+    /// Whether it was interrupted.
+    pub(crate) interrupted: bool,
+    /// How long it took.
+    pub(crate) milliseconds: u64,
+}
+
+impl Summary {
+    /// Whether every action has its result.
+    pub(crate) fn succeeded(&self, plan: &Plan) -> bool {
+        self.ends.len() == plan.graph.node_count() && self.ends.values().all(|end| matches!(end, End::Done(_)))
+    }
+
+    /// How many actions ran.
+    pub(crate) fn ran(&self) -> usize {
+        self.ends.values().filter(|end| matches!(end, End::Done(How::Ran { .. }))).count()
+    }
+
+    /// How many were reused.
+    pub(crate) fn reused(&self) -> usize {
+        self.ends.values().filter(|end| matches!(end, End::Done(How::Cached))).count()
+    }
+}
+
+/// What keeps a run from going on at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] restage_cache::Error),
+    /// A key cannot be made.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The event that tells a run's plan.
+pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
+    let head = |action: &Action| ActionHead { name: action.name(), uses: action.uses.clone() };
+    let instances = plan.instances.iter().map(|instance| InstanceHead {
+        variant: instance.variant.clone(),
+        seed: instance.seed,
+        stage: instance.stage.clone(),
+        at: instance.at.clone(),
+        action: instance.action.index(),
+    });
+    Event::Started {
+        workflow: workflow.path.clone(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        time: now(),
+        actions: plan.graph.node_weights().map(head).collect(),
+        instances: instances.collect(),
+        variants: plan.variants.clone(),
+    }
+}
+
+/// Runs a plan. Actions whose inputs are there run side by side, on at most `cpus` threads; an action that fails
+/// keeps only those from running that read it.
+///
+/// # Errors
+/// If the store cannot be used; a failing action is part of the [`Summary`].
+pub(crate) async fn run(
+    plan: &mut Plan,
+    store: &Store,
+    cpus: usize,
+    events: mpsc::Sender<Event>,
+    cancel: watch::Receiver<bool>,
+) -> Result<Summary, RunError> {
+    let started = Instant::now();
+    let waiting = plan
+        .graph
+        .node_indices()
+        .map(|node| plan.graph.neighbors_directed(node, Direction::Incoming).count())
+        .collect();
+    let mut run = Run {
+        store: store.clone(),
+        executor: Arc::new(Local::new(store.clone())),
+        threads: Arc::new(Semaphore::new(cpus)),
+        cpus,
+        events,
+        cancel,
+        running: JoinSet::new(),
+        waiting,
+        ends: BTreeMap::new(),
+    };
+    let ready: Vec<NodeIndex> = plan.graph.externals(Direction::Incoming).collect();
+    run.reach(plan, ready).await?;
+    while let Some(joined) = run.running.join_next().await {
+        let Ok(attempt) = joined else { continue };
+        let ready = run.conclude(plan, attempt).await?;
+        run.reach(plan, ready).await?;
+    }
+    let milliseconds = elapsed(started);
+    let _ = run.events.send(Event::Finished { milliseconds }).await;
+    let interrupted = *run.cancel.borrow();
+    Ok(Summary { ends: run.ends, interrupted, milliseconds })
+}
+
+fn elapsed(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+struct Run {
+    store: Store,
+    executor: Arc<Local>,
+    threads: Arc<Semaphore>,
+    cpus: usize,
+    events: mpsc::Sender<Event>,
+    cancel: watch::Receiver<bool>,
+    running: JoinSet<Attempt>,
+    /// How many inputs of each action are not there yet.
+    waiting: Vec<usize>,
+    ends: BTreeMap<NodeIndex, End>,
+}
+
+/// A job that came back.
+struct Attempt {
+    node: NodeIndex,
+    key: ActionKey,
+    inputs: BTreeMap<String, Vec<Digest>>,
+    threads: usize,
+    milliseconds: u64,
+    result: Result<Outputs, ExecuteError>,
+}
+
+impl Run {
+    /// Deals with actions whose inputs are there, and with those that get theirs by it.
+    async fn reach(&mut self, plan: &mut Plan, mut ready: Vec<NodeIndex>) -> Result<(), RunError> {
+        while let Some(node) = ready.pop() {
+            let inputs = input_digests(plan, &plan.graph[node]);
+            let action = &plan.graph[node];
+            let key = match action.key {
+                Some(key) => key,
+                None => action.action_key(&inputs).map_err(|message| action.key_error(message))?,
+            };
+            let hit = if action.decision == Decision::Cached {
+                Some(action.artifacts.clone())
+            } else if let Lookup::Hit(record) = self.store.lookup(&key)? {
+                Some(record.outputs)
+            } else {
+                None
+            };
+            match hit {
+                Some(outputs) => ready.extend(self.done(plan, node, How::Cached, key, inputs, outputs).await),
+                None => self.launch(plan, node, key, inputs)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands an action to the executor as soon as there are threads for it.
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        node: NodeIndex,
+        key: ActionKey,
+        inputs: BTreeMap<String, Vec<Digest>>,
+    ) -> Result<(), RunError> {
+        if *self.cancel.borrow() {
+            return Ok(());
+        }
+        let action = &plan.graph[node];
+        let threads = action.cpus.min(self.cpus);
+        let mut folders = BTreeMap::new();
+        for (port, digests) in &inputs {
+            let paths = digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
+            folders.insert(port.clone(), paths.into_iter().flatten().collect());
+        }
+        let job = Job {
+            library: action.library.clone(),
+            stage: action.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
+            key,
+            params: action.params.clone(),
+            inputs: folders,
+            outputs: action.outputs.iter().map(|(port, _)| port.clone()).collect(),
+            seed: action.seed.unwrap_or(0),
+            threads,
+        };
+        let (executor, leases) = (self.executor.clone(), self.threads.clone());
+        let (events, cancel) = (self.events.clone(), self.cancel.clone());
+        let permits = u32::try_from(threads).unwrap_or(u32::MAX);
+        self.running.spawn(async move {
+            let lease = leases.acquire_many_owned(permits).await;
+            let started = Instant::now();
+            let id = node.index();
+            let result = if *cancel.borrow() {
+                Err(ExecuteError::Stage(crate::plugin::Failure::Cancelled))
+            } else {
+                let _ = events.send(Event::Running { action: id }).await;
+                let (sender, receiver) = mpsc::channel(64);
+                let forward = tokio::spawn(forward(id, receiver, events));
+                let result = executor.execute(job, &sender, cancel).await;
+                drop(sender);
+                let _ = forward.await;
+                result
+            };
+            drop(lease);
+            Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
+        });
+        Ok(())
+    }
+
+    /// Records what came back; returns the actions whose inputs are there now.
+    async fn conclude(&mut self, plan: &mut Plan, attempt: Attempt) -> Result<Vec<NodeIndex>, RunError> {
+        let Attempt { node, key, inputs, threads, milliseconds, result } = attempt;
+        match result {
+            Ok(outputs) => {
+                let action = &plan.graph[node];
+                let record =
+                    Record { outputs, provenance: provenance(action, &inputs, threads, milliseconds) };
+                let outputs = match self.store.record(&key, &record)? {
+                    Recorded::First | Recorded::Same => record.outputs,
+                    Recorded::Different(first) => {
+                        tracing::warn!(
+                            action = %action.name(),
+                            "ran twice with different results: the stage is not deterministic; the first one stands"
+                        );
+                        first.outputs
+                    }
+                };
+                remember(action, &self.store)?;
+                Ok(self.done(plan, node, How::Ran { milliseconds }, key, inputs, outputs).await)
+            }
+            Err(error) => {
+                if !matches!(error, ExecuteError::Stage(crate::plugin::Failure::Cancelled)) {
+                    self.fail(plan, node, &error, milliseconds).await;
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    async fn done(
+        &mut self,
+        plan: &mut Plan,
+        node: NodeIndex,
+        how: How,
+        key: ActionKey,
+        inputs: BTreeMap<String, Vec<Digest>>,
+        outputs: Outputs,
+    ) -> Vec<NodeIndex> {
+        let action = &mut plan.graph[node];
+        action.artifacts = outputs.clone();
+        let past = Box::new(PastAction::of(action, inputs));
+        let _ = self.events.send(Event::Done { action: node.index(), how, key, outputs, past }).await;
+        self.ends.insert(node, End::Done(how));
+        let readers: Vec<NodeIndex> = plan.graph.neighbors_directed(node, Direction::Outgoing).collect();
+        readers
+            .into_iter()
+            .filter(|reader| {
+                let waiting = &mut self.waiting[reader.index()];
+                *waiting = waiting.saturating_sub(1);
+                *waiting == 0
+            })
+            .collect()
+    }
+
+    /// Tells a failure, and everything that cannot run because of it.
+    async fn fail(&mut self, plan: &Plan, node: NodeIndex, error: &ExecuteError, milliseconds: u64) {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let mut chain: Vec<String> = causes.map(ToString::to_string).collect();
+        chain.dedup();
+        let message = chain.join(": ");
+        let failed = Event::Failed { action: node.index(), message: message.clone(), milliseconds };
+        let _ = self.events.send(failed).await;
+        self.ends.insert(node, End::Failed(message));
+        let mut readers: Vec<NodeIndex> = plan.graph.neighbors_directed(node, Direction::Outgoing).collect();
+        while let Some(reader) = readers.pop() {
+            if self.ends.insert(reader, End::Skipped).is_none() {
+                let skipped = Event::Skipped { action: reader.index(), because: node.index() };
+                let _ = self.events.send(skipped).await;
+                readers.extend(plan.graph.neighbors_directed(reader, Direction::Outgoing));
+            }
+        }
+    }
+}
+
+/// Turns a stage's events into the run's.
+async fn forward(action: usize, mut stage: mpsc::Receiver<task::Event>, run: mpsc::Sender<Event>) {
+    while let Some(event) = stage.recv().await {
+        let event = match event {
+            task::Event::Log { level, target, message } => Event::Log { action, level, target, message },
+            task::Event::Progress { done, total, unit } => Event::Progress { action, done, total, unit },
+            task::Event::Metric { name, step, value } => Event::Metric { action, name, step, value },
+        };
+        if run.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Who made a result, when, where and of what: told, never keyed.
+fn provenance(
+    action: &Action,
+    inputs: &BTreeMap<String, Vec<Digest>>,
+    threads: usize,
+    milliseconds: u64,
+) -> serde_json::Value {
+    let variable = |name: &str| std::env::var(name).ok();
+    serde_json::json!({
+        "stage": action.name(),
+        "uses": action.uses,
+        "params": action.params,
+        "seed": action.seed,
+        "inputs": inputs,
+        "plugin": { "identity": action.identity, "binary": action.binary },
+        "restage": env!("CARGO_PKG_VERSION"),
+        "user": variable("USER"),
+        "host": rustix::system::uname().nodename().to_string_lossy(),
+        "device": "cpu",
+        "threads": threads,
+        "sandbox": "none",
+        "finished": now(),
+        "milliseconds": milliseconds,
+    })
+}
