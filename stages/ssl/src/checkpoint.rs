@@ -1,0 +1,83 @@
+//! The state of a training on disk, so that a killed run goes on and ends with the same bytes.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::Path,
+};
+
+use restage_nn::AdamW;
+use restage_stage::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::train::Curves;
+
+const FILE: &str = "checkpoint";
+
+/// All that an epoch hands to the next. Random numbers are not in it: they are drawn by epoch and spot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// What is trained, on what, how: another training's checkpoint is none of ours.
+    pub(crate) identity: String,
+    /// Epochs done.
+    pub(crate) epochs: usize,
+    /// Values of every parameter.
+    pub(crate) params: Vec<Vec<f32>>,
+    pub(crate) optimizer: AdamW,
+    pub(crate) curves: Curves,
+}
+
+/// Saves a state in a folder, in place of the one before: at every moment one of the two is there, whole.
+pub(crate) fn save(folder: &Path, state: &State) -> Result<()> {
+    let mut body = Vec::new();
+    ciborium::into_writer(state, &mut body).map_err(Error::other("cannot write the checkpoint"))?;
+    let (partial, path) = (folder.join("checkpoint.partial"), folder.join(FILE));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&partial)?;
+        file.write_all(blake3::hash(&body).as_bytes())?;
+        file.write_all(&body)?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)
+    };
+    write().map_err(Error::io(&path))
+}
+
+/// The state in a folder, if there is one, of this identity, whole.
+pub(crate) fn load(folder: &Path, identity: &str) -> Option<State> {
+    let bytes = fs::read(folder.join(FILE)).ok()?;
+    let (digest, body) = bytes.split_at_checked(blake3::OUT_LEN)?;
+    if blake3::hash(body).as_bytes() != digest {
+        tracing::warn!("the checkpoint is damaged; training starts from the beginning");
+        return None;
+    }
+    ciborium::from_reader::<State, _>(body).ok().filter(|state| state.identity == identity)
+}
+
+#[cfg(test)]
+mod tests {
+    use restage_nn::Params;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_checkpoint_comes_back_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load(folder.path(), "a").is_none());
+
+        let optimizer = AdamW::new(&Params::default(), 0.1);
+        let params = vec![vec![0.1, f32::MIN_POSITIVE, -3.0e30]];
+        let curves = [("loss".to_owned(), vec![0.1, 1.0 / 3.0])].into();
+        save(folder.path(), &State { identity: "a".into(), epochs: 2, params, optimizer, curves }).unwrap();
+        let state = load(folder.path(), "a").unwrap();
+        assert_eq!((state.epochs, &state.params[0][..]), (2, &[0.1, f32::MIN_POSITIVE, -3.0e30][..]));
+        assert_eq!(state.curves["loss"], [0.1, 1.0 / 3.0]);
+        assert!(load(folder.path(), "b").is_none(), "another training's");
+
+        let path = folder.path().join(FILE);
+        let whole = fs::read(&path).unwrap();
+        for torn in [&whole[..whole.len() - 1], &whole[..40], &whole[..3], &[]] {
+            fs::write(&path, torn).unwrap();
+            assert!(load(folder.path(), "a").is_none());
+        }
+    }
+}

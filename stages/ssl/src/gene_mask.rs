@@ -1,0 +1,63 @@
+//! Masked gene modelling: hide a share of the genes of a spot, predict them from the others.
+
+use rand::Rng;
+use rayon::prelude::*;
+use restage_nn::{
+    Linear, Params, Source,
+    dfdx::prelude::{NoneTape, Trace},
+    masked_mse, tensor,
+};
+use restage_stage::{artifact::Csr, context::rng};
+
+use crate::{
+    encoder::Mlp,
+    expression::{Genes, Scaler},
+    train::{Objective, Step},
+};
+
+/// The objective on these training spots.
+pub(crate) struct GeneMask<'a> {
+    pub(crate) x: &'a Csr,
+    /// Per row of `x`.
+    pub(crate) spots: &'a [String],
+    /// Rows of `x` to train on.
+    pub(crate) rows: &'a [usize],
+    pub(crate) scaler: Scaler,
+    pub(crate) genes: Genes,
+    pub(crate) encoder: Mlp,
+    /// One linear layer from the embedding to all genes: what it shall predict must lie open in the embedding.
+    pub(crate) decoder: Linear,
+    pub(crate) mask_rate: f64,
+    pub(crate) seed: u64,
+}
+
+impl Objective for GeneMask<'_> {
+    fn items(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The mean squared error of the hidden genes only: averaged over all genes, copying the seen ones would pay.
+    /// Hidden genes are set to 0, their mean; the others are scaled up so that the inputs keep their size.
+    fn step(&self, params: &Params, epoch: usize, batch: &[usize]) -> Step {
+        let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
+        let genes = self.scaler.genes.len();
+        let target = self.scaler.rows(self.x, &self.genes, &rows);
+        let mut input = target.clone();
+        let mut mask = vec![false; target.len()];
+        let scale = 1.0 / (1.0 - self.mask_rate as f32);
+        input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(&rows).for_each(
+            |((input, mask), row)| {
+                let mut rng = rng(self.seed, &format!("mask/{epoch}/{}", self.spots[*row]));
+                for (value, hidden) in input.iter_mut().zip(mask) {
+                    *hidden = rng.random_bool(self.mask_rate);
+                    *value = if *hidden { 0.0 } else { *value * scale };
+                }
+            },
+        );
+
+        let embeddings = self.encoder.forward(params, tensor(input, (rows.len(), genes)).leaky_traced());
+        let kept = embeddings.retaped::<NoneTape>();
+        let prediction = self.decoder.forward(params, embeddings, Source::Op);
+        Step { loss: masked_mse(prediction, target, mask), terms: Vec::new(), embeddings: kept }
+    }
+}

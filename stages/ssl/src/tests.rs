@@ -1,0 +1,304 @@
+//! Both stage types from artifacts to artifacts.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use rand::Rng;
+use restage_stage::{
+    Context, Error, Result, Stage,
+    artifact::{Artifact, Csr, Embedding, Frame, Metrics, Model, Patches, Role, Split, Table},
+    context::{Listener, Silence, rng},
+    task::{Event, Task},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{Embed, Pretrain};
+
+/// Asks to stop at the n-th question.
+struct StopAfter(AtomicUsize);
+
+impl Listener for StopAfter {
+    fn emit(&self, _: &Event) {}
+    fn cancelled(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+}
+
+/// A folder with input artifacts, where stages run.
+struct Bench {
+    folder: TempDir,
+    inputs: BTreeMap<String, Vec<PathBuf>>,
+    runs: AtomicUsize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { folder: TempDir::new().unwrap(), inputs: BTreeMap::new(), runs: AtomicUsize::new(0) }
+    }
+
+    fn with<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
+        let path = self.folder.path().join(format!("input-{port}"));
+        artifact.write(&path).unwrap();
+        self.inputs.insert(port.into(), vec![path]);
+        self
+    }
+
+    /// Runs a stage with the scratch folder of that name; returns the folder of its outputs.
+    fn run<S: Stage>(&self, params: Value, scratch: &str, listener: Box<dyn Listener>) -> Result<PathBuf> {
+        let scratch = self.folder.path().join(scratch);
+        std::fs::create_dir_all(&scratch).unwrap();
+        let run = self.runs.fetch_add(1, Ordering::Relaxed);
+        let results = self.folder.path().join(format!("run-{run}"));
+        std::fs::create_dir(&results).unwrap();
+        let outputs = ["model", "training", "embedding"].map(|port| (port.to_owned(), results.join(port)));
+        let task = Task {
+            stage: S::NAME.into(),
+            params: params.clone(),
+            inputs: self.inputs.clone(),
+            outputs: outputs.into(),
+            seed: 3,
+            threads: 1,
+            scratch,
+        };
+        let params: S::Params = serde_json::from_value(params).unwrap();
+        S::validate(&params)?;
+        S::run(params, &Context::new(task, listener)).map(|()| results)
+    }
+
+    fn pretrain(&self, params: Value) -> (Model, Metrics) {
+        let scratch = format!("scratch-{}", self.runs.load(Ordering::Relaxed));
+        trained(&self.run::<Pretrain>(params, &scratch, Box::new(Silence)).unwrap())
+    }
+
+    fn embed(mut self, model: &Model) -> (Self, Embedding) {
+        self = self.with("model", model);
+        let results = self.run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap();
+        (self, Embedding::read(&results.join("embedding")).unwrap())
+    }
+}
+
+fn trained(results: &Path) -> (Model, Metrics) {
+    (Model::read(&results.join("model")).unwrap(), Metrics::read(&results.join("training")).unwrap())
+}
+
+fn ids(count: usize) -> Vec<String> {
+    (0..count).map(|spot| format!("s_{spot}")).collect()
+}
+
+/// Spots of two kinds (even, odd): each has its own genes that are expressed together.
+fn table(spots: usize, genes: usize) -> Table {
+    let mut rng = rng(1, "table");
+    let row = |spot: usize| {
+        let level: f32 = rng.random_range(0.5..2.0);
+        let value = |gene: usize| if gene % 2 == spot % 2 { level } else { 0.2 };
+        (0..genes)
+            .map(|gene| (gene as i32, value(gene) + rng.random_range(0.0..0.3)))
+            .filter(|(_, value)| *value > 0.3)
+            .collect()
+    };
+    let rows: Vec<_> = (0..spots).map(row).collect();
+    Table {
+        x: Csr::from_rows(genes, rows),
+        obs: Frame { index: ids(spots), ..Frame::default() },
+        var: Frame { index: (0..genes).map(|gene| format!("g{gene}")).collect(), ..Frame::default() },
+        spatial: vec![[0.0; 2]; spots],
+        ..Table::default()
+    }
+}
+
+/// Patches of two kinds (even, odd) with as much dark area: nine small nuclei, or one large.
+fn patches(count: usize, size: usize) -> Patches {
+    let mut rng = rng(2, "patches");
+    let mut pixels = Vec::with_capacity(count * size * size * 3);
+    for patch in 0..count {
+        let (nuclei, radius) = if patch % 2 == 0 { (9, size as f32 / 18.0) } else { (1, size as f32 / 6.0) };
+        let mut centre = || rng.random_range(radius..size as f32 - radius);
+        let centres: Vec<_> = (0..nuclei).map(|_| (centre(), centre())).collect();
+        for at in 0..size * size {
+            let (y, x) = ((at / size) as f32 + 0.5, (at % size) as f32 + 0.5);
+            let dark = centres.iter().any(|(cy, cx)| (y - cy).hypot(x - cx) < radius);
+            let colour: [u8; 3] = if dark { [90, 60, 140] } else { [225, 170, 200] };
+            pixels.extend(colour.map(|value| value.saturating_add_signed(rng.random_range(-12..=12))));
+        }
+    }
+    Patches { spots: ids(count), size, pixels }
+}
+
+fn genes_params(epochs: usize) -> Value {
+    json!({ "objective": "gene_mask", "hidden": [16], "dim": 8, "epochs": epochs, "batch_size": 32,
+            "checkpoint_every": 2, "learning_rate": 0.01 })
+}
+
+fn patches_params(epochs: usize) -> Value {
+    json!({ "objective": "vicreg", "channels": [8, 16], "dim": 8, "projector": [16, 16], "epochs": epochs,
+            "batch_size": 16, "checkpoint_every": 2 })
+}
+
+#[test]
+fn gene_mask_learns_to_predict_hidden_genes() {
+    let (model, training) = Bench::new().with("table", &table(120, 30)).pretrain(genes_params(20));
+    let loss = &training.curves["loss"];
+    // Genes are standardised: predicting the mean gives 1.
+    assert!(loss[0] > 0.8 && training.values["loss"] < 0.5, "{loss:?}");
+    assert_eq!(loss.len(), 20);
+    let names: Vec<&str> = model.weights.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "encoder.0.bias",
+            "encoder.0.weight",
+            "encoder.1.bias",
+            "encoder.1.weight",
+            "encoder.3.bias",
+            "encoder.3.weight"
+        ]
+    );
+    assert_eq!(model.weights["encoder.0.weight"].shape, [16, 30]);
+    assert_eq!(
+        (&model.architecture["kind"], &model.architecture["genes"][29]),
+        (&json!("mlp"), &json!("g29"))
+    );
+}
+
+#[test]
+fn a_killed_training_goes_on_and_ends_with_the_same_model() {
+    let genes = Bench::new().with("table", &table(70, 12));
+    let images = Bench::new().with("patches", &patches(40, 16));
+    for (bench, params) in [(genes, genes_params(6)), (images, patches_params(6))] {
+        let undisturbed = bench.pretrain(params.clone());
+        let mut stopped = 0;
+        for steps in [1, 7, 4, 100] {
+            let listener = Box::new(StopAfter(AtomicUsize::new(steps)));
+            match bench.run::<Pretrain>(params.clone(), "killed", listener) {
+                Err(Error::Cancelled) => stopped += 1,
+                Err(error) => panic!("{error}"),
+                Ok(results) => assert!(undisturbed == trained(&results)),
+            }
+        }
+        assert_eq!(stopped, 3);
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    let genes = Bench::new().with("table", &table(70, 12));
+    let images = Bench::new().with("patches", &patches(40, 16));
+    for (bench, params) in [(genes, genes_params(3)), (images, patches_params(3))] {
+        let [one, two] = [1, 2].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bench.pretrain(params.clone()))
+        });
+        assert!(one == two);
+    }
+}
+
+#[test]
+fn spots_outside_the_training_split_have_no_part_in_the_model() {
+    let split = Split { spots: ids(60), roles: [[Role::Train; 40].as_slice(), &[Role::Test; 20]].concat() };
+    let whole = table(60, 12);
+    let mut other = whole.clone();
+    let start = other.x.indptr[40] as usize;
+    other.x.data[start..].iter_mut().for_each(|value| *value *= 7.0);
+    let [a, b] = [whole, other]
+        .map(|table| Bench::new().with("table", &table).with("split", &split).pretrain(genes_params(3)));
+    assert!(a == b);
+    assert_eq!(a.1.values["training_spots"], 40.0);
+}
+
+#[test]
+fn embeddings_belong_to_spots_and_genes_not_to_positions() {
+    let table = table(40, 12);
+    let bench = Bench::new().with("table", &table);
+    let (model, _) = bench.pretrain(genes_params(2));
+    let (_, straight) = bench.embed(&model);
+
+    let mut turned = table.select_spots(&(0..40).rev().collect::<Vec<_>>());
+    turned = turned.select_genes(&(0..12).rev().collect::<Vec<_>>());
+    let (_, embedding) = Bench::new().with("table", &turned).embed(&model);
+    for (position, spot) in straight.spots.iter().enumerate() {
+        let other = embedding.row(embedding.positions()[spot.as_str()]);
+        assert_eq!(straight.row(position), other, "{spot}");
+    }
+}
+
+#[test]
+fn no_epochs_give_the_encoder_as_it_was_initialised() {
+    let bench = Bench::new().with("patches", &patches(10, 16));
+    let (model, training) = bench.pretrain(patches_params(0));
+    assert!(training.curves.is_empty());
+    let (_, embedding) = bench.embed(&model);
+    assert_eq!((embedding.spots.len(), embedding.dims), (10, 8));
+    assert_ne!(embedding.row(0), embedding.row(1));
+}
+
+/// Share of the second half of spots that a ridge regression on the first half puts on the right side.
+fn probe(embedding: &Embedding) -> f64 {
+    let (half, dims) = (embedding.spots.len() / 2, embedding.dims + 1);
+    let kind = |spot: usize| if spot.is_multiple_of(2) { 1.0 } else { -1.0 };
+    let features =
+        |spot: usize| embedding.row(spot).iter().map(|v| f64::from(*v)).chain([1.0]).collect::<Vec<_>>();
+    let mut weights = vec![0.0; dims];
+    let scale: f64 = (0..half).flat_map(features).map(|value| value * value).sum::<f64>() / half as f64;
+    for _ in 0..2000 {
+        let mut gradient = vec![0.0; dims];
+        for spot in 0..half {
+            let x = features(spot);
+            let error = x.iter().zip(&weights).map(|(x, w)| x * w).sum::<f64>() - kind(spot);
+            gradient.iter_mut().zip(&x).for_each(|(sum, x)| *sum += error * x / half as f64);
+        }
+        weights.iter_mut().zip(&gradient).for_each(|(weight, slope)| *weight -= slope / scale);
+    }
+    let right = |spot: &usize| {
+        features(*spot).iter().zip(&weights).map(|(x, w)| x * w).sum::<f64>() * kind(*spot) > 0.0
+    };
+    (half..2 * half).filter(right).count() as f64 / half as f64
+}
+
+#[test]
+fn vicreg_tells_textures_apart_without_labels() {
+    let bench = Bench::new().with("patches", &patches(240, 24));
+    let params =
+        json!({ "objective": "vicreg", "dim": 16, "channels": [16, 32], "epochs": 12, "batch_size": 40 });
+    let (model, training) = bench.pretrain(params);
+    let (_, embedding) = bench.embed(&model);
+    let accuracy = probe(&embedding);
+    println!("accuracy {accuracy}, {:?}", training.values);
+    assert!(accuracy > 0.9, "{accuracy}");
+}
+
+#[test]
+fn a_collapse_is_an_error() {
+    let bench = Bench::new().with("patches", &patches(64, 16));
+    let mut params = patches_params(60);
+    for (name, value) in [("variance", 0.0), ("covariance", 0.0), ("learning_rate", 0.05)] {
+        params[name] = json!(value);
+    }
+    let error = bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err();
+    assert!(error.to_string().starts_with("collapsed at epoch "), "{error}");
+}
+
+#[test]
+fn errors_name_what_to_do() {
+    let bench = Bench::new().with("table", &table(20, 4));
+    let error =
+        |params: Value| bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err().to_string();
+    assert_eq!(
+        error(patches_params(1)),
+        "objective `vicreg` trains on input `patches`, which is not connected"
+    );
+    let mut params = genes_params(1);
+    params["mask_rate"] = json!(1.0);
+    assert_eq!(error(params), "`mask_rate` must lie between 0.01 and 0.99, not 1");
+
+    let (model, _) = Bench::new().with("patches", &patches(10, 16)).pretrain(patches_params(0));
+    let bench = Bench::new().with("model", &model);
+    let error =
+        |bench: &Bench| bench.run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap_err().to_string();
+    assert_eq!(error(&bench), "the model is an encoder of patches: connect input `patches`");
+    let bench = bench.with("patches", &patches(4, 32));
+    assert!(error(&bench).starts_with("the model was trained on patches of 16 pixels, these have 32"));
+}
