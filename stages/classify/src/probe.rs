@@ -136,7 +136,7 @@ impl Stage for Probe {
         match minimum.outcome {
             Outcome::Converged => tracing::info!("converged after {} iterations", minimum.iterations),
             Outcome::OutOfIterations => tracing::warn!(
-                "not converged after {} iterations (gradient {:.1e}): raise `max_iter`, or lower `c`",
+                "not converged after {} iterations (gradient {:.1e}): standardize, raise `max_iter`, or lower `c`",
                 minimum.iterations,
                 minimum.gradient,
             ),

@@ -101,7 +101,7 @@ impl Stage for Split {
             warn_of_shared_patients(&table, &params.test.0);
         }
         let split = assign(&table, params.by, &params.test.0)?;
-        let (train, test) = divide(&labels, &split)?;
+        let (train, test) = divide(&labels, &table, &split)?;
         tracing::info!(
             "{} spots train ({} labelled), {} test ({} labelled)",
             split.train().len(),
@@ -145,9 +145,9 @@ fn assign(table: &Table, by: Unit, test: &BTreeSet<String>) -> Result<artifact::
     Ok(artifact::Split { spots: table.obs.index.clone(), roles: roles.collect::<Result<_>>()? })
 }
 
-/// Labels of the spots that train and of those that test.
-fn divide(labels: &[Labels], split: &artifact::Split) -> Result<(TrainLabels, TestLabels)> {
-    let roles = split.roles();
+/// Labels of the spots that train and of those that test. Sections and patients are the table's, which the split went by.
+fn divide(labels: &[Labels], table: &Table, split: &artifact::Split) -> Result<(TrainLabels, TestLabels)> {
+    let rows: HashMap<&str, usize> = split.spots.iter().map(String::as_str).zip(0..).collect();
     let mut seen = HashSet::new();
     let mut missing: Option<(&str, usize)> = None;
     let (mut train, mut test) = (Labels::default(), Labels::default());
@@ -160,21 +160,19 @@ fn divide(labels: &[Labels], split: &artifact::Split) -> Result<(TrainLabels, Te
                 "spot `{spot}` is labelled twice: list each section's labels once"
             )));
         }
-        let side = match roles.get(spot) {
-            Some(Role::Train) => &mut train,
-            Some(Role::Test) => &mut test,
-            None => {
-                let (_, count) = missing.get_or_insert((spot, 0));
-                *count += 1;
-                continue;
-            }
+        let Some(&row) = rows.get(spot) else {
+            missing.get_or_insert((spot, 0)).1 += 1;
+            continue;
         };
-        if let Some(region) = &labels.regions[position] {
-            side.spots.push(spot.to_owned());
-            side.sections.push(labels.sections[position].clone());
-            side.patients.push(labels.patients[position].clone());
-            side.regions.push(Some(region.clone()));
-        }
+        let Some(region) = &labels.regions[position] else { continue };
+        let side = match split.roles[row] {
+            Role::Train => &mut train,
+            Role::Test => &mut test,
+        };
+        side.spots.push(spot.to_owned());
+        side.sections.push(table.section(row).unwrap_or(&labels.sections[position]).to_owned());
+        side.patients.push(table.patient(row).unwrap_or(&labels.patients[position]).to_owned());
+        side.regions.push(Some(region.clone()));
     }
     if let Some((first, count)) = missing {
         let message =

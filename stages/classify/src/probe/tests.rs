@@ -5,10 +5,10 @@ use serde_json::Value;
 use super::*;
 use crate::testing::{Bench, embedding, train_labels};
 
-/// Spots on a line, left of 0 `adipose`, right of it `tumour`.
+/// Spots on a line, ten of `adipose`, a gap, ten of `tumour`.
 fn line() -> (Embedding, TrainLabels) {
     let spots: Vec<String> = (0..20).map(|i| format!("A1_{i}")).collect();
-    let values: Vec<f32> = (0..20).map(|i| (i as f32 - 9.5) * 3.0 + 100.0).collect();
+    let values: Vec<f32> = (0..20).map(|i| (i + i / 10 * 10) as f32 * 3.0 + 100.0).collect();
     let train =
         train_labels((0..16).map(|i| (format!("A1_{i}"), "A", if i < 10 { "adipose" } else { "tumour" })));
     (Embedding { spots, dims: 1, values }, train)

@@ -83,11 +83,11 @@ fn a_few_labels_without_a_spot_are_dropped_but_not_most() {
     let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
     let mut labels = labels(&table, &["tumour"; 5]);
     labels.spots[1] = "A1_gone".to_owned();
-    let (train, _) = divide(std::slice::from_ref(&labels), &split).unwrap();
+    let (train, _) = divide(std::slice::from_ref(&labels), &table, &split).unwrap();
     assert_eq!(train.0.spots, ["A1_0", "C1_4"]);
     labels.spots[3] = "B2_gone".to_owned();
     labels.spots[4] = "C1_gone".to_owned();
-    let error = divide(&[labels], &split).unwrap_err().to_string();
+    let error = divide(&[labels], &table, &split).unwrap_err().to_string();
     assert!(error.contains("3 of 5 labelled spots are not in the table (first: `A1_gone`)"), "{error}");
 }
 
@@ -97,12 +97,28 @@ fn labels_must_be_told_once_and_reach_both_sides() {
     let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
     let all = labels(&table, &["tumour"; 5]);
     assert!(
-        divide(&[all.clone(), all], &split).unwrap_err().to_string().contains("`A1_0` is labelled twice")
+        divide(&[all.clone(), all], &table, &split)
+            .unwrap_err()
+            .to_string()
+            .contains("`A1_0` is labelled twice")
     );
     let untested = labels(&table, &["tumour", "tumour", "?", "?", "tumour"]);
-    assert!(divide(&[untested], &split).unwrap_err().to_string().contains("no spot to test on"));
+    assert!(divide(&[untested], &table, &split).unwrap_err().to_string().contains("no spot to test on"));
     let untrained = labels(&table, &["?", "?", "tumour", "tumour", "?"]);
-    assert!(divide(&[untrained], &split).unwrap_err().to_string().contains("no spot to train on"));
+    assert!(divide(&[untrained], &table, &split).unwrap_err().to_string().contains("no spot to train on"));
+}
+
+#[test]
+fn patients_are_the_tables_by_which_the_split_went() {
+    let table = table(&SPOTS);
+    let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
+    let mut labels = labels(&table, &["tumour"; 5]);
+    labels.patients.fill("B".to_owned());
+    let (train, test) = divide(&[labels], &table, &split).unwrap();
+    assert_eq!(
+        (train.0.patients, test.0.patients),
+        (names_in_order(&["A", "A", "C"]), names_in_order(&["B", "B"]))
+    );
 }
 
 proptest! {
@@ -120,7 +136,7 @@ proptest! {
 
         let split = assign(&table, Unit::Patient, &test).unwrap();
         let (train_labels, test_labels) =
-            divide(&[labels(&table, &vec!["tumour"; patients.len()])], &split).unwrap();
+            divide(&[labels(&table, &vec!["tumour"; patients.len()])], &table, &split).unwrap();
 
         let side = |role: Role| -> BTreeSet<&str> {
             (0..table.n_spots()).filter(|&i| split.roles[i] == role).map(|i| table.patient(i).unwrap()).collect()
