@@ -1,0 +1,164 @@
+//! Stage `visium/load`: one section, as spaceranger wrote it, becomes a table, an image and labels.
+
+mod annotation;
+mod images;
+mod matrix;
+mod positions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use restage_stage::{
+    Context, Error, InputPath, Ports, Result, Stage,
+    artifact::{Categorical, Column, Frame, Image, Labels, Library, Table},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `visium/load`
+pub(crate) struct Load;
+
+/// What to load, and what to call it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// The section's `outs` folder, as spaceranger wrote it: `filtered_feature_bc_matrix.h5` and `spatial/`.
+    path: InputPath,
+    /// Name of the section, unique in the workflow: spot ids are `<section>_<barcode>`.
+    section: String,
+    /// Patient (donor) that the section is from: splits keep a patient's sections together. Default: the section's
+    /// name, so every section counts as a patient of its own.
+    #[serde(default)]
+    patient: Option<String>,
+    /// CSV with a header and two columns: barcode, region. Barcodes without a row have no label. Default: none, and
+    /// `labels` is empty.
+    #[serde(default)]
+    annotation: Option<InputPath>,
+    /// Regions that mean "seen but not assigned": such spots are in `labels` without a region. Default:
+    /// `[undetermined]`. An empty region always means it.
+    #[serde(default = "undetermined")]
+    undetermined: Vec<String>,
+}
+
+fn undetermined() -> Vec<String> {
+    vec!["undetermined".into()]
+}
+
+impl Stage for Load {
+    const NAME: &'static str = "load";
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new(
+            "Loads one section from spaceranger's `outs` folder: counts with coordinates, the H&E image, and the \
+             pathologist's regions where a CSV gives them. The table never holds the labels.",
+        )
+        .output::<Table>("table", "Counts of spots x genes with coordinates, images and scale factors.")
+        .output::<Image>("image", "The `hires` image, else `lowres`, else an image of no pixels.")
+        .output::<Labels>("labels", "The region of each annotated spot; empty without an annotation.")
+    }
+
+    fn validate(params: &Params) -> Result<()> {
+        check_name("section", &params.section)?;
+        params.patient.as_deref().map_or(Ok(()), |patient| check_name("patient", patient))
+    }
+
+    fn run(params: Params, ctx: &Context) -> Result<()> {
+        let table = load_table(&params)?;
+        ctx.check_cancelled()?;
+        ctx.write("image", &best_image(&table, &params.section))?;
+        ctx.write("labels", &load_labels(&params, &table)?)?;
+        ctx.write("table", &table)?;
+        tracing::info!("{}: {} spots x {} genes", params.section, table.n_spots(), table.n_genes());
+        Ok(())
+    }
+}
+
+/// Names become folders of the table and parts of spot ids.
+fn check_name(param: &str, name: &str) -> Result<()> {
+    let bad =
+        name.trim() != name || name.is_empty() || name.contains(['/', '\\']) || name.starts_with(['.', '_']);
+    if bad {
+        return Err(Error::invalid(format!(
+            "`{param}: {name}` must be a name like `A1`, without slashes, and not begin with a dot or an underscore"
+        )));
+    }
+    Ok(())
+}
+
+fn load_table(params: &Params) -> Result<Table> {
+    let outs = params.path.as_path();
+    let counts = matrix::read(&outs.join(matrix::FILE))?;
+    let spatial = outs.join("spatial");
+    let spots = positions::read(&spatial)?.in_order_of(&counts.barcodes)?;
+    let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };
+    let library = images::add_images(library, &spatial, &params.section)?;
+
+    let (section, patient) = (params.section.as_str(), patient(params));
+    let every = |value| Column::Categorical(Categorical::encode(counts.barcodes.iter().map(|_| Some(value))));
+    let index = counts.barcodes.iter().map(|barcode| format!("{section}_{barcode}")).collect();
+    let columns = [
+        ("section", every(section)),
+        ("patient", every(patient)),
+        ("in_tissue", Column::Int(spots.iter().map(|spot| spot.in_tissue).collect())),
+        ("array_row", Column::Int(spots.iter().map(|spot| spot.array_row).collect())),
+        ("array_col", Column::Int(spots.iter().map(|spot| spot.array_col).collect())),
+        ("barcode", Column::Text(counts.barcodes)),
+    ];
+    Ok(Table {
+        x: counts.x,
+        obs: Frame {
+            index,
+            columns: columns.into_iter().map(|(name, column)| (name.into(), column)).collect(),
+        },
+        var: counts.genes,
+        spatial: spots.iter().map(|spot| [spot.pxl_col, spot.pxl_row]).collect(),
+        libraries: BTreeMap::from([(params.section.clone(), library)]),
+    })
+}
+
+fn patient(params: &Params) -> &str {
+    params.patient.as_deref().unwrap_or(&params.section)
+}
+
+/// The section's sharpest image; one without pixels where there is none.
+fn best_image(table: &Table, section: &str) -> Image {
+    let library = table.libraries.get(section);
+    let image =
+        library.and_then(|library| library.images.get("hires").or_else(|| library.images.get("lowres")));
+    image.cloned().unwrap_or_else(|| {
+        tracing::warn!(
+            "{section} has no image: spatial/tissue_hires_image.png and tissue_lowres_image.png are missing"
+        );
+        let spot_diameter_fullres =
+            library.map_or(0.0, |library| library.scale_factors.spot_diameter_fullres);
+        Image { section: section.into(), scale: 1.0, spot_diameter_fullres, ..Image::default() }
+    })
+}
+
+fn load_labels(params: &Params, table: &Table) -> Result<Labels> {
+    let Some(path) = &params.annotation else { return Ok(Labels::default()) };
+    let path = path.as_path();
+    let mut regions = annotation::read(path, &params.undetermined)?;
+    let mut labels = Labels::default();
+    for (spot, barcode) in table.obs.index.iter().zip(table.obs.text("barcode")?) {
+        if let Some(region) = regions.remove(barcode) {
+            labels.spots.push(spot.clone());
+            labels.sections.push(params.section.clone());
+            labels.patients.push(patient(params).to_owned());
+            labels.regions.push(region);
+        }
+    }
+    if labels.spots.is_empty() {
+        return Err(Error::invalid(format!(
+            "{}: none of its barcodes is in {}: is it of another section?",
+            path.display(),
+            params.path.as_path().display()
+        )));
+    }
+    if !regions.is_empty() {
+        tracing::warn!("{}: {} annotated barcodes are not in the matrix", params.section, regions.len());
+    }
+    Ok(labels)
+}
