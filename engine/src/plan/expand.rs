@@ -8,7 +8,7 @@ use std::{
 use indexmap::IndexMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::Digest;
-use restage_stage::task::PATH_MARK;
+use restage_stage::{catalogue::UNKEYED_MARK, task::PATH_MARK};
 
 use super::{
     Action, Decision, Instance, Plan, PlanError, Reason, Selection,
@@ -56,7 +56,10 @@ pub(super) async fn expand(
     for (index, draft) in drafts.iter().enumerate() {
         let Some(value) = canonical.get(&check_key(draft)) else { continue };
         match files.resolve(value) {
-            Ok(resolved) => drop(params.insert(index, resolved)),
+            Ok(mut resolved) => {
+                drop_unkeyed(&mut resolved.keyed, &draft.uses, catalog);
+                params.insert(index, resolved);
+            }
             Err(message) => {
                 let stage = &variants[draft.variant].workflow.stages[&draft.stage];
                 problems.push(file_problem(stage, &message));
@@ -258,6 +261,17 @@ fn param_problem(stage: &Stage, messages: &[String]) -> Diagnostic {
             Diagnostic::new(&stage.uses.at, text.unwrap_or(message), "in the params of this stage")
                 .help("see the stage type's params with `restage plugin list`")
         }
+    }
+}
+
+/// Params that change no result, e.g. how often checkpoints are written, are not part of any key.
+fn drop_unkeyed(keyed: &mut serde_json::Value, uses: &str, catalog: &Catalog) {
+    let properties = catalog.find(uses).and_then(|offer| offer.stage.params.get("properties")?.as_object());
+    if let (Some(properties), Some(keyed)) = (properties, keyed.as_object_mut()) {
+        keyed.retain(|param, _| {
+            let unkeyed = properties.get(param).and_then(|schema| schema.get(UNKEYED_MARK));
+            unkeyed != Some(&serde_json::Value::Bool(true))
+        });
     }
 }
 

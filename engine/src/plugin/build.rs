@@ -5,7 +5,7 @@
 //! every watched file; when all still agree, neither cargo nor rustc is started.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -90,55 +90,129 @@ pub(crate) struct Library {
 }
 
 /// What was built from a source folder, and from which state of it.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Stamp {
     identity: Digest,
     binary: Digest,
+    package: String,
+    workspace: PathBuf,
     watched: Vec<PathBuf>,
     files: BTreeMap<PathBuf, FileState>,
 }
 
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct FileState {
     size: u64,
     modified: (i64, i64),
     inode: u64,
 }
 
-/// The library of a plugin's path. `notice` is told before cargo is started, which may take minutes.
-pub(crate) fn library(path: &Path, store: &Store, notice: &dyn Fn(&str)) -> Result<Library, BuildError> {
-    if path.is_file() {
-        let binary = restage_cache::tree_digest(path)?;
-        let path = keep(path, &binary, store)?;
-        return Ok(Library { path, identity: binary, binary, from_sources: false });
+/// A source folder, and whether what was built from it still stands.
+struct Folder {
+    manifest: PathBuf,
+    stamp_path: PathBuf,
+    package: String,
+    workspace: PathBuf,
+    state: State,
+}
+
+enum State {
+    Built(Library),
+    Stale(Stale),
+}
+
+/// Sources without a library.
+struct Stale {
+    identity: Digest,
+    watched: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, FileState>,
+}
+
+/// The libraries of plugins, in the order of their paths. `notice` is told before cargo is started, which may take
+/// minutes. Plugins of one workspace are built by one call of cargo, so that they share their dependencies.
+pub(crate) fn libraries(
+    paths: &[PathBuf],
+    store: &Store,
+    notice: &dyn Fn(&str),
+) -> Result<Vec<Library>, BuildError> {
+    let mut libraries: Vec<Option<Library>> = Vec::new();
+    let mut folders: Vec<(usize, Folder)> = Vec::new();
+    for (index, path) in paths.iter().enumerate() {
+        if path.is_file() {
+            let binary = restage_cache::tree_digest(path)?;
+            let path = keep(path, &binary, store)?;
+            libraries.push(Some(Library { path, identity: binary, binary, from_sources: false }));
+        } else {
+            folders.push((index, folder(path, store)?));
+            libraries.push(None);
+        }
     }
+    let stale = |folder: &&(usize, Folder)| matches!(folder.1.state, State::Stale(_));
+    let workspaces: BTreeSet<PathBuf> =
+        folders.iter().filter(stale).map(|(_, folder)| folder.workspace.clone()).collect();
+    let mut built = BTreeMap::new();
+    for workspace in &workspaces {
+        let members: Vec<&Folder> =
+            folders.iter().map(|(_, folder)| folder).filter(|folder| folder.workspace == *workspace).collect();
+        let names: Vec<&str> = members.iter().map(|folder| folder.package.as_str()).collect();
+        notice(&format!("building plugins: {}", names.join(", ")));
+        built.append(&mut cargo_build(workspace, &names)?);
+    }
+    for (index, folder) in folders {
+        libraries[index] = Some(match folder.state {
+            State::Built(library) => library,
+            State::Stale(stale) => {
+                let manifest = std::fs::canonicalize(&folder.manifest).map_err(BuildError::io(&folder.manifest))?;
+                let library = built.get(&manifest).ok_or(BuildError::NotACrate { path: manifest })?;
+                if identity::sources(&folder.manifest)?.identity != stale.identity {
+                    return Err(BuildError::Changing { path: folder.manifest });
+                }
+                let binary = restage_cache::tree_digest(library)?;
+                let path = keep(library, &binary, store)?;
+                let Stale { identity, watched, files } = stale;
+                let (package, workspace) = (folder.package, folder.workspace);
+                write_stamp(&folder.stamp_path, &Stamp { identity, binary, package, workspace, watched, files })?;
+                Library { path, identity, binary, from_sources: true }
+            }
+        });
+    }
+    Ok(libraries.into_iter().flatten().collect())
+}
+
+/// Looks at a source folder: stats if nothing changed, digests if something did.
+fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     let manifest = path.join("Cargo.toml");
     if !manifest.is_file() {
         return Err(BuildError::Missing { path: path.to_owned() });
     }
     let stamp_path = stamp_path(&manifest, store)?;
-    if let Some(library) = fresh(&stamp_path, store)? {
-        return Ok(library);
-    }
-    let Sources { identity, watched } = identity::sources(&manifest)?;
-    let files = state(&watched)?;
-    if let Some(stamp) = read_stamp(&stamp_path)
-        && stamp.identity == identity
-        && let Some(library) = kept(&stamp, store)?
+    let stamp = read_stamp(&stamp_path);
+    let library = |stamp: &Stamp| -> Result<Option<Library>, BuildError> {
+        let path = library_path(&stamp.binary, store)?;
+        let library = Library { path, identity: stamp.identity, binary: stamp.binary, from_sources: true };
+        Ok(library.path.is_file().then_some(library))
+    };
+    if let Some(stamp) = &stamp
+        // A watched folder that is gone is a change like any other.
+        && state(&stamp.watched).is_ok_and(|files| files == stamp.files)
+        && let Some(library) = library(stamp)?
     {
+        let (package, workspace) = (stamp.package.clone(), stamp.workspace.clone());
+        return Ok(Folder { manifest, stamp_path, package, workspace, state: State::Built(library) });
+    }
+    let Sources { identity, watched, package, workspace } = identity::sources(&manifest)?;
+    let files = state(&watched)?;
+    let state = match stamp {
         // Touched, or only a comment changed: the library stands.
-        write_stamp(&stamp_path, &Stamp { watched, files, ..stamp })?;
-        return Ok(library);
-    }
-    notice(&format!("building plugin {}", path.display()));
-    let built = cargo_build(&manifest)?;
-    if identity::sources(&manifest)?.identity != identity {
-        return Err(BuildError::Changing { path: manifest });
-    }
-    let binary = restage_cache::tree_digest(&built)?;
-    let path = keep(&built, &binary, store)?;
-    write_stamp(&stamp_path, &Stamp { identity, binary, watched, files })?;
-    Ok(Library { path, identity, binary, from_sources: true })
+        Some(stamp) if stamp.identity == identity && library(&stamp)?.is_some() => {
+            let fresh = Stamp { watched, files, ..stamp };
+            write_stamp(&stamp_path, &fresh)?;
+            library(&fresh)?.map(State::Built)
+        }
+        _ => Some(State::Stale(Stale { identity, watched, files })),
+    };
+    let state = state.ok_or_else(|| BuildError::Changing { path: manifest.clone() })?;
+    Ok(Folder { manifest, stamp_path, package, workspace, state })
 }
 
 fn stamp_path(manifest: &Path, store: &Store) -> Result<PathBuf, BuildError> {
@@ -163,17 +237,6 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     std::fs::rename(&temporary, path).map_err(BuildError::io(path))
 }
 
-/// The library, if no watched file changed since it was built.
-fn fresh(stamp_path: &Path, store: &Store) -> Result<Option<Library>, BuildError> {
-    let Some(stamp) = read_stamp(stamp_path) else { return Ok(None) };
-    // A watched folder that is gone is a change like any other.
-    let Ok(now) = state(&stamp.watched) else { return Ok(None) };
-    if now != stamp.files {
-        return Ok(None);
-    }
-    kept(&stamp, store)
-}
-
 fn state(watched: &[PathBuf]) -> Result<BTreeMap<PathBuf, FileState>, BuildError> {
     let mut files = Vec::new();
     for path in watched {
@@ -191,12 +254,6 @@ fn state(watched: &[PathBuf]) -> Result<BTreeMap<PathBuf, FileState>, BuildError
 
 fn library_path(binary: &Digest, store: &Store) -> Result<PathBuf, BuildError> {
     Ok(store.folder("plugins")?.join(format!("{binary}.so")))
-}
-
-fn kept(stamp: &Stamp, store: &Store) -> Result<Option<Library>, BuildError> {
-    let path = library_path(&stamp.binary, store)?;
-    let library = Library { path, identity: stamp.identity, binary: stamp.binary, from_sources: true };
-    Ok(library.path.is_file().then_some(library))
 }
 
 /// Copies a library to its content-named place.
@@ -223,35 +280,33 @@ struct Target {
     crate_types: Vec<String>,
 }
 
-/// Builds the library; cargo's own progress and errors go to the terminal as they are.
-fn cargo_build(manifest: &Path) -> Result<PathBuf, BuildError> {
+/// Builds packages of a workspace: manifest to library. Cargo's own progress and errors go to the terminal as they are.
+fn cargo_build(workspace: &Path, packages: &[&str]) -> Result<BTreeMap<PathBuf, PathBuf>, BuildError> {
+    let manifest = workspace.join("Cargo.toml");
     let mut child = identity::cargo()
         .args(["build", "--release", "--lib", "--locked", "--message-format=json-render-diagnostics"])
         .arg("--manifest-path")
-        .arg(manifest)
+        .arg(&manifest)
+        .args(packages.iter().flat_map(|package| ["--package", package]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .map_err(BuildError::NoCargo)?;
-    let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
-    let mut library = None;
-    if let Some(stdout) = child.stdout.take() {
-        for line in io::BufReader::new(stdout).lines() {
-            let line = line.map_err(BuildError::io(manifest))?;
-            let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
-            let ours = message.reason == "compiler-artifact"
-                && message.manifest_path.as_deref() == Some(&canonical)
-                && message.target.is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
-            if ours {
-                let is_library = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
-                library = message.filenames.into_iter().flatten().find(is_library);
-            }
+    let mut libraries = BTreeMap::new();
+    for line in child.stdout.take().map(|stdout| io::BufReader::new(stdout).lines()).into_iter().flatten() {
+        let line = line.map_err(BuildError::io(&manifest))?;
+        let Ok(message) = serde_json::from_str::<Message>(&line) else { continue };
+        let is_plugin = message.reason == "compiler-artifact"
+            && message.target.is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"));
+        let is_library = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "so");
+        let library = message.filenames.into_iter().flatten().find(is_library);
+        if let (true, Some(manifest), Some(library)) = (is_plugin, message.manifest_path, library) {
+            libraries.insert(manifest, library);
         }
     }
     let status = child.wait().map_err(BuildError::NoCargo)?;
     if !status.success() {
-        let output = "its messages are above".to_owned();
-        return Err(BuildError::Cargo { path: manifest.to_owned(), output });
+        return Err(BuildError::Cargo { path: manifest, output: "its messages are above".to_owned() });
     }
-    library.ok_or_else(|| BuildError::NotACrate { path: manifest.to_owned() })
+    Ok(libraries)
 }

@@ -25,6 +25,10 @@ pub(super) struct Sources {
     pub(super) identity: Digest,
     /// Folders and files whose change may change the identity.
     pub(super) watched: Vec<PathBuf>,
+    /// Name of the package.
+    pub(super) package: String,
+    /// Root of its workspace.
+    pub(super) workspace: PathBuf,
 }
 
 /// The part of `cargo metadata` that matters.
@@ -129,7 +133,12 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
         queue.extend(node.deps.iter().filter(used).map(|dependency| dependency.pkg.as_str()));
     }
     parts.sort();
-    Ok(Sources { identity: digest_of("restage plugin identity v1", &parts)?, watched })
+    Ok(Sources {
+        identity: digest_of("restage plugin identity v1", &parts)?,
+        watched,
+        package: root.name.clone(),
+        workspace: metadata.workspace_root.clone(),
+    })
 }
 
 fn metadata(manifest: &Path) -> Result<Metadata, BuildError> {

@@ -70,8 +70,8 @@ impl Catalog {
     /// If one cannot be built or loaded, or two have the same name.
     pub(crate) async fn open(workflow: &Workflow, store: &Store, notice: &dyn Fn(&str)) -> Result<Self, CatalogError> {
         let folder = workflow.path.parent().map(PathBuf::from).unwrap_or_default();
-        let mut plugins = BTreeMap::new();
         let mut problems = Diagnostics::default();
+        let mut paths = Vec::new();
         for path in &workflow.plugins {
             let absolute = folder.join(&path.value);
             if !absolute.exists() {
@@ -80,9 +80,13 @@ impl Catalog {
                     Diagnostic::new(&path.at, message, "neither a folder nor a library")
                         .help("`path:` is relative to the workflow file: a crate's folder, or a built library"),
                 );
-                continue;
             }
-            let library = build::library(&absolute, store, notice)?;
+            paths.push(absolute);
+        }
+        problems.or(()).map_err(CatalogError::Workflow)?;
+        let mut problems = Diagnostics::default();
+        let mut plugins = BTreeMap::new();
+        for (path, library) in workflow.plugins.iter().zip(build::libraries(&paths, store, notice)?) {
             let (host, catalogue) = Host::start(&library.path).await?;
             let name = catalogue.plugin.clone();
             let plugin = Plugin {

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The mark, in the schema of a param, that it changes no result and is part of no key.
+pub const UNKEYED_MARK: &str = "x-restage-unkeyed";
+
 /// All stage types of one plugin.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Catalogue {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
-    artifact::Artifact,
     error::{Error, Result},
+    stage::Artifact,
     task::{Event, Task},
 };
 

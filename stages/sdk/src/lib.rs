@@ -8,7 +8,7 @@ pub mod abi;
 pub mod catalogue;
 pub mod task;
 
-#[cfg(feature = "author")]
+#[cfg(feature = "zarr")]
 pub mod artifact;
 #[cfg(feature = "author")]
 pub mod context;
@@ -28,5 +28,5 @@ pub use {
     context::Context,
     error::{Error, Result},
     params::InputPath,
-    stage::{Ports, Stage},
+    stage::{Artifact, Ports, Stage},
 };

@@ -1,11 +1,12 @@
 //! What an author writes: a type that implements [`Stage`].
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    artifact::Artifact,
-    catalogue::{InputPort, OutputPort, StageType},
+    catalogue::{InputPort, OutputPort, PortType, StageType},
     context::Context,
     error::Result,
 };
@@ -36,6 +37,24 @@ pub trait Stage: 'static {
     /// # Errors
     /// Whatever keeps it from that.
     fn run(params: Self::Params, ctx: &Context) -> Result<()>;
+}
+
+/// A kind of artifact: what a port carries and how it lies on disk.
+pub trait Artifact: Sized {
+    /// The port type that carries it.
+    const PORT: PortType;
+
+    /// Reads it from a folder.
+    ///
+    /// # Errors
+    /// If the folder does not hold one.
+    fn read(path: &Path) -> Result<Self>;
+
+    /// Writes it to a folder that does not exist yet.
+    ///
+    /// # Errors
+    /// If the data are inconsistent (lengths that do not agree, ids that are not unique) or the disk refuses.
+    fn write(&self, path: &Path) -> Result<()>;
 }
 
 /// The ports of a stage type.

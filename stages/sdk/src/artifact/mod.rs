@@ -33,25 +33,8 @@ pub use predictions::Predictions;
 pub use split::{Role, Split};
 pub use table::Table;
 
-use crate::{catalogue::PortType, error::Result};
-
-/// A kind of artifact: what a port carries and how it lies on disk.
-pub trait Artifact: Sized {
-    /// The port type that carries it.
-    const PORT: PortType;
-
-    /// Reads it from a folder.
-    ///
-    /// # Errors
-    /// If the folder does not hold one.
-    fn read(path: &Path) -> Result<Self>;
-
-    /// Writes it to a folder that does not exist yet.
-    ///
-    /// # Errors
-    /// If the data are inconsistent (lengths that do not agree, ids that are not unique) or the disk refuses.
-    fn write(&self, path: &Path) -> Result<()>;
-}
+pub use crate::stage::Artifact;
+use crate::error::Result;
 
 /// Id to position.
 fn positions(ids: &[String]) -> HashMap<&str, usize> {

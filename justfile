@@ -1,0 +1,29 @@
+# What CI runs, one recipe each; `just` alone lists them.
+
+default:
+    @just --list
+
+# Build everything and run the quickstart.
+quickstart:
+    cargo run --release -- run workflows/quickstart.yaml
+
+# All tests.
+test:
+    cargo test --release --workspace
+
+# Format and lints.
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+# The API's documentation, without a warning.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --locked
+
+# Licences, advisories, sources of all dependencies (needs `cargo install cargo-deny`).
+deny:
+    cargo deny check
+
+# Everything that CI checks.
+ci:
+    .ci/run

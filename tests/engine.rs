@@ -1,0 +1,169 @@
+//! What runs again and what does not, decisions told before, exit codes, mistakes told all at once.
+
+mod harness;
+
+use harness::Sandbox;
+
+const CHAIN: &str = "
+params: { between: '-' }
+stages:
+  a: { uses: test/write, with: { text: x, file: data.txt } }
+  b: { uses: test/join, in: { texts: [a, a] }, with: { between: '${params.between}' } }
+  c: { uses: test/draw, in: { text: b } }
+sweep:
+  seeds: [1, 2]
+  ablate:
+    plus: { set: { b.between: + } }
+    dash: { set: { b.between: '-' } }
+    weights: { vary: { b.weight: [2, 3] } }
+";
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.write("data.txt", "first");
+    sandbox.workflow("w.yaml", CHAIN);
+    sandbox
+}
+
+#[test]
+fn nothing_changed_runs_nothing() {
+    let sandbox = sandbox();
+    // a once; b for baseline (= dash), plus, weights 2 and 3; c for each of the two texts and seeds: b's weight
+    // changes its key but not its bytes, so c is cut off.
+    assert_eq!(sandbox.ran(&["w.yaml"]), 1 + 4 + 2 * 2);
+    assert_eq!(sandbox.text("w.yaml", "c"), "xf-xf#1");
+    let again = sandbox.run(&["run", "w.yaml"]);
+    assert_eq!(again.code(), Some(0));
+    assert!(again.out().contains("nothing had to run"), "{}", again.all());
+}
+
+#[test]
+fn equal_actions_are_merged() {
+    let sandbox = sandbox();
+    let plan = sandbox.json(&["plan", "--json", "w.yaml"]);
+    let actions = plan["actions"].as_array().unwrap();
+    let b: Vec<_> = actions.iter().filter(|action| action["stage"] == "b").collect();
+    assert_eq!(b.len(), 4, "`dash` is the baseline by another name");
+    assert_eq!(b[0]["variants"], serde_json::json!(["baseline", "dash"]));
+    let c = actions.iter().filter(|action| action["stage"] == "c").count();
+    assert_eq!(c, 4 * 2, "one for each distinct b and seed");
+}
+
+#[test]
+fn a_late_param_reruns_late_stages_only_and_back_again_runs_nothing() {
+    let sandbox = sandbox();
+    sandbox.ran(&["w.yaml", "--only", "baseline"]);
+    let changed = ["w.yaml", "--only", "baseline", "--set", "params.between=:"];
+    let decisions = sandbox.decisions(&changed);
+    assert_eq!(decisions[0], ("a".into(), "cached".into()));
+    assert_eq!(decisions[1], ("b".into(), "run".into()));
+    assert_eq!(decisions[2], ("c".into(), "may run".into()));
+    let plan = sandbox.run(&[&["plan"], &changed[..]].concat());
+    assert!(plan.out().contains(r#"b: run: b.between: "-" -> ":""#), "{}", plan.out());
+    assert!(plan.out().contains("c seed 1: may run: reads b, which will run"), "{}", plan.out());
+    assert_eq!(sandbox.ran(&changed), 3);
+    assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 0, "the old results are still there");
+}
+
+#[test]
+fn an_early_change_reruns_everything_after_it_unless_it_makes_no_difference() {
+    let sandbox = sandbox();
+    sandbox.ran(&["w.yaml", "--only", "baseline"]);
+    sandbox.write("data.txt", "finally");
+    let decisions: Vec<String> =
+        sandbox.decisions(&["w.yaml", "--only", "baseline"]).into_iter().map(|(_, decision)| decision).collect();
+    assert_eq!(decisions, ["run", "may run", "may run", "may run"]);
+    assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 1, "same first character: early cutoff");
+    sandbox.write("data.txt", "second");
+    assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 4);
+    sandbox.write("data.txt", "first");
+    assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 0, "back again");
+}
+
+#[test]
+fn a_dry_run_on_a_fresh_project_tells_the_whole_plan() {
+    let sandbox = sandbox();
+    let decisions = sandbox.decisions(&["w.yaml", "--only", "baseline"]);
+    assert_eq!(decisions.len(), 4);
+    assert!(decisions.iter().all(|(_, decision)| decision == "run"), "{decisions:?}");
+    assert!(sandbox.run(&["plan", "w.yaml"]).out().contains("never run before"));
+}
+
+#[test]
+fn mapped_stages_are_gathered_in_order() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  part: { uses: test/write, foreach: { name: [p, q, r] }, with: { text: '${foreach.name}!' } }
+  each: { uses: test/join, in: { texts: part } }
+  whole: { uses: test/join, in: { texts: each }, gather: name }
+";
+    sandbox.workflow("w.yaml", workflow);
+    assert_eq!(sandbox.ran(&["w.yaml"]), 7);
+    assert_eq!(sandbox.text("w.yaml", "whole"), "p!+q!+r!");
+}
+
+#[test]
+fn a_dropped_stage_hands_its_input_on() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  a: { uses: test/write, with: { text: x } }
+  b: { uses: test/join, in: { texts: [a, a] } }
+  c: { uses: test/join, in: { texts: b }, with: { between: '' } }
+sweep: { ablate: { no b: { drop: b } } }
+";
+    sandbox.workflow("w.yaml", workflow);
+    sandbox.ran(&["w.yaml"]);
+    let list = sandbox.json(&["show", "--json", "--all", "w.yaml", "c"]);
+    let texts: Vec<String> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|artifact| std::fs::read_to_string(format!("{}/text", artifact["path"].as_str().unwrap())).unwrap())
+        .collect();
+    assert_eq!(texts, ["x+x", "xx"]);
+}
+
+#[test]
+fn the_last_run_lists_every_artifact() {
+    let sandbox = sandbox();
+    assert_eq!(sandbox.run(&["show", "w.yaml"]).code(), Some(2), "it has not run yet");
+    sandbox.ran(&["w.yaml"]);
+    let list = sandbox.json(&["show", "--json", "--all", "w.yaml"]);
+    let list = list.as_array().unwrap();
+    // a and b per variant, c per variant and seed; dash and baseline are variants of their own.
+    assert_eq!(list.len(), 5 * (1 + 1 + 2));
+    for artifact in list {
+        assert_eq!(artifact["digest"].as_str().unwrap().len(), 64);
+        assert!(std::path::Path::new(artifact["path"].as_str().unwrap()).is_dir());
+        for key in ["stage", "variant", "seed", "port"] {
+            assert!(artifact.get(key).is_some(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn ten_mistakes_are_told_in_one_go_with_their_places() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  a: { uses: test/wirte, with: { text: x } }
+  b: { uses: test/join, in: { texts: aa } }
+  c: { uses: test/join, in: { text: a } }
+  d: { uses: test/write, with: { txet: x } }
+  e: { uses: test/write, with: { sleep: soon } }
+  f: { uses: test/write, withs: {} }
+  g: { uses: test/write, with: { text: '${params.nothing}' } }
+  h: { uses: test/write, with: { file: nowhere.txt } }
+  i: { uses: test/draw, in: { text: d.out } }
+sweep: { metric: evaluate, seeds: [-1] }
+";
+    sandbox.workflow("w.yaml", workflow);
+    let ended = sandbox.run(&["check", "--json", "w.yaml"]);
+    assert_eq!(ended.code(), Some(2), "{}", ended.all());
+    let json = ended.json();
+    let first: Vec<_> = json["diagnostics"].as_array().unwrap().iter().collect();
+    assert!(first.iter().all(|problem| problem["line"].as_u64() > Some(0) && problem["column"].as_u64() > Some(0)));
+    assert!(first.len() >= 4, "{}", ended.all());
+}

@@ -1,0 +1,202 @@
+//! A folder with workflows and a store of its own, and the real binary to run in it.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// The checkout.
+pub fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("engine/ lies in the checkout").to_owned()
+}
+
+/// The folder with real sections, if it is there; says so if it is not.
+pub fn shared() -> Option<PathBuf> {
+    let path = std::env::var_os("RESTAGE_SHARED").map_or_else(|| checkout().join("../shared"), PathBuf::from);
+    if path.join("data/her2st").is_dir() {
+        return Some(path);
+    }
+    println!("skipped: no real sections at {} (set RESTAGE_SHARED)", path.display());
+    None
+}
+
+/// A folder with workflows and a store of its own.
+pub struct Sandbox {
+    folder: tempfile::TempDir,
+}
+
+impl Sandbox {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder") }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("the sandbox takes files");
+        path
+    }
+
+    /// Writes a workflow of `test` stages.
+    pub fn workflow(&self, name: &str, rest: &str) -> PathBuf {
+        let plugin = checkout().join("tests/plugin");
+        self.write(name, &format!("restage: 1\nplugins: [{{ path: {} }}]\n{rest}", plugin.display()))
+    }
+
+    /// The binary, in the sandbox, with its store.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_restage"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("RESTAGE_CACHE", self.path("store"))
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        Ended(self.command(arguments).output().expect("the binary starts"))
+    }
+
+    /// Runs the binary, which must succeed, and reads its JSON.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let ended = self.run(arguments);
+        assert_eq!(ended.code(), Some(0), "{arguments:?}: {}", ended.all());
+        ended.json()
+    }
+
+    /// What `plan` decides: `stage` or `stage@variant` to decision.
+    pub fn decisions(&self, arguments: &[&str]) -> Vec<(String, String)> {
+        let plan = self.json(&[&["plan", "--json"], arguments].concat());
+        let actions = plan["actions"].as_array().expect("actions");
+        actions.iter().map(|action| (text(&action["stage"]), text(&action["decision"]))).collect()
+    }
+
+    /// How many actions ran.
+    pub fn ran(&self, arguments: &[&str]) -> u64 {
+        self.json(&[&["run", "--json"], arguments].concat())["ran"].as_u64().expect("a number")
+    }
+
+    /// Digests of all artifacts of a workflow's last run, by stage, variant, seed, place and port.
+    pub fn digests(&self, workflow: &str) -> Vec<String> {
+        let list = self.json(&["show", "--json", "--all", workflow]);
+        let mut digests: Vec<String> = list
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|artifact| {
+                let [stage, at, variant, seed, port, digest] =
+                    ["stage", "at", "variant", "seed", "port", "digest"].map(|key| &artifact[key]);
+                format!("{stage} {at} {variant} {seed} {port} {digest}")
+            })
+            .collect();
+        digests.sort();
+        digests
+    }
+
+    /// The text that a `test` stage of the last run wrote.
+    pub fn text(&self, workflow: &str, stage: &str) -> String {
+        let list = self.json(&["show", "--json", workflow, stage]);
+        let path = list[0]["path"].as_str().expect("an artifact").to_owned();
+        std::fs::read_to_string(Path::new(&path).join("text")).expect("a text")
+    }
+
+    /// Starts the binary and waits until `ready` says so.
+    pub fn start(&self, arguments: &[&str], mut ready: impl FnMut(u32) -> bool) -> Child {
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
+        let deadline = Instant::now() + Duration::from_secs(600);
+        while !ready(child.id()) {
+            assert!(Instant::now() < deadline, "the run never got there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child
+    }
+
+    /// Files with a name below the store's scratch folder.
+    pub fn scratch_has(&self, name: &str) -> bool {
+        fn find(folder: &Path, name: &str) -> bool {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.into_iter().any(|entry| {
+                let path = entry.path();
+                entry.file_name() == name || (path.is_dir() && find(&path, name))
+            })
+        }
+        find(&self.path("store/v1/scratch"), name)
+    }
+}
+
+/// A command that ended.
+pub struct Ended(pub Output);
+
+impl Ended {
+    pub fn code(&self) -> Option<i32> {
+        self.0.status.code()
+    }
+
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.0.stderr).into_owned()
+    }
+
+    pub fn all(&self) -> String {
+        format!("{}\n{}", self.out(), self.err())
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.0.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("text").to_owned()
+}
+
+/// Processes that a process started and that live.
+pub fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let list = std::fs::read_to_string(path).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Hosts among the children of the engine: not the cargo that it may have started first.
+pub fn hosts(engine: u32) -> Vec<u32> {
+    let is_host = |pid: &u32| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(6).any(|part| part == b"__host"))
+    };
+    children(engine).into_iter().filter(is_host).collect()
+}
+
+/// Kills a process as nothing can prevent.
+pub fn kill(pid: u32) {
+    let status = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there");
+    assert!(status.success());
+}
+
+/// Whether a process ends soon. A zombie has ended.
+pub fn ends(pid: u32) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if state.is_empty() || state.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
+}

@@ -1,0 +1,83 @@
+//! A stage that misbehaves on purpose.
+
+use restage_stage::{Context, Error, Ports, Result, Stage};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::text::Text;
+
+/// Misbehaves.
+pub(crate) struct Misbehave;
+
+/// Params of `test/misbehave`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// How.
+    how: How,
+}
+
+/// Ways to misbehave.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum How {
+    Fail,
+    Panic,
+    PanicInThread,
+    Segfault,
+    Abort,
+    ExitZero,
+    StackOverflow,
+    NoOutput,
+    Flood,
+    Hang,
+}
+
+impl Stage for Misbehave {
+    const NAME: &'static str = "misbehave";
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new("Misbehaves.").optional::<Text>("text", "Not read.").output::<Text>("text", "Rarely written.")
+    }
+
+    #[expect(clippy::panic, reason = "that is what it is for")]
+    fn run(params: Params, ctx: &Context) -> Result<()> {
+        match params.how {
+            How::Fail => return Err(Error::invalid("the slide is empty; scan it again")),
+            How::Panic => panic!("a bug on purpose"),
+            How::PanicInThread => {
+                let thread = std::thread::spawn(|| panic!("a bug in a thread"));
+                thread.join().map_err(|_| Error::invalid("a thread of the stage panicked"))?;
+            }
+            How::Segfault => segfault(),
+            How::Abort => std::process::abort(),
+            How::ExitZero => std::process::exit(0),
+            How::StackOverflow => drop(overflow(0)),
+            How::NoOutput => return Ok(()),
+            How::Flood => {
+                for line in 0..200_000_u64 {
+                    println!("line {line}");
+                    ctx.progress(line, 200_000, "lines");
+                }
+            }
+            How::Hang => loop {
+                std::thread::park();
+            },
+        }
+        ctx.write("text", &Text("survived".into()))
+    }
+}
+
+#[expect(unsafe_code, reason = "a segmentation fault cannot be had otherwise")]
+fn segfault() {
+    // SAFETY: none. Writing to address 8 is what this is for; it runs in a host process of a test.
+    unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) }
+}
+
+#[expect(unconditional_recursion, reason = "overflows the stack on purpose")]
+fn overflow(depth: u64) -> [u64; 64] {
+    let mut frame = overflow(std::hint::black_box(depth + 1));
+    frame[0] += 1;
+    frame
+}
