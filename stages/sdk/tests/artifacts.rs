@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use restage_stage::artifact::{
-    Artifact, Categorical, Column, Csr, Embedding, Frame, Image, Labels, Library, Metrics, Model, Patches, Predictions,
-    Role, ScaleFactors, Split, Table, TestLabels, TrainLabels, Weight,
+    Artifact, Categorical, Column, Csr, Embedding, Frame, Image, Labels, Library, Metrics, Model, Patches,
+    Predictions, Role, ScaleFactors, Split, Table, TestLabels, TrainLabels, Weight,
 };
 use serde_json::json;
 
@@ -60,7 +60,10 @@ fn table() -> Table {
     Table {
         x: Csr::from_rows(2, [vec![(1, 2.5), (0, 1.0)], vec![], vec![(1, -3.0)]]),
         obs,
-        var: Frame { index: texts(&["GENE", "GENE-1"]), columns: vec![("gene_ids".into(), Column::Text(ids(2)))] },
+        var: Frame {
+            index: texts(&["GENE", "GENE-1"]),
+            columns: vec![("gene_ids".into(), Column::Text(ids(2)))],
+        },
         spatial: vec![[1.0, 2.0], [0.1, 0.2], [-3.0, 1e9]],
         libraries: BTreeMap::from([("Ä 1".into(), with_image), ("B1".into(), without)]),
     }
@@ -98,7 +101,8 @@ fn labels_come_back_in_their_three_types() {
 
 #[test]
 fn an_embedding_comes_back() {
-    let embedding = Embedding { spots: ids(2), dims: 3, values: vec![0.0, 1.0, f32::MIN_POSITIVE, -1.5, 2.0, 3.0] };
+    let embedding =
+        Embedding { spots: ids(2), dims: 3, values: vec![0.0, 1.0, f32::MIN_POSITIVE, -1.5, 2.0, 3.0] };
     assert_eq!(back(&embedding), embedding);
     assert_eq!(back(&Embedding::default()), Embedding::default());
 }
@@ -150,7 +154,10 @@ fn metrics_come_back_and_are_json_in_the_root() {
 
     let read = Metrics::read(folder.path()).unwrap();
     assert!(read.values["auc"].is_nan() && read.curves["loss"][2].is_nan());
-    assert_eq!((read.values["macro_f1"], &read.groups, &read.details), (0.5, &metrics.groups, &metrics.details));
+    assert_eq!(
+        (read.values["macro_f1"], &read.groups, &read.details),
+        (0.5, &metrics.groups, &metrics.details)
+    );
     assert_eq!(read.curves["loss"][..2], [3.0, 2.0]);
 }
 

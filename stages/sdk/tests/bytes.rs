@@ -6,7 +6,7 @@ use std::{
 };
 
 use proptest::prelude::*;
-use restage_stage::artifact::{Artifact, Categorical, Column, Csr, Frame, Patches, Table};
+use restage_stage::artifact::{Artifact, Categorical, Column, Csr, Frame, Metrics, Patches, Table};
 
 fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
@@ -67,7 +67,8 @@ fn column(rows: usize) -> impl Strategy<Value = Column> {
     let category = prop::option::of(prop::sample::select(vec!["a", "b", "ü", ""]));
     prop_oneof![
         prop::collection::vec(".*", rows).prop_map(Column::Text),
-        prop::collection::vec(category, rows).prop_map(|values| Column::Categorical(Categorical::encode(values))),
+        prop::collection::vec(category, rows)
+            .prop_map(|values| Column::Categorical(Categorical::encode(values))),
         prop::collection::vec(-1e300..1e300, rows).prop_map(Column::Float),
         prop::collection::vec(any::<i64>(), rows).prop_map(Column::Int),
         prop::collection::vec(any::<bool>(), rows).prop_map(Column::Bool),
@@ -86,10 +87,12 @@ fn matrix(rows: usize, cols: usize) -> impl Strategy<Value = Csr> {
 fn table() -> impl Strategy<Value = Table> {
     (0..8_usize, 0..6_usize).prop_flat_map(|(spots, genes)| {
         let frame = |rows: usize, columns: usize| {
-            prop::collection::btree_map("[a-zä_ ][a-z0-9 ]{0,7}", column(rows), 0..=columns).prop_map(move |columns| {
-                let columns = columns.into_iter().filter(|(name, _)| name != "_index").collect();
-                Frame { index: (0..rows).map(|row| format!("row {row}")).collect(), columns }
-            })
+            prop::collection::btree_map("[a-zä_ ][a-z0-9 ]{0,7}", column(rows), 0..=columns).prop_map(
+                move |columns| {
+                    let columns = columns.into_iter().filter(|(name, _)| name != "_index").collect();
+                    Frame { index: (0..rows).map(|row| format!("row {row}")).collect(), columns }
+                },
+            )
         };
         let spatial = prop::collection::vec(prop::array::uniform2(-1e6..1e6), spots);
         (matrix(spots, genes), frame(spots, 4), frame(genes, 2), spatial)
@@ -105,6 +108,14 @@ proptest! {
         let folder = tempfile::tempdir().unwrap();
         table.write(folder.path()).unwrap();
         prop_assert_eq!(Table::read(folder.path()).unwrap(), table);
+    }
+
+    #[test]
+    fn any_number_comes_back_to_the_last_bit(values in prop::collection::btree_map("[a-z]{1,8}", -1e9_f64..1e9, 0..20)) {
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = Metrics { values, ..Metrics::default() };
+        metrics.write(folder.path()).unwrap();
+        prop_assert_eq!(Metrics::read(folder.path()).unwrap(), metrics);
     }
 
     #[test]

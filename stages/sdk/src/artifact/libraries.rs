@@ -1,4 +1,4 @@
-//! Images and scale factors of a table's sections: `uns["spatial"]`, as squidpy and scanpy look for them.
+//! Images and scale factors of a table's sections: `uns["spatial"]`, where squidpy and scanpy look for them.
 
 use std::collections::BTreeMap;
 
@@ -19,64 +19,89 @@ pub struct Library {
     pub scale_factors: ScaleFactors,
 }
 
-/// Writes the libraries as `spatial` in `uns`; none at all write nothing.
+/// Where the scale factors of sections without an image stand: scanpy's `pl.spatial` fails on a library in
+/// `uns["spatial"]` that has none.
+const IMAGELESS: &str = "scalefactors";
+
+/// Writes the libraries into `uns`.
 pub(super) fn write(libraries: &BTreeMap<String, Library>, uns: &Writer) -> Result<()> {
-    if libraries.is_empty() {
-        return Ok(());
+    let (imageless, with_images): (Vec<_>, Vec<_>) =
+        libraries.iter().partition(|(_, library)| library.images.is_empty());
+    if !with_images.is_empty() {
+        let spatial = anndata::dict(uns, "spatial")?;
+        for (section, library) in with_images {
+            let group = anndata::dict(&spatial, section)?;
+            write_images(library, section, &anndata::dict(&group, "images")?)?;
+            write_factors(&library.scale_factors, &anndata::dict(&group, "scalefactors")?)?;
+            anndata::dict(&group, "metadata")?;
+        }
     }
-    let spatial = anndata::dict(uns, "spatial")?;
-    for (section, library) in libraries {
-        let group = anndata::dict(&spatial, section)?;
-        let images = anndata::dict(&group, "images")?;
-        for (name, image) in &library.images {
-            if scale(&library.scale_factors, name).is_none() {
-                return Err(Error::invalid(format!(
-                    "section `{section}` has an image `{name}` without its scale"
-                )));
-            }
-            image.write_pixels(&images, name, anndata::encoding("array", "0.2.0"))?;
+    if !imageless.is_empty() {
+        let group = anndata::dict(uns, IMAGELESS)?;
+        for (section, library) in imageless {
+            write_factors(&library.scale_factors, &anndata::dict(&group, section)?)?;
         }
-        let factors = anndata::dict(&group, "scalefactors")?;
-        for (name, value) in named(&library.scale_factors) {
-            value.map_or(Ok(()), |value| anndata::scalar(&factors, name, value))?;
-        }
-        anndata::dict(&group, "metadata")?;
     }
     Ok(())
 }
 
-/// Reads the libraries from `uns`.
-pub(super) fn read(uns: &Reader) -> Result<BTreeMap<String, Library>> {
-    if !uns.has("spatial") {
-        return Ok(BTreeMap::new());
-    }
-    let spatial = uns.group("spatial")?;
-    let read = |section: String| {
-        let library = read_one(&spatial.group(&section)?, &section)?;
-        Ok((section, library))
-    };
-    spatial.children()?.into_iter().map(read).collect()
+fn write_images(library: &Library, section: &str, group: &Writer) -> Result<()> {
+    library.images.iter().try_for_each(|(name, image)| {
+        if scale(&library.scale_factors, name).is_none() {
+            return Err(Error::invalid(format!(
+                "section `{section}` has an image `{name}` without its scale"
+            )));
+        }
+        image.write_pixels(group, name, anndata::encoding("array", "0.2.0"))
+    })
 }
 
-fn read_one(group: &Reader, section: &str) -> Result<Library> {
-    let factors = group.group("scalefactors")?;
-    let factor = |name: &str| factors.has(name).then(|| anndata::read_scalar(&factors, name)).transpose();
-    let scale_factors = ScaleFactors {
+fn write_factors(factors: &ScaleFactors, group: &Writer) -> Result<()> {
+    let mut given = named(factors).into_iter().filter_map(|(name, value)| Some((name, value?)));
+    given.try_for_each(|(name, value)| anndata::scalar(group, name, value))
+}
+
+/// Reads the libraries from `uns`.
+pub(super) fn read(uns: &Reader) -> Result<BTreeMap<String, Library>> {
+    let mut libraries = BTreeMap::new();
+    if uns.has("spatial") {
+        let spatial = uns.group("spatial")?;
+        for section in spatial.children()? {
+            let group = spatial.group(&section)?;
+            let scale_factors = read_factors(&group.group("scalefactors")?)?;
+            let images = read_images(&group.group("images")?, &section, &scale_factors)?;
+            libraries.insert(section, Library { images, scale_factors });
+        }
+    }
+    if uns.has(IMAGELESS) {
+        let group = uns.group(IMAGELESS)?;
+        for section in group.children()? {
+            let scale_factors = read_factors(&group.group(&section)?)?;
+            libraries.insert(section, Library { images: BTreeMap::new(), scale_factors });
+        }
+    }
+    Ok(libraries)
+}
+
+fn read_factors(group: &Reader) -> Result<ScaleFactors> {
+    let factor = |name: &str| group.has(name).then(|| anndata::read_scalar(group, name)).transpose();
+    Ok(ScaleFactors {
         tissue_hires_scalef: factor("tissue_hires_scalef")?,
         tissue_lowres_scalef: factor("tissue_lowres_scalef")?,
-        spot_diameter_fullres: anndata::read_scalar(&factors, "spot_diameter_fullres")?,
+        spot_diameter_fullres: anndata::read_scalar(group, "spot_diameter_fullres")?,
         fiducial_diameter_fullres: factor("fiducial_diameter_fullres")?,
-    };
-    let images = group.group("images")?;
+    })
+}
+
+fn read_images(group: &Reader, section: &str, factors: &ScaleFactors) -> Result<BTreeMap<String, Image>> {
     let image = |name: String| {
-        let (height, width, pixels) = Image::read_pixels(&images, &name)?;
-        let scale = scale(&scale_factors, &name)
-            .ok_or_else(|| factors.wrong(format!("lacks `tissue_{name}_scalef`, the scale of an image")))?;
-        let spot_diameter_fullres = scale_factors.spot_diameter_fullres;
+        let (height, width, pixels) = Image::read_pixels(group, &name)?;
+        let scale = scale(factors, &name)
+            .ok_or_else(|| group.wrong(format!("has an image `{name}` without `tissue_{name}_scalef`")))?;
+        let spot_diameter_fullres = factors.spot_diameter_fullres;
         Ok((name, Image { section: section.into(), height, width, pixels, scale, spot_diameter_fullres }))
     };
-    let images = images.children()?.into_iter().map(image).collect::<Result<_>>()?;
-    Ok(Library { images, scale_factors })
+    group.children()?.into_iter().map(image).collect()
 }
 
 fn scale(factors: &ScaleFactors, image: &str) -> Option<f64> {

@@ -33,8 +33,8 @@ pub use predictions::Predictions;
 pub use split::{Role, Split};
 pub use table::Table;
 
-pub use crate::stage::Artifact;
 use crate::error::Result;
+pub use crate::stage::Artifact;
 
 /// Id to position.
 fn positions(ids: &[String]) -> HashMap<&str, usize> {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use restage_stage::artifact::{Artifact, Table};
+use restage_stage::artifact::{Artifact, Embedding, Table};
 use serde_json::{Value, json};
 
 use super::*;
@@ -84,7 +84,7 @@ fn a_section_has_the_image_that_is_there() {
     let Some(outs) = golden::shared("data/her2st/A1") else { return };
     let table = load_table(&params(&outs, json!({}))).unwrap();
     let image = best_image(&table, "A1");
-    assert_eq!((image.height, image.width, image.scale), (2000, 2138, 0.287_604_256_542_996_8));
+    assert_eq!((image.height, image.width, image.scale), (2138, 2000, 0.287_604_256_542_996_8));
     assert_eq!(table.spatial[0], [4550.31, 2394.07]);
     assert_eq!(table.libraries["A1"].images.keys().collect::<Vec<_>>(), ["hires", "lowres"]);
 
@@ -117,6 +117,12 @@ fn sections_come_back_from_disk() {
         let path = root.join(format!("{section}.zarr"));
         table.write(&path).unwrap();
         assert!(Table::read(&path).unwrap() == table);
+
+        let values = table.spatial.iter().flatten().map(|&pixel| pixel as f32).collect();
+        let embedding = Embedding { spots: table.obs.index, dims: 2, values };
+        let path = root.join(format!("{section}-embedding.zarr"));
+        embedding.write(&path).unwrap();
+        assert!(Embedding::read(&path).unwrap() == embedding);
     }
 }
 
