@@ -1,1 +1,29 @@
-//! restage-visium
+//! Plugin `visium`: from Visium sections to what a model trains on. One file or folder per stage type; the README
+//! lists their ports and params.
+
+mod concat;
+mod fit;
+mod load;
+mod normalize;
+mod patches;
+mod pca;
+mod qc;
+mod quantile;
+mod simulate;
+
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod parity_test;
+#[cfg(test)]
+mod stages_test;
+
+restage_stage::export!("visium";
+    concat::Concat,
+    load::Load,
+    normalize::Normalize,
+    patches::MakePatches,
+    pca::Pca,
+    qc::Qc,
+    simulate::Simulate,
+);

@@ -1,0 +1,48 @@
+//! Which spots a fitted step may learn from: the training spots of a split, or all.
+
+use restage_stage::{Error, Result, artifact::Split};
+
+/// Positions in `spots` of those to fit on, ascending: the training spots where a split is connected, else all.
+///
+/// # Errors
+/// If the split trains on none of them.
+pub(crate) fn rows(spots: &[String], split: Option<&Split>) -> Result<Vec<usize>> {
+    let Some(split) = split else { return Ok((0..spots.len()).collect()) };
+    let train = split.train();
+    let rows: Vec<usize> = (0..spots.len()).filter(|&row| train.contains(spots[row].as_str())).collect();
+    if rows.is_empty() {
+        return Err(Error::invalid(
+            "no training spot of the split is in this table; make both from the same sections",
+        ));
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use restage_stage::artifact::Role;
+
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn without_a_split_every_spot_is_fitted_on() {
+        assert_eq!(rows(&names(&["a", "b"]), None).unwrap(), [0, 1]);
+    }
+
+    #[test]
+    fn with_a_split_only_its_training_spots_in_the_table_s_order() {
+        let split =
+            Split { spots: names(&["c", "b", "a"]), roles: vec![Role::Train, Role::Test, Role::Train] };
+        assert_eq!(rows(&names(&["a", "b", "c", "d"]), Some(&split)).unwrap(), [0, 2]);
+    }
+
+    #[test]
+    fn a_split_of_other_spots_is_an_error() {
+        let split = Split { spots: names(&["x"]), roles: vec![Role::Train] };
+        assert!(rows(&names(&["a"]), Some(&split)).unwrap_err().to_string().contains("same sections"));
+    }
+}

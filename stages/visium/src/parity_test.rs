@@ -1,0 +1,103 @@
+//! Real sections from loading to components, against scanpy 1.12.4's numbers for the same steps.
+
+use std::collections::BTreeSet;
+
+use restage_stage::artifact::{Artifact, Embedding, Table};
+use serde_json::{Value, json};
+
+use crate::{golden, load::Load, normalize::Normalize, pca::Pca, qc::Qc, stages_test::run};
+
+fn assert_close(what: &str, found: f64, wanted: &Value, tolerance: f64) {
+    let wanted = wanted.as_f64().unwrap();
+    assert!((found / wanted - 1.0).abs() <= tolerance, "{what}: {found} is not {wanted}");
+}
+
+fn sum(table: &Table) -> f64 {
+    table.x.data.iter().map(|&value| f64::from(value)).sum()
+}
+
+fn check_counts(table: &Table, golden: &Value) {
+    assert_eq!(json!([table.n_spots(), table.n_genes()]), golden["shape_filtered"]);
+    assert_eq!(json!(table.x.data.len()), golden["nnz_filtered"]);
+    assert_eq!(json!(sum(table)), golden["sum_counts"]);
+}
+
+fn check_logs(table: &Table, golden: &Value) {
+    assert_close("sum of logarithms", sum(table), &golden["lognorm_sum"], 1e-6);
+    let barcodes = table.obs.text("barcode").unwrap();
+    for cell in golden["lognorm_first_cells"].as_array().unwrap() {
+        let spot = barcodes.iter().position(|barcode| *barcode == cell["obs"]).unwrap();
+        for (gene, value) in cell["genes"].as_array().unwrap().iter().zip(cell["values"].as_array().unwrap())
+        {
+            let gene = table.var.index.iter().position(|name| gene == name).unwrap();
+            let (_, found) = table.x.entries(spot).find(|&(other, _)| other == gene).unwrap();
+            assert_close("logarithm", f64::from(found), value, 1e-6);
+        }
+    }
+}
+
+fn check_variable_genes(table: &Table, golden: &Value) {
+    let found: BTreeSet<&str> = table.var.index.iter().map(String::as_str).collect();
+    let wanted: BTreeSet<&str> =
+        golden["hvg_seurat"].as_array().unwrap().iter().map(|gene| gene.as_str().unwrap()).collect();
+    assert_eq!(found.symmetric_difference(&wanted).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
+fn check_components(embedding: &Embedding, golden: &Value) {
+    let n = embedding.spots.len() as f64;
+    for component in 0..embedding.dims {
+        let scores = embedding.values.iter().skip(component).step_by(embedding.dims);
+        let variance = scores.map(|&score| f64::from(score).powi(2)).sum::<f64>() / (n - 1.0);
+        assert_close("variance", variance, &golden["pca_variance"][component], 1e-4);
+    }
+    for (score, wanted) in
+        embedding.row(0).iter().zip(golden["pca_abs_first_cell"].as_array().unwrap()).take(20)
+    {
+        assert!((f64::from(score.abs()) - wanted.as_f64().unwrap()).abs() < 1e-3, "{score} is not {wanted}");
+    }
+}
+
+fn check(section: &str, folder: &str) {
+    let Some(golden) = golden::json(&format!("parity/parity_{section}.json")) else { return };
+    let Some(data) = golden::shared(&format!("data/{folder}")) else { return };
+    let home = tempfile::tempdir().unwrap();
+    let at = |place: &str| vec![home.path().join(place)];
+    let table = |stage: &str| Table::read(&home.path().join(stage).join("table")).unwrap();
+    let load = json!({ "path": data, "section": section });
+    // Without `hvg_seurat`, scanpy's components were computed on all genes.
+    let n_top_genes = golden["hvg_seurat"].as_array().map(|_| 2000);
+
+    run::<Load>(home.path(), load, &[], &["table", "image", "labels"]);
+    run::<Qc>(home.path(), json!({}), &[("table", &at("load/table"))], &["table", "summary"]);
+    check_counts(&table("qc"), &golden);
+    let mark = json!({ "n_top_genes": null });
+    run::<Normalize>(home.path(), mark, &[("table", &at("qc/table"))], &["table"]);
+    check_logs(&table("normalize"), &golden);
+    std::fs::remove_dir_all(home.path().join("normalize")).unwrap();
+    run::<Normalize>(
+        home.path(),
+        json!({ "n_top_genes": n_top_genes }),
+        &[("table", &at("qc/table"))],
+        &["table"],
+    );
+    if n_top_genes.is_some() {
+        check_variable_genes(&table("normalize"), &golden);
+    }
+    run::<Pca>(home.path(), json!({}), &[("table", &at("normalize/table"))], &["embedding"]);
+    check_components(&Embedding::read(&home.path().join("pca/embedding")).unwrap(), &golden);
+}
+
+#[test]
+fn a_breast_cancer_section_is_as_scanpy_has_it() {
+    check("her2st_A1", "her2st/A1");
+}
+
+#[test]
+fn another_patient_s_section_is_as_scanpy_has_it() {
+    check("her2st_G2", "her2st/G2");
+}
+
+#[test]
+fn a_cortex_slice_with_all_genes_is_as_scanpy_has_it() {
+    check("dlpfc_151673", "dlpfc/151673");
+}

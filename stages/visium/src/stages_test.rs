@@ -1,0 +1,91 @@
+//! The stages from folder to folder, as a host runs them.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use restage_stage::{
+    Context, Stage,
+    artifact::{Artifact, Embedding, Image, Labels, Metrics, Patches, Role, Split, Table},
+    context::Silence,
+    task::Task,
+};
+use serde_json::{Value, json};
+
+use crate::{normalize::Normalize, patches::MakePatches, pca::Pca, qc::Qc, simulate::Simulate};
+
+/// Runs a stage into `folder/<stage>/<output>`.
+pub(crate) fn run<S: Stage>(folder: &Path, params: Value, inputs: &[(&str, &[PathBuf])], outputs: &[&str]) {
+    let home = folder.join(S::NAME);
+    std::fs::create_dir_all(&home).unwrap();
+    let task = Task {
+        stage: S::NAME.into(),
+        params: params.clone(),
+        inputs: inputs.iter().map(|(port, paths)| (port.to_string(), paths.to_vec())).collect(),
+        outputs: outputs.iter().map(|port| (port.to_string(), home.join(port))).collect::<BTreeMap<_, _>>(),
+        seed: 0,
+        threads: 1,
+        scratch: home,
+    };
+    S::run(serde_json::from_value(params).unwrap(), &Context::new(task, Box::new(Silence))).unwrap();
+}
+
+#[test]
+fn a_simulated_section_goes_all_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let at = |place: &str| vec![folder.join(place)];
+
+    let small = json!({ "section": "A", "patient": "p", "rows": 8, "cols": 8, "genes": 60 });
+    run::<Simulate>(folder, small, &[], &["table", "image", "labels"]);
+    let simulated = Table::read(&folder.join("simulate/table")).unwrap();
+    let labels = Labels::read(&folder.join("simulate/labels")).unwrap();
+    assert_eq!(simulated.obs.index, labels.spots);
+    assert_eq!(
+        simulated.libraries["A"].images["hires"].pixels,
+        Image::read(&folder.join("simulate/image")).unwrap().pixels
+    );
+
+    run::<Qc>(folder, json!({}), &[("table", &at("simulate/table"))], &["table", "summary"]);
+    let summary = Metrics::read(&folder.join("qc/summary")).unwrap();
+    assert_eq!(summary.values["spots_before"], 64.0);
+
+    let roles = (0..64).map(|spot| if spot % 3 == 0 { Role::Test } else { Role::Train }).collect();
+    Split { spots: labels.spots.clone(), roles }.write(&folder.join("split")).unwrap();
+    let inputs: [(&str, &[PathBuf]); 2] = [("table", &at("qc/table")), ("split", &at("split"))];
+    run::<Normalize>(folder, json!({ "n_top_genes": 40 }), &inputs, &["table"]);
+    let normalized = Table::read(&folder.join("normalize/table")).unwrap();
+    assert_eq!((normalized.n_spots(), normalized.n_genes()), (64, 40));
+
+    let inputs: [(&str, &[PathBuf]); 2] = [("table", &at("normalize/table")), ("split", &at("split"))];
+    run::<Pca>(folder, json!({ "n_components": 5 }), &inputs, &["embedding"]);
+    let embedding = Embedding::read(&folder.join("pca/embedding")).unwrap();
+    assert_eq!((embedding.spots.len(), embedding.dims), (64, 5));
+
+    let inputs: [(&str, &[PathBuf]); 2] =
+        [("images", &at("simulate/image")), ("table", &at("simulate/table"))];
+    run::<MakePatches>(folder, json!({}), &inputs, &["patches"]);
+    let patches = Patches::read(&folder.join("patches/patches")).unwrap();
+    assert_eq!((patches.spots, patches.size), (labels.spots, 32));
+}
+
+#[test]
+fn a_default_written_out_is_the_default() {
+    fn canonical<S: Stage>(params: Value) -> Value {
+        serde_json::to_value(serde_json::from_value::<S::Params>(params).unwrap()).unwrap()
+    }
+    assert_eq!(
+        canonical::<Normalize>(json!({})),
+        canonical::<Normalize>(json!({ "target_sum": 10_000, "flavor": "seurat" }))
+    );
+    assert_eq!(
+        canonical::<MakePatches>(json!({})),
+        canonical::<MakePatches>(json!({ "size": 32, "edge": "reflect" }))
+    );
+    assert_eq!(
+        canonical::<Simulate>(json!({ "section": "A" })),
+        canonical::<Simulate>(json!({ "section": "A", "rows": 16 }))
+    );
+    assert!(serde_json::from_value::<<Qc as Stage>::Params>(json!({ "min_count": 1 })).is_err());
+}
