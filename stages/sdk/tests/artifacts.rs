@@ -1,4 +1,8 @@
 //! Every artifact comes back from disk as it was written, and what contradicts itself is refused.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; clippy does not see that helpers are test code"
+)]
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -196,6 +200,13 @@ fn what_contradicts_itself_is_refused() {
 
 fn error_of<A: Artifact>(path: &Path) -> String {
     A::read(path).err().unwrap().chain().join(": ")
+}
+
+#[test]
+fn an_artifact_is_not_written_over_another() {
+    let folder = tempfile::tempdir().unwrap();
+    labels().write(folder.path()).unwrap();
+    assert!(table().write(folder.path()).unwrap_err().to_string().contains("exists already"));
 }
 
 #[test]

@@ -1,4 +1,8 @@
 //! The same artifact gives the same files, on any number of threads; a chunk is read as another reader would.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; clippy does not see that helpers are test code"
+)]
 
 use std::{
     collections::BTreeMap,

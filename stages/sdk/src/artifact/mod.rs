@@ -18,7 +18,7 @@ mod split;
 mod table;
 pub mod zarr;
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
 pub use csr::Csr;
 pub use embedding::Embedding;
@@ -33,7 +33,6 @@ pub use predictions::Predictions;
 pub use split::{Role, Split};
 pub use table::Table;
 
-use crate::error::Result;
 pub use crate::stage::Artifact;
 
 /// Id to position.

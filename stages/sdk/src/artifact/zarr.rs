@@ -99,8 +99,11 @@ impl Writer {
     /// Makes the root group of a folder.
     ///
     /// # Errors
-    /// If the disk refuses.
+    /// If the folder holds one already, of which parts would stay, or the disk refuses.
     pub fn create(root: &Path, attributes: Attributes) -> Result<Self> {
+        if root.join("zarr.json").exists() {
+            return Err(Error::invalid(format!("{} exists already: write to a new folder", root.display())));
+        }
         Self::at(Place::root(root)?, attributes)
     }
 
