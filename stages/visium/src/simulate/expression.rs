@@ -13,7 +13,7 @@ const PROGRAMME: f64 = 0.15;
 /// Programmes that vary over the tissue without regard to regions.
 const NUISANCES: usize = 2;
 /// How far the programme is on at one side of the border, and off at the other.
-const ACTIVITY: f64 = 1.1;
+const ACTIVITY: f64 = 1.3;
 /// Standard deviation of that between spots of one region.
 const ACTIVITY_NOISE: f64 = 0.35;
 /// How far the other programmes are on where their maps are at one standard deviation.
