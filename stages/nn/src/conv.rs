@@ -225,7 +225,7 @@ mod tests {
             for (y, x0) in (0..windows.out_height).flat_map(|y| (0..windows.out_width).map(move |x| (y, x))) {
                 for o in 0..conv.outputs {
                     let mut sum = 0.0;
-                    for (i, ky, kx) in itertools3(conv.inputs, conv.side, conv.side) {
+                    for (i, ky, kx) in triples(conv.inputs, conv.side, conv.side) {
                         let (py, px) = (y * conv.stride + ky, x0 * conv.stride + kx);
                         let inside = |p: usize, length: usize| p >= conv.padding && p < length + conv.padding;
                         if inside(py, height) && inside(px, width) {
@@ -241,7 +241,7 @@ mod tests {
         result
     }
 
-    fn itertools3(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    fn triples(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
         (0..a).flat_map(move |i| (0..b).flat_map(move |j| (0..c).map(move |k| (i, j, k))))
     }
 

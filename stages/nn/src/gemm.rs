@@ -5,7 +5,7 @@ use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice, linalg::general_mat_mul};
 use rayon::prelude::*;
 
 /// Rows of the result that one task computes. Fixed: the split must not depend on the number of threads.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 
 /// A row-major matrix on a slice; `.t()` transposes it.
 #[expect(clippy::expect_used, reason = "callers compute both from one shape")]

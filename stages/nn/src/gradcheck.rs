@@ -7,7 +7,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
     params::Params,
-    tensor::{self, Scalar, gradient_mut, take_gradient},
+    tensor::{self, Recording, Scalar, gradient_mut, take_gradient},
 };
 
 /// Half the distance between the two points of a difference.
@@ -26,7 +26,7 @@ pub(crate) fn wave<S: Shape>(shape: S) -> Tensor<S, f32, Cpu> {
 }
 
 /// Σ weights · x: turns any op into a loss whose gradient by x is known.
-fn weigh<S: Shape>(x: Tensor<S, f32, Cpu, OwnedTape<f32, Cpu>>) -> Scalar<OwnedTape<f32, Cpu>> {
+fn weigh<S: Shape>(x: Tensor<S, f32, Cpu, Recording>) -> Scalar<Recording> {
     let (x, mut tape) = x.split_tape();
     let loss = tensor::tensor(vec![weighted(&x) as f32], ());
     let out = loss.clone();
@@ -51,7 +51,7 @@ fn weighted<S: Shape, T>(x: &Tensor<S, f32, Cpu, T>) -> f64 {
 pub(crate) fn check<S: Shape, R: Shape>(
     params: &Params,
     input: Tensor<S, f32, Cpu>,
-    op: impl Fn(&Params, Tensor<S, f32, Cpu, OwnedTape<f32, Cpu>>) -> Tensor<R, f32, Cpu, OwnedTape<f32, Cpu>>,
+    op: impl Fn(&Params, Tensor<S, f32, Cpu, Recording>) -> Tensor<R, f32, Cpu, Recording>,
 ) {
     let mut gradients = weigh(op(params, input.leaky_trace())).backward();
     let analytic = take_gradient(&mut gradients, &input).unwrap();

@@ -35,6 +35,8 @@ mod params;
 mod pool;
 mod schedule;
 mod tensor;
+#[cfg(test)]
+mod threads;
 
 pub use dfdx;
 
@@ -47,4 +49,4 @@ pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamId, Params};
 pub use pool::global_average_pool;
 pub use schedule::warmup_cosine;
-pub use tensor::{Images, Matrix, Scalar, Source, tensor, values};
+pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};

@@ -3,7 +3,7 @@
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
-use crate::tensor::{self, Matrix, Scalar, gradient_mut, take_gradient};
+use crate::tensor::{self, Matrix, Recording, Scalar, gradient_mut, take_gradient};
 
 /// Values that one partial sum takes. Fixed: it must not depend on the number of threads.
 const CHUNK: usize = 8192;
@@ -84,11 +84,7 @@ pub struct VicReg<T> {
 ///
 /// # Panics
 /// If the views differ in shape.
-pub fn vicreg(
-    a: Matrix<OwnedTape<f32, Cpu>>,
-    b: Matrix<OwnedTape<f32, Cpu>>,
-    weights: VicRegWeights,
-) -> VicReg<OwnedTape<f32, Cpu>> {
+pub fn vicreg(a: Matrix<Recording>, b: Matrix<Recording>, weights: VicRegWeights) -> VicReg<Recording> {
     let (variance_a, covariance_a) = spread(a.with_empty_tape());
     let (variance_b, covariance_b) = spread(b.with_empty_tape());
     let invariance = (a - b).square().mean::<(), _>();
@@ -101,7 +97,7 @@ pub fn vicreg(
 }
 
 /// The variance and covariance terms of one view.
-fn spread(z: Matrix<OwnedTape<f32, Cpu>>) -> (Scalar<OwnedTape<f32, Cpu>>, Scalar<OwnedTape<f32, Cpu>>) {
+fn spread(z: Matrix<Recording>) -> (Scalar<Recording>, Scalar<Recording>) {
     let shape @ (items, dims) = *z.shape();
     let degrees = (items.max(2) - 1) as f32;
     let mean = z.with_empty_tape().mean::<(usize,), Axis<0>>().broadcast_like::<_, Axis<0>>(&shape);

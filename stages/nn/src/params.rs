@@ -5,7 +5,7 @@ use std::ops::Index;
 use dfdx::prelude::*;
 use rand::Rng;
 
-use crate::tensor::{self, Scalar};
+use crate::tensor::{self, Recording, Scalar};
 
 /// One parameter. Its tensor is flat; `shape` says how to read it.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl Params {
     ///
     /// # Errors
     /// If memory runs out.
-    pub fn gradients(&self, loss: Scalar<OwnedTape<f32, Cpu>>) -> Result<Vec<Vec<f32>>, CpuError> {
+    pub fn gradients(&self, loss: Scalar<Recording>) -> Result<Vec<Vec<f32>>, CpuError> {
         let mut gradients = loss.try_backward()?;
         self.iter().map(|param| tensor::take_gradient(&mut gradients, &param.tensor)).collect()
     }

@@ -2,6 +2,8 @@
 
 use dfdx::prelude::*;
 
+/// A tape that records ops for the backward pass; without it ([`NoneTape`]) ops only compute.
+pub type Recording = OwnedTape<f32, Cpu>;
 /// One number.
 pub type Scalar<T = NoneTape> = Tensor<(), f32, Cpu, T>;
 /// Rows x columns.

@@ -45,11 +45,12 @@ impl Objective for GeneMask<'_> {
         let mut input = target.clone();
         let mut mask = vec![false; target.len()];
         let scale = 1.0 / (1.0 - self.mask_rate as f32);
+        let below = (self.mask_rate * f64::from(u32::MAX)) as u32;
         input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(&rows).for_each(
             |((input, mask), row)| {
                 let mut rng = rng(self.seed, &format!("mask/{epoch}/{}", self.spots[*row]));
                 for (value, hidden) in input.iter_mut().zip(mask) {
-                    *hidden = rng.random_bool(self.mask_rate);
+                    *hidden = rng.random::<u32>() < below;
                     *value = if *hidden { 0.0 } else { *value * scale };
                 }
             },

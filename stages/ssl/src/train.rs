@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    AdamW, Matrix, Params, Scalar, clip_norm,
-    dfdx::prelude::{AsArray, Cpu, OwnedTape},
-    warmup_cosine,
+    AdamW, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
 
@@ -32,7 +30,7 @@ pub(crate) trait Objective {
 
 /// The loss of one batch.
 pub(crate) struct Step {
-    pub(crate) loss: Scalar<OwnedTape<f32, Cpu>>,
+    pub(crate) loss: Scalar<Recording>,
     /// The terms it consists of, if there are several.
     pub(crate) terms: Vec<(&'static str, f32)>,
     /// What the encoder gave, for the watch over collapse.
