@@ -163,7 +163,18 @@ sweep: { metric: evaluate, seeds: [-1] }
     let ended = sandbox.run(&["check", "--json", "w.yaml"]);
     assert_eq!(ended.code(), Some(2), "{}", ended.all());
     let json = ended.json();
-    let first: Vec<_> = json["diagnostics"].as_array().unwrap().iter().collect();
-    assert!(first.iter().all(|problem| problem["line"].as_u64() > Some(0) && problem["column"].as_u64() > Some(0)));
-    assert!(first.len() >= 4, "{}", ended.all());
+    let told: Vec<String> = json["diagnostics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| {
+            let [line, column, message, help] = ["line", "column", "message", "help"].map(|key| &problem[key]);
+            let message = message.as_str().unwrap().replace(&sandbox.path("").display().to_string(), "…/");
+            format!("{line}:{column} {message} ({})", help.as_str().unwrap_or_default())
+        })
+        .collect();
+    insta::assert_snapshot!(told.join("\n"));
+    assert!(told.len() >= 10);
+    let drawn = sandbox.run(&["check", "w.yaml"]).err();
+    assert!(drawn.contains(&format!("{} mistakes found", told.len())) && drawn.contains("did you mean"), "{drawn}");
 }

@@ -8,7 +8,7 @@ use std::{
 use indexmap::IndexMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::Digest;
-use restage_stage::{catalogue::UNKEYED_MARK, task::PATH_MARK};
+use restage_stage::{catalogue::{StageType, UNKEYED_MARK}, task::PATH_MARK};
 
 use super::{
     Action, Decision, Instance, Plan, PlanError, Reason, Selection,
@@ -55,16 +55,15 @@ pub(super) async fn expand(
     let mut params = HashMap::new();
     for (index, draft) in drafts.iter().enumerate() {
         let Some(value) = canonical.get(&check_key(draft)) else { continue };
-        match files.resolve(value) {
-            Ok(mut resolved) => {
-                drop_unkeyed(&mut resolved.keyed, &draft.uses, catalog);
-                params.insert(index, resolved);
-            }
-            Err(message) => {
-                let stage = &variants[draft.variant].workflow.stages[&draft.stage];
-                problems.push(file_problem(stage, &message));
-            }
-        }
+        let mut resolved = files.resolve_all(value, |param, message| {
+            let stage = &variants[draft.variant].workflow.stages[&draft.stage];
+            let at = stage.with.get(param).map_or(&stage.uses.at, |(_, node)| &node.at);
+            problems.push(
+                Diagnostic::new(at, message, "named here").help("paths are relative to the workflow file"),
+            );
+        });
+        drop_unkeyed(&mut resolved.keyed, &draft.uses, catalog);
+        params.insert(index, resolved);
     }
     let problems = distinct(problems);
     problems.or(()).map_err(PlanError::Invalid)?;
@@ -203,7 +202,7 @@ fn check_key(draft: &Draft) -> (String, String) {
     (draft.uses.clone(), draft.written.to_string())
 }
 
-/// Canonical params of every distinct (stage type, params); the plugin is asked once for each.
+/// Canonical params of every distinct (stage type, params) that is right; the plugin is asked once for each.
 async fn canonicalise(
     drafts: &[Draft],
     variants: &[Variant],
@@ -218,48 +217,63 @@ async fn canonicalise(
             continue;
         }
         let stage = &variants[draft.variant].workflow.stages[&draft.stage];
-        if !params_known(stage, catalog, problems) {
-            wrong.insert(key);
-            continue;
-        }
-        match catalog.check(&draft.uses, &draft.written).await {
-            Ok(value) => drop(canonical.insert(key, value)),
-            Err(messages) => {
-                problems.push(param_problem(stage, &messages));
-                wrong.insert(key);
+        let Some(offer) = catalog.find(&draft.uses) else { continue };
+        let mut written = draft.written.clone();
+        let before = problems.0.len();
+        remove_unknown(stage, offer.stage, &mut written, problems);
+        // A plugin tells the first param that is wrong; without it, it tells the next.
+        let result = loop {
+            match catalog.check(&draft.uses, &written).await {
+                Ok(value) => break Some(value),
+                Err(messages) => {
+                    let (problem, param) = param_problem(stage, &messages);
+                    problems.push(problem);
+                    let removed = param.and_then(|param| written.as_object_mut()?.shift_remove(&param));
+                    if removed.is_none() {
+                        break None;
+                    }
+                }
             }
+        };
+        match result.filter(|_| problems.0.len() == before) {
+            Some(value) => drop(canonical.insert(key, value)),
+            None => drop(wrong.insert(key)),
         }
     }
     canonical
 }
 
-/// Tells every param that the stage type does not have, with the nearest that it has.
-fn params_known(stage: &Stage, catalog: &Catalog, problems: &mut Diagnostics) -> bool {
-    let Some(offer) = catalog.find(&stage.uses.value) else { return false };
-    let Some(known) = offer.stage.params.get("properties").and_then(|known| known.as_object()) else { return true };
-    let before = problems.0.len();
+/// Tells and removes every param that the stage type does not have, with the nearest that it has.
+fn remove_unknown(
+    stage: &Stage,
+    known: &StageType,
+    written: &mut serde_json::Value,
+    problems: &mut Diagnostics,
+) {
+    let Some(known) = known.params.get("properties").and_then(|known| known.as_object()) else { return };
     for (param, (at, _)) in &stage.with {
         if !known.contains_key(param) {
             let message = format!("`{}` has no param `{param}`", stage.uses.value);
             problems.push(
                 Diagnostic::new(at, message, "unknown param").help(suggest(param, known.keys().map(String::as_str))),
             );
+            written.as_object_mut().and_then(|written| written.shift_remove(param));
         }
     }
-    problems.0.len() == before
 }
 
-/// The plugin's words on wrong params, at the param that they begin with.
-fn param_problem(stage: &Stage, messages: &[String]) -> Diagnostic {
+/// The plugin's words on wrong params, at the param that they begin with, and that param.
+fn param_problem(stage: &Stage, messages: &[String]) -> (Diagnostic, Option<String>) {
     let message = messages.join(": ");
-    let param = message.strip_prefix('`').and_then(|rest| rest.split(['.', '[', '`']).next());
-    match param.and_then(|param| stage.with.get(param)) {
-        Some((_, node)) => Diagnostic::new(&node.at, message, "this value"),
+    let param = message.strip_prefix('`').and_then(|rest| rest.split(['.', '[', '`']).next()).map(str::to_owned);
+    match param.as_ref().and_then(|param| stage.with.get(param)) {
+        Some((_, node)) => (Diagnostic::new(&node.at, message, "this value"), param),
         None => {
             let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
             let text = missing.map(|field| format!("`{}` needs the param `{field}`", stage.uses.value));
-            Diagnostic::new(&stage.uses.at, text.unwrap_or(message), "in the params of this stage")
-                .help("see the stage type's params with `restage plugin list`")
+            let help = "`restage plugin list WORKFLOW` shows the params of every stage type";
+            let at = &stage.uses.at;
+            (Diagnostic::new(at, text.unwrap_or(message), "in the params of this stage").help(help), None)
         }
     }
 }
@@ -273,11 +287,6 @@ fn drop_unkeyed(keyed: &mut serde_json::Value, uses: &str, catalog: &Catalog) {
             unkeyed != Some(&serde_json::Value::Bool(true))
         });
     }
-}
-
-fn file_problem(stage: &Stage, message: &str) -> Diagnostic {
-    let at = stage.with.get("path").map_or(&stage.uses.at, |(_, node)| &node.at);
-    Diagnostic::new(at, message, "named here").help("paths are relative to the workflow file")
 }
 
 /// Files that params name: made absolute, and digested once each.
@@ -294,6 +303,22 @@ struct Params {
 }
 
 impl Files<'_> {
+    /// Resolves a stage's params; `wrong` is told each param that names a file which cannot be read.
+    fn resolve_all(&mut self, params: &serde_json::Value, mut wrong: impl FnMut(&str, String)) -> Params {
+        let mut given = serde_json::Map::new();
+        let mut keyed = serde_json::Map::new();
+        for (param, value) in params.as_object().into_iter().flatten() {
+            match self.resolve(value) {
+                Ok(resolved) => {
+                    given.insert(param.clone(), resolved.given);
+                    keyed.insert(param.clone(), resolved.keyed);
+                }
+                Err(message) => wrong(param, message),
+            }
+        }
+        Params { given: given.into(), keyed: keyed.into() }
+    }
+
     fn resolve(&mut self, value: &serde_json::Value) -> Result<Params, String> {
         use serde_json::Value;
         let both = |given: Value, keyed: Value| Ok(Params { given, keyed });

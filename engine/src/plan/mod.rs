@@ -151,7 +151,7 @@ impl Plan {
         store: &Store,
         history: &History,
     ) -> Result<Self, PlanError> {
-        let mut problems = Diagnostics::default();
+        let mut problems = workflow.problems.clone();
         let variants = variant::variants(workflow, selection, catalog, &mut problems);
         let mut plan = expand::expand(workflow, selection, variants, catalog, problems).await?;
         decide::decide(&mut plan, store, history)?;

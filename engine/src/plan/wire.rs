@@ -10,7 +10,7 @@ use crate::{
     workflow::{Diagnostic, Diagnostics, Input, Located, OutputRef, Stage, Workflow, suggest},
 };
 
-/// A variant whose wires are right.
+/// A variant whose stages can be ordered.
 pub(super) struct Resolved {
     /// Stages in an order in which inputs come before their readers.
     pub(super) order: Vec<String>,
@@ -25,12 +25,14 @@ impl Resolved {
     }
 }
 
-/// Checks all wires; `None` if the stages cannot be ordered or a type is unknown.
+/// Checks all wires; `None` if the stages cannot be ordered.
 pub(super) fn resolve(workflow: &Workflow, catalog: &Catalog, problems: &mut Diagnostics) -> Option<Resolved> {
     let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
     for (name, stage) in &workflow.stages {
         match catalog.find(&stage.uses.value) {
             Some(offer) => drop(offers.insert(name, offer)),
+            // A stage without its type was told when the file was read.
+            None if stage.uses.value.is_empty() => {}
             None => {
                 let known: Vec<String> = catalog.names().collect();
                 let message = format!("unknown stage type `{}`", stage.uses.value);
@@ -55,7 +57,7 @@ pub(super) fn resolve(workflow: &Workflow, catalog: &Catalog, problems: &mut Dia
         _ => None,
     };
     let single_outputs = offers.iter().filter_map(single).collect();
-    (offers.len() == workflow.stages.len()).then_some(Resolved { order, single_outputs })
+    Some(Resolved { order, single_outputs })
 }
 
 fn check_inputs(

@@ -70,7 +70,8 @@ impl Catalog {
     /// If one cannot be built or loaded, or two have the same name.
     pub(crate) async fn open(workflow: &Workflow, store: &Store, notice: &dyn Fn(&str)) -> Result<Self, CatalogError> {
         let folder = workflow.path.parent().map(PathBuf::from).unwrap_or_default();
-        let mut problems = Diagnostics::default();
+        let mut problems = workflow.problems.clone();
+        let known = problems.0.len();
         let mut paths = Vec::new();
         for path in &workflow.plugins {
             let absolute = folder.join(&path.value);
@@ -83,7 +84,9 @@ impl Catalog {
             }
             paths.push(absolute);
         }
-        problems.or(()).map_err(CatalogError::Workflow)?;
+        if problems.0.len() > known {
+            return problems.or(Self { plugins: BTreeMap::new() }).map_err(CatalogError::Workflow);
+        }
         let mut problems = Diagnostics::default();
         let mut plugins = BTreeMap::new();
         for (path, library) in workflow.plugins.iter().zip(build::libraries(&paths, store, notice)?) {

@@ -129,7 +129,7 @@ impl miette::Diagnostic for Diagnostic {
 }
 
 /// All problems that were found; never empty when it is an error.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {

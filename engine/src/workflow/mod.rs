@@ -31,6 +31,8 @@ pub(crate) struct Workflow {
     pub(crate) stages: IndexMap<String, Stage>,
     /// What is varied.
     pub(crate) sweep: Sweep,
+    /// What was found wrong while reading. Planning adds what it finds and refuses: all mistakes are told at once.
+    pub(crate) problems: Diagnostics,
 }
 
 /// A named step.
@@ -110,8 +112,8 @@ pub(crate) struct Ablation {
 /// Reads a workflow file.
 ///
 /// # Errors
-/// If it cannot be read, or everything that is wrong with it in one go. Stage types and params are checked by
-/// [`Plan::new`](crate::plan::Plan::new), which knows the plugins.
+/// If it cannot be read, or is not YAML. What else is wrong with it is in [`Workflow::problems`]: stage types and
+/// params are checked by [`Plan::new`](crate::plan::Plan::new), which knows the plugins, and tells it all.
 pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let absolute = std::path::absolute(path).map_err(unreadable)?;
@@ -119,7 +121,7 @@ pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
     let text = String::from_utf8(bytes).map_err(|_| LoadError::NotText { path: path.to_owned() })?;
     // Editors on other systems begin files with a byte-order mark; it means nothing here.
     let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    Ok(read::workflow(Source::new(path, text), absolute)?)
+    read::workflow(&Source::new(path, text), absolute).map_err(|problem| Diagnostics(vec![problem]).into())
 }
 
 /// Why a workflow file could not be loaded.
@@ -141,8 +143,8 @@ pub(crate) enum LoadError {
         /// The file.
         path: PathBuf,
     },
-    /// The workflow has mistakes.
-    #[error("the workflow has {} mistake(s)", .0.0.len())]
+    /// The file is not YAML.
+    #[error("the workflow is not YAML")]
     Invalid(Diagnostics),
 }
 

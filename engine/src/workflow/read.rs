@@ -17,11 +17,12 @@ const STAGE_KEYS: &[&str] = &["uses", "in", "with", "foreach", "gather", "resour
 const SWEEP_KEYS: &[&str] = &["metric", "seeds", "ablate"];
 const ABLATION_KEYS: &[&str] = &["set", "vary", "drop"];
 
-pub(super) fn workflow(source: Source, path: PathBuf) -> Result<Workflow, Diagnostics> {
-    let root = node::parse(&source).map_err(|problem| Diagnostics(vec![problem]))?;
+pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagnostic> {
+    let root = node::parse(source)?;
     let mut reader = Reader::default();
-    let workflow = reader.workflow(&root, path);
-    reader.problems.or(workflow)
+    let mut workflow = reader.workflow(&root, path);
+    workflow.problems = reader.problems;
+    Ok(workflow)
 }
 
 type Entries<'a> = &'a [(Located<String>, Node)];
@@ -52,7 +53,8 @@ impl Reader {
         };
         let sweep = get(entries, "sweep").map(|node| self.sweep(node));
         let sweep = sweep.unwrap_or_else(|| Sweep { seeds: vec![0], ..Sweep::default() });
-        let workflow = Workflow { name, path, plugins, params, stages, sweep };
+        let problems = Diagnostics::default();
+        let workflow = Workflow { name, path, plugins, params, stages, sweep, problems };
         self.wires(&workflow);
         workflow
     }

@@ -44,6 +44,7 @@ pub struct PretrainParams {
     pub grad_clip: f64,
     /// Epochs between checkpoints, from which a killed run goes on. Changes no result. Default 5.
     #[serde(default = "default::checkpoint_every")]
+    #[schemars(extend("x-restage-unkeyed" = true))]
     pub checkpoint_every: usize,
 
     /// `gene_mask`: sizes of the MLP's hidden layers. Default [256].
