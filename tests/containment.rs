@@ -35,7 +35,8 @@ fn a_stage_that_misbehaves_costs_one_action_and_is_named_with_the_reason() {
     ] {
         let (sandbox, ended) = misbehave(how);
         assert_eq!(ended.code(), Some(1), "{how}: {}", ended.all());
-        let failed = ended.err().lines().find(|line| line.starts_with("FAILED")).unwrap_or_default().to_owned();
+        let failed =
+            ended.err().lines().find(|line| line.starts_with("FAILED")).unwrap_or_default().to_owned();
         let place = failed.replace("tests/plugin/", "");
         assert!(failed.starts_with("FAILED bad: ") && place.contains(reason), "{how}: {}", ended.all());
         assert!(ended.err().contains("skip after: it reads bad"), "{how}: {}", ended.all());
@@ -82,7 +83,10 @@ fn a_killed_engine_leaves_no_host_and_the_next_run_goes_on() {
         // The first hosts only describe the plugin; the one of the running stage may take a moment to come.
         if let Some(host) = harness::hosts(engine.id()).first() {
             std::thread::sleep(std::time::Duration::from_millis(60));
-            killed |= std::process::Command::new("kill").args(["-9", &host.to_string()]).status().is_ok_and(|s| s.success());
+            killed |= std::process::Command::new("kill")
+                .args(["-9", &host.to_string()])
+                .status()
+                .is_ok_and(|s| s.success());
         }
     }
     assert!(killed, "no host was there to kill");
@@ -102,7 +106,8 @@ fn an_interrupted_stage_goes_on_from_its_checkpoint() {
     assert_eq!(engine.wait().expect("the engine was started").code(), Some(1));
     let ended = sandbox.run(&["--log", "plugin=info", "run", "w.yaml"]);
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
-    let begins = ended.err().lines().find(|line| line.contains("begins done=")).unwrap_or_default().to_owned();
+    let begins =
+        ended.err().lines().find(|line| line.contains("begins done=")).unwrap_or_default().to_owned();
     assert!(!begins.is_empty() && !begins.contains("done=0"), "it began anew: {}", ended.all());
     assert_eq!(sandbox.digests("w.yaml"), undisturbed());
 }

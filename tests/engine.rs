@@ -53,13 +53,13 @@ fn equal_actions_are_merged() {
 fn a_late_param_reruns_late_stages_only_and_back_again_runs_nothing() {
     let sandbox = sandbox();
     sandbox.ran(&["w.yaml", "--only", "baseline"]);
-    let changed = ["w.yaml", "--only", "baseline", "--set", "params.between=:"];
+    let changed = ["w.yaml", "--only", "baseline", "--set", "params.between=/"];
     let decisions = sandbox.decisions(&changed);
     assert_eq!(decisions[0], ("a".into(), "cached".into()));
     assert_eq!(decisions[1], ("b".into(), "run".into()));
     assert_eq!(decisions[2], ("c".into(), "may run".into()));
     let plan = sandbox.run(&[&["plan"], &changed[..]].concat());
-    assert!(plan.out().contains(r#"b: run: b.between: "-" -> ":""#), "{}", plan.out());
+    assert!(plan.out().contains(r#"b: run: b.between: "-" -> "/""#), "{}", plan.out());
     assert!(plan.out().contains("c seed 1: may run: reads b, which will run"), "{}", plan.out());
     assert_eq!(sandbox.ran(&changed), 3);
     assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 0, "the old results are still there");
@@ -70,8 +70,11 @@ fn an_early_change_reruns_everything_after_it_unless_it_makes_no_difference() {
     let sandbox = sandbox();
     sandbox.ran(&["w.yaml", "--only", "baseline"]);
     sandbox.write("data.txt", "finally");
-    let decisions: Vec<String> =
-        sandbox.decisions(&["w.yaml", "--only", "baseline"]).into_iter().map(|(_, decision)| decision).collect();
+    let decisions: Vec<String> = sandbox
+        .decisions(&["w.yaml", "--only", "baseline"])
+        .into_iter()
+        .map(|(_, decision)| decision)
+        .collect();
     assert_eq!(decisions, ["run", "may run", "may run", "may run"]);
     assert_eq!(sandbox.ran(&["w.yaml", "--only", "baseline"]), 1, "same first character: early cutoff");
     sandbox.write("data.txt", "second");
@@ -120,7 +123,9 @@ sweep: { ablate: { no b: { drop: b } } }
         .as_array()
         .unwrap()
         .iter()
-        .map(|artifact| std::fs::read_to_string(format!("{}/text", artifact["path"].as_str().unwrap())).unwrap())
+        .map(|artifact| {
+            std::fs::read_to_string(format!("{}/text", artifact["path"].as_str().unwrap())).unwrap()
+        })
         .collect();
     assert_eq!(texts, ["x+x", "xx"]);
 }
@@ -168,7 +173,8 @@ sweep: { metric: evaluate, seeds: [-1] }
         .unwrap()
         .iter()
         .map(|problem| {
-            let [line, column, message, help] = ["line", "column", "message", "help"].map(|key| &problem[key]);
+            let [line, column, message, help] =
+                ["line", "column", "message", "help"].map(|key| &problem[key]);
             let message = message.as_str().unwrap().replace(&sandbox.path("").display().to_string(), "…/");
             format!("{line}:{column} {message} ({})", help.as_str().unwrap_or_default())
         })
@@ -176,5 +182,8 @@ sweep: { metric: evaluate, seeds: [-1] }
     insta::assert_snapshot!(told.join("\n"));
     assert!(told.len() >= 10);
     let drawn = sandbox.run(&["check", "w.yaml"]).err();
-    assert!(drawn.contains(&format!("{} mistakes found", told.len())) && drawn.contains("did you mean"), "{drawn}");
+    assert!(
+        drawn.contains(&format!("{} mistakes found", told.len())) && drawn.contains("did you mean"),
+        "{drawn}"
+    );
 }

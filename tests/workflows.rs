@@ -13,7 +13,9 @@ fn shipped(name: &str) -> String {
 
 fn row<'a>(result: &'a Value, variant: &str) -> &'a Value {
     let rows = result["table"]["rows"].as_array().expect("rows");
-    rows.iter().find(|row| row["variant"] == variant).unwrap_or_else(|| panic!("no variant {variant}: {result}"))
+    rows.iter()
+        .find(|row| row["variant"] == variant)
+        .unwrap_or_else(|| panic!("no variant {variant}: {result}"))
 }
 
 fn mean(result: &Value, variant: &str, metric: usize) -> f64 {
@@ -54,6 +56,7 @@ fn her2st_runs_on_real_sections() {
     let pca = mean(&result, "PCA + logistic regression", 0);
     assert!((pca - 0.353).abs() < 0.05, "{pca}");
     test_labels_reach_evaluation_only(&sandbox, &her2st, &data);
+    open_in_python(&sandbox, &her2st);
 }
 
 /// `plan` names every wire; only `classify/evaluate` may read test labels.
@@ -61,7 +64,9 @@ fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &s
     let list = sandbox.json(&["plugin", "list", "--json", workflow]);
     for plugin in list.as_array().expect("plugins") {
         for stage in plugin["stages"].as_array().expect("stages") {
-            let reads = |kind: &str| stage["inputs"].as_array().expect("inputs").iter().any(|port| port["type"] == kind);
+            let reads = |kind: &str| {
+                stage["inputs"].as_array().expect("inputs").iter().any(|port| port["type"] == kind)
+            };
             if reads("test-labels") {
                 assert_eq!(stage["name"], "evaluate");
             }
@@ -77,7 +82,9 @@ fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &s
 fn open_in_python(sandbox: &Sandbox, workflow: &str) {
     let Some(shared) = shared() else { return };
     let Some(python) = std::env::var_os("RESTAGE_PYTHON") else {
-        println!("skipped: no Python with anndata (set RESTAGE_PYTHON; shared/checks/README.md says how to make one)");
+        println!(
+            "skipped: no Python with anndata (set RESTAGE_PYTHON; shared/checks/README.md says how to make one)"
+        );
         return;
     };
     let list = sandbox.json(&["show", "--json", workflow]);
@@ -94,13 +101,16 @@ fn open_in_python(sandbox: &Sandbox, workflow: &str) {
             check.arg("--no-image");
         }
         let output = check.output().expect("Python starts");
-        assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr));
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(output.status.success(), "{path}: {}", told.concat());
     }
     assert!(!seen.is_empty());
 }
 
-/// A table of one section carries its image; one of several sections has no single image to be drawn on.
+/// Whether every section of a table carries its image: then the check draws the spots on the first one's.
 fn has_image(table: &Path) -> bool {
-    let libraries = std::fs::read_dir(table.join("uns/spatial")).into_iter().flatten().flatten();
-    libraries.filter(|entry| entry.path().join("images").is_dir()).count() == 1
+    let read = |path: &str| std::fs::read_dir(table.join(path)).into_iter().flatten().flatten();
+    let with_image = read("uns/spatial").filter(|entry| entry.path().join("images").is_dir()).count();
+    let without = read("uns/scalefactors").filter(|entry| entry.path().is_dir()).count();
+    with_image > 0 && without == 0
 }

@@ -105,9 +105,9 @@ impl Failure {
     fn diagnostics(&self) -> Option<&Diagnostics> {
         match self {
             Self::Load(LoadError::Invalid(diagnostics))
-            | Self::Plan(PlanError::Invalid(diagnostics) | PlanError::Catalog(CatalogError::Workflow(diagnostics))) => {
-                Some(diagnostics)
-            }
+            | Self::Plan(
+                PlanError::Invalid(diagnostics) | PlanError::Catalog(CatalogError::Workflow(diagnostics)),
+            ) => Some(diagnostics),
             _ => None,
         }
     }

@@ -53,7 +53,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             for port in &stage.outputs {
                 println!("  out  {}: {}  {}", port.name, port.kind, port.doc);
             }
-            for (param, schema) in stage.params.get("properties").and_then(|all| all.as_object()).into_iter().flatten()
+            for (param, schema) in
+                stage.params.get("properties").and_then(|all| all.as_object()).into_iter().flatten()
             {
                 let default = schema.get("default").map(|value| format!(" = {value}")).unwrap_or_default();
                 let doc = schema.get("description").and_then(|text| text.as_str()).unwrap_or_default();

@@ -61,7 +61,8 @@ impl Progress {
             Event::Progress { action, done, total, unit } => {
                 if let Some(bar) = self.running.get(action) {
                     if bar.length() != Some(*total)
-                        && let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {prefix} {msg} {eta}")
+                        && let Ok(style) =
+                            ProgressStyle::with_template("{bar:24} {pos}/{len} {prefix} {msg} {eta}")
                     {
                         bar.set_style(style);
                         bar.set_length(*total);
@@ -73,7 +74,11 @@ impl Progress {
             Event::Log { action, level, target, message } => self.log(*action, level, target, message),
             Event::Done { action, how: How::Ran { milliseconds }, .. } => {
                 self.end(*action);
-                self.line(&format!("  done {} in {:.1} s", self.name(*action), *milliseconds as f64 / 1000.0));
+                self.line(&format!(
+                    "  done {} in {:.1} s",
+                    self.name(*action),
+                    *milliseconds as f64 / 1000.0
+                ));
             }
             Event::Failed { action, message, .. } => {
                 self.end(*action);

@@ -59,7 +59,8 @@ impl Local {
     }
 
     async fn host(&self, library: &Path) -> Result<Host, ExecuteError> {
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(library).and_then(Vec::pop);
+        let idle =
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(library).and_then(Vec::pop);
         match idle {
             Some(host) => Ok(host),
             None => Ok(Host::start(library).await?.0),

@@ -173,7 +173,11 @@ pub(crate) fn remember(action: &Action, store: &Store) -> Result<(), PlanError> 
 /// Digests of an action's inputs, all known.
 pub(crate) fn input_digests(plan: &Plan, action: &Action) -> BTreeMap<String, Vec<Digest>> {
     let digest = |(source, port): &(NodeIndex, String)| plan.graph[*source].artifacts.get(port).copied();
-    action.inputs.iter().map(|(port, list)| (port.clone(), list.iter().filter_map(digest).collect())).collect()
+    action
+        .inputs
+        .iter()
+        .map(|(port, list)| (port.clone(), list.iter().filter_map(digest).collect()))
+        .collect()
 }
 
 impl PastAction {

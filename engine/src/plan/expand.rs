@@ -8,7 +8,10 @@ use std::{
 use indexmap::IndexMap;
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::Digest;
-use restage_stage::{catalogue::{StageType, UNKEYED_MARK}, task::PATH_MARK};
+use restage_stage::{
+    catalogue::{StageType, UNKEYED_MARK},
+    task::PATH_MARK,
+};
 
 use super::{
     Action, Decision, Instance, Plan, PlanError, Reason, Selection,
@@ -149,7 +152,9 @@ fn stage_dims(
     for (dim, (at, values)) in &stage.foreach {
         if own.contains_key(dim) {
             let message = format!("`{name}` is mapped over `{dim}` already, through its inputs");
-            problems.push(Diagnostic::new(at, message, "mapped again").help("remove it here, or name it otherwise"));
+            problems.push(
+                Diagnostic::new(at, message, "mapped again").help("remove it here, or name it otherwise"),
+            );
         }
         let scopes = [("params", &workflow.params)];
         let values = values.iter().map(|value| interpolate(value, &scopes, problems)).collect();
@@ -176,7 +181,11 @@ fn product(dims: &Dims) -> Vec<IndexMap<String, Node>> {
 
 /// The points of an upstream stage that a stage reads at one point of its own: the same values where it shares the
 /// dimension, all values where it gathers.
-fn upstream_points(upstream: &Dims, stage: &Stage, at: &BTreeMap<String, String>) -> Vec<BTreeMap<String, String>> {
+fn upstream_points(
+    upstream: &Dims,
+    stage: &Stage,
+    at: &BTreeMap<String, String>,
+) -> Vec<BTreeMap<String, String>> {
     let gathered = |dim: &String| stage.gather.iter().any(|gathered| gathered.value == *dim);
     let read: Dims = upstream
         .iter()
@@ -255,7 +264,8 @@ fn remove_unknown(
         if !known.contains_key(param) {
             let message = format!("`{}` has no param `{param}`", stage.uses.value);
             problems.push(
-                Diagnostic::new(at, message, "unknown param").help(suggest(param, known.keys().map(String::as_str))),
+                Diagnostic::new(at, message, "unknown param")
+                    .help(suggest(param, known.keys().map(String::as_str))),
             );
             written.as_object_mut().and_then(|written| written.shift_remove(param));
         }
@@ -265,7 +275,8 @@ fn remove_unknown(
 /// The plugin's words on wrong params, at the param that they begin with, and that param.
 fn param_problem(stage: &Stage, messages: &[String]) -> (Diagnostic, Option<String>) {
     let message = messages.join(": ");
-    let param = message.strip_prefix('`').and_then(|rest| rest.split(['.', '[', '`']).next()).map(str::to_owned);
+    let param =
+        message.strip_prefix('`').and_then(|rest| rest.split(['.', '[', '`']).next()).map(str::to_owned);
     match param.as_ref().and_then(|param| stage.with.get(param)) {
         Some((_, node)) => (Diagnostic::new(&node.at, message, "this value"), param),
         None => {
@@ -340,7 +351,8 @@ impl Files<'_> {
                 both(Value::Object(given), Value::Object(keyed))
             }
             Value::Array(items) => {
-                let items: Vec<Params> = items.iter().map(|item| self.resolve(item)).collect::<Result<_, _>>()?;
+                let items: Vec<Params> =
+                    items.iter().map(|item| self.resolve(item)).collect::<Result<_, _>>()?;
                 let given = items.iter().map(|item| item.given.clone()).collect();
                 both(given, items.into_iter().map(|item| item.keyed).collect())
             }
@@ -378,7 +390,9 @@ fn merge(
         // The action of each draft, its definition key, and whether it depends on the seed.
         let mut made: Vec<(NodeIndex, Digest, bool)> = Vec::with_capacity(drafts.len());
         for (index, draft) in drafts.iter().enumerate() {
-            let (Some(offer), Some(params)) = (catalog.find(&draft.uses), params.get(&index)) else { continue };
+            let (Some(offer), Some(params)) = (catalog.find(&draft.uses), params.get(&index)) else {
+                continue;
+            };
             let upstream = || draft.inputs.values().flatten().filter_map(|(input, _)| made.get(*input));
             let forks = offer.stage.seeded || upstream().any(|(_, _, forks)| *forks);
             let named = |list: &Vec<(usize, String)>| -> Vec<(Digest, String)> {
@@ -396,7 +410,9 @@ fn merge(
                 .map_err(|message| PlanError::Key { stage: draft.stage.clone(), message })?;
             let node = *by_key.entry(key).or_insert_with(|| {
                 let outputs_of = |list: &Vec<(usize, String)>| -> Vec<(NodeIndex, String)> {
-                    list.iter().filter_map(|(input, port)| Some((made.get(*input)?.0, port.clone()))).collect()
+                    list.iter()
+                        .filter_map(|(input, port)| Some((made.get(*input)?.0, port.clone())))
+                        .collect()
                 };
                 let node = graph.add_node(Action {
                     uses: draft.uses.clone(),
@@ -405,7 +421,11 @@ fn merge(
                     params: params.given.clone(),
                     keyed_params: params.keyed.clone(),
                     seed: definition.seed,
-                    inputs: draft.inputs.iter().map(|(port, list)| (port.clone(), outputs_of(list))).collect(),
+                    inputs: draft
+                        .inputs
+                        .iter()
+                        .map(|(port, list)| (port.clone(), outputs_of(list)))
+                        .collect(),
                     outputs: offer.stage.outputs.iter().map(|port| (port.name.clone(), port.kind)).collect(),
                     cpus: draft.cpus,
                     library: offer.plugin.library.clone(),

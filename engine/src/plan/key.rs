@@ -90,7 +90,10 @@ impl Definition<'_> {
     }
 
     /// The key by which equal actions of a plan are merged.
-    pub(crate) fn definition_key(&self, inputs: &BTreeMap<String, Vec<(Digest, String)>>) -> Result<Digest, String> {
+    pub(crate) fn definition_key(
+        &self,
+        inputs: &BTreeMap<String, Vec<(Digest, String)>>,
+    ) -> Result<Digest, String> {
         Ok(Digest::from_bytes(blake3::derive_key("restage definition v1", &self.encode(inputs)?)))
     }
 
@@ -119,7 +122,10 @@ mod tests {
         for (port, content) in inputs {
             ports.entry((*port).into()).or_default().push(Digest::of(content));
         }
-        Definition { uses, identity: &identity, keyed_params: params, seed }.action_key(&ports).unwrap().to_string()
+        Definition { uses, identity: &identity, keyed_params: params, seed }
+            .action_key(&ports)
+            .unwrap()
+            .to_string()
     }
 
     #[test]
@@ -150,11 +156,12 @@ mod tests {
     /// Add-only: a changed key here means that everybody's cache is worth nothing any more.
     #[test]
     fn keys_stay_what_they_were() {
-        insta::assert_snapshot!(
-            key("visium/load", &json!({"section": "A1", "min": 0.5}), None, &[("table", b"t")]),
-            @""
+        let with_input = key("visium/load", &json!({"section": "A1", "min": 0.5}), None, &[("table", b"t")]);
+        assert_eq!(with_input, "e7d22c75e3a80c89e84a8f713fa369b75ae2e0a309f96161f6094ce9a2174987");
+        assert_eq!(
+            key("ssl/pretrain", &json!({}), Some(3), &[]),
+            "7cc5adf80b065dc193e240347b9fd97c36c91239e6dda27d30c44a4ddec8720e"
         );
-        insta::assert_snapshot!(key("ssl/pretrain", &json!({}), Some(3), &[]), @"");
     }
 
     fn plain() -> impl Strategy<Value = serde_json::Value> {
@@ -178,7 +185,9 @@ mod tests {
         use serde_json::Value;
         match (a, b) {
             (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-            (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+            (Value::Array(a), Value::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+            }
             (Value::Object(a), Value::Object(b)) => {
                 a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
             }

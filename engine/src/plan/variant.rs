@@ -2,7 +2,9 @@
 
 use crate::{
     plugin::Catalog,
-    workflow::{Ablation, Diagnostic, Diagnostics, Located, Node, OutputRef, Workflow, set_argument, suggest},
+    workflow::{
+        Ablation, Diagnostic, Diagnostics, Located, Node, OutputRef, Workflow, set_argument, suggest,
+    },
 };
 
 use super::Selection;
@@ -85,8 +87,9 @@ fn series(ablation: &Ablation, problems: &mut Diagnostics) -> Vec<(String, Chang
             .collect(),
         [_, (second, _), ..] => {
             problems.push(
-                Diagnostic::new(&second.at, "an ablation varies one path", "the second one")
-                    .help("give each path an ablation of its own, so that each row of the table has one cause"),
+                Diagnostic::new(&second.at, "an ablation varies one path", "the second one").help(
+                    "give each path an ablation of its own, so that each row of the table has one cause",
+                ),
             );
             Vec::new()
         }
@@ -94,7 +97,12 @@ fn series(ablation: &Ablation, problems: &mut Diagnostics) -> Vec<(String, Chang
 }
 
 /// Leaves a stage out: who read an output of it gets its input of the same port type.
-fn drop_stage(workflow: &mut Workflow, dropped: &Located<String>, catalog: &Catalog, problems: &mut Diagnostics) {
+fn drop_stage(
+    workflow: &mut Workflow,
+    dropped: &Located<String>,
+    catalog: &Catalog,
+    problems: &mut Diagnostics,
+) {
     let names: Vec<String> = workflow.stages.keys().cloned().collect();
     let Some(stage) = workflow.stages.shift_remove(&dropped.value) else {
         problems.push(
@@ -123,9 +131,13 @@ fn drop_stage(workflow: &mut Workflow, dropped: &Located<String>, catalog: &Cata
                 match replacement(&output.value) {
                     Some(outputs) => from.extend(outputs),
                     None => problems.push(
-                        Diagnostic::new(&dropped.at, format!("`{}` cannot be dropped", dropped.value), "dropped here")
-                            .and(&output.at, "this reads an output that no input of it could replace")
-                            .help("set the reader's input to another stage instead"),
+                        Diagnostic::new(
+                            &dropped.at,
+                            format!("`{}` cannot be dropped", dropped.value),
+                            "dropped here",
+                        )
+                        .and(&output.at, "this reads an output that no input of it could replace")
+                        .help("set the reader's input to another stage instead"),
                     ),
                 }
             }

@@ -26,7 +26,11 @@ impl Resolved {
 }
 
 /// Checks all wires; `None` if the stages cannot be ordered.
-pub(super) fn resolve(workflow: &Workflow, catalog: &Catalog, problems: &mut Diagnostics) -> Option<Resolved> {
+pub(super) fn resolve(
+    workflow: &Workflow,
+    catalog: &Catalog,
+    problems: &mut Diagnostics,
+) -> Option<Resolved> {
     let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
     for (name, stage) in &workflow.stages {
         match catalog.find(&stage.uses.value) {
@@ -72,7 +76,8 @@ fn check_inputs(
         let Some(port) = ports.iter().find(|port| port.name == *port_name) else {
             let message = format!("`{}` has no input `{port_name}`", stage.uses.value);
             let known = ports.iter().map(|port| port.name.as_str());
-            problems.push(Diagnostic::new(&input.at, message, "unknown input").help(suggest(port_name, known)));
+            problems
+                .push(Diagnostic::new(&input.at, message, "unknown input").help(suggest(port_name, known)));
             continue;
         };
         if let (false, [_, second, ..]) = (port.many, input.from.as_slice()) {
@@ -123,7 +128,8 @@ fn check_wire(
     };
     let fits = found.kind == port.kind || [found.kind, port.kind].contains(&PortType::Any);
     if !fits {
-        let message = format!("input `{}` takes {}, `{}` is {}", port.name, port.kind, output.value, found.kind);
+        let message =
+            format!("input `{}` takes {}, `{}` is {}", port.name, port.kind, output.value, found.kind);
         let fitting = outputs.iter().filter(|known| known.kind == port.kind);
         let fitting: Vec<String> =
             fitting.map(|known| format!("`{}.{}`", output.value.stage, known.name)).collect();
@@ -159,7 +165,8 @@ fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>>
         workflow.stages.keys().map(|name| (name.as_str(), graph.add_node(name.as_str()))).collect();
     for (name, stage) in &workflow.stages {
         for output in stage.inputs.values().flat_map(|input| &input.from) {
-            if let (Some(from), Some(to)) = (nodes.get(output.value.stage.as_str()), nodes.get(name.as_str())) {
+            if let (Some(from), Some(to)) = (nodes.get(output.value.stage.as_str()), nodes.get(name.as_str()))
+            {
                 graph.add_edge(*from, *to, ());
             }
         }
@@ -173,7 +180,8 @@ fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>>
         let Some(first) = names.first().and_then(|name| workflow.stages.get(*name)) else { continue };
         let message = format!("stages read each other in a circle: {}", names.join(", "));
         problems.push(
-            Diagnostic::new(&first.at, message, "in the circle").help("a stage's inputs must exist before it runs"),
+            Diagnostic::new(&first.at, message, "in the circle")
+                .help("a stage's inputs must exist before it runs"),
         );
     }
     // Tarjan's components come readers first.

@@ -152,8 +152,11 @@ pub(crate) fn libraries(
         folders.iter().filter(stale).map(|(_, folder)| folder.workspace.clone()).collect();
     let mut built = BTreeMap::new();
     for workspace in &workspaces {
-        let members: Vec<&Folder> =
-            folders.iter().map(|(_, folder)| folder).filter(|folder| folder.workspace == *workspace).collect();
+        let members: Vec<&Folder> = folders
+            .iter()
+            .map(|(_, folder)| folder)
+            .filter(|folder| folder.workspace == *workspace)
+            .collect();
         let names: Vec<&str> = members.iter().map(|folder| folder.package.as_str()).collect();
         notice(&format!("building plugins: {}", names.join(", ")));
         built.append(&mut cargo_build(workspace, &names)?);
@@ -162,7 +165,8 @@ pub(crate) fn libraries(
         libraries[index] = Some(match folder.state {
             State::Built(library) => library,
             State::Stale(stale) => {
-                let manifest = std::fs::canonicalize(&folder.manifest).map_err(BuildError::io(&folder.manifest))?;
+                let manifest =
+                    std::fs::canonicalize(&folder.manifest).map_err(BuildError::io(&folder.manifest))?;
                 let library = built.get(&manifest).ok_or(BuildError::NotACrate { path: manifest })?;
                 if identity::sources(&folder.manifest)?.identity != stale.identity {
                     return Err(BuildError::Changing { path: folder.manifest });
@@ -171,7 +175,10 @@ pub(crate) fn libraries(
                 let path = keep(library, &binary, store)?;
                 let Stale { identity, watched, files } = stale;
                 let (package, workspace) = (folder.package, folder.workspace);
-                write_stamp(&folder.stamp_path, &Stamp { identity, binary, package, workspace, watched, files })?;
+                write_stamp(
+                    &folder.stamp_path,
+                    &Stamp { identity, binary, package, workspace, watched, files },
+                )?;
                 Library { path, identity, binary, from_sources: true }
             }
         });

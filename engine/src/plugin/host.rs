@@ -32,7 +32,8 @@ use super::{
 pub(crate) const HOST_COMMAND: &str = "__host";
 
 /// Environment that a host inherits; nothing else reaches a plugin, so nothing else can change its results.
-const INHERITED: &[&str] = &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RUST_BACKTRACE"];
+const INHERITED: &[&str] =
+    &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RUST_BACKTRACE"];
 
 /// A line of a plugin's own output longer than this is cut into pieces.
 const MAX_LINE: u64 = 8 << 10;
@@ -218,7 +219,9 @@ impl Host {
 
     async fn receive(&mut self) -> Result<Heard, Failure> {
         match self.incoming.recv().await {
-            Some(Incoming::Response(Response::Event { event }) | Incoming::Line(event)) => Ok(Heard::Event(event)),
+            Some(Incoming::Response(Response::Event { event }) | Incoming::Line(event)) => {
+                Ok(Heard::Event(event))
+            }
             Some(Incoming::Response(response)) => Ok(Heard::Answer(response)),
             Some(Incoming::End(Some(error))) => Err(broken(error)),
             Some(Incoming::End(None)) | None => Err(self.death().await),
@@ -308,7 +311,9 @@ async fn next_response(socket: &mut OwnedReadHalf) -> io::Result<Option<Response
     let mut prefix = [0; 4];
     match socket.read_exact(&mut prefix).await {
         // A host that dies with unread requests resets the connection: that is its death, not a broken stream.
-        Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) => {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
+        {
             return Ok(None);
         }
         other => other?,

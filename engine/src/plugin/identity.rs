@@ -115,7 +115,8 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
         let name = format!("{} {} [{}]", package.name, package.version, node.features.join(","));
         let digest = match &package.source {
             Some(source) => {
-                let checksum = checksums.get(&(package.name.as_str(), package.version.as_str())).copied().flatten();
+                let checksum =
+                    checksums.get(&(package.name.as_str(), package.version.as_str())).copied().flatten();
                 Digest::of(checksum.unwrap_or(source).as_bytes())
             }
             None => {
@@ -186,7 +187,9 @@ fn crate_digest(folder: &Path) -> Result<Digest, BuildError> {
         let relative = path.strip_prefix(folder).unwrap_or(&path).to_string_lossy().into_owned();
         let is_rust = path.extension().is_some_and(|extension| extension == "rs");
         let digest = match str::from_utf8(&bytes) {
-            Ok(text) if is_rust => Digest::of(significant(text).unwrap_or_else(|| text.to_owned()).as_bytes()),
+            Ok(text) if is_rust => {
+                Digest::of(significant(text).unwrap_or_else(|| text.to_owned()).as_bytes())
+            }
             _ => Digest::of(&bytes),
         };
         parts.push((relative, digest));
@@ -274,7 +277,8 @@ fn is_doc(group: &proc_macro2::Group) -> bool {
 
 fn parse_toml<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, BuildError> {
     let text = std::fs::read_to_string(path).map_err(BuildError::io(path))?;
-    toml::from_str(&text).map_err(|error| BuildError::Cargo { path: path.to_owned(), output: error.to_string() })
+    toml::from_str(&text)
+        .map_err(|error| BuildError::Cargo { path: path.to_owned(), output: error.to_string() })
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! Loads a plugin library and calls through its table: the engine's only `unsafe`, in the host process only.
 #![expect(unsafe_code, reason = "the C ABI: loading a library and calling its functions")]
 
-use std::{ffi::c_void, path::Path, sync::atomic::{AtomicBool, Ordering}};
+use std::{
+    ffi::c_void,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use restage_stage::{
@@ -95,7 +99,8 @@ impl Loaded {
             (self.table.check)(Bytes::lend(stage.as_bytes()), Bytes::lend(params), &sink(&mut answer))
         };
         if status == Status::Ok as u32 {
-            serde_json::from_slice(&answer).map_err(|error| vec![format!("the plugin's answer is not JSON: {error}")])
+            serde_json::from_slice(&answer)
+                .map_err(|error| vec![format!("the plugin's answer is not JSON: {error}")])
         } else {
             Err(messages(&answer))
         }

@@ -68,7 +68,11 @@ impl Catalog {
     ///
     /// # Errors
     /// If one cannot be built or loaded, or two have the same name.
-    pub(crate) async fn open(workflow: &Workflow, store: &Store, notice: &dyn Fn(&str)) -> Result<Self, CatalogError> {
+    pub(crate) async fn open(
+        workflow: &Workflow,
+        store: &Store,
+        notice: &dyn Fn(&str),
+    ) -> Result<Self, CatalogError> {
         let folder = workflow.path.parent().map(PathBuf::from).unwrap_or_default();
         let mut problems = workflow.problems.clone();
         let known = problems.0.len();
@@ -78,8 +82,9 @@ impl Catalog {
             if !absolute.exists() {
                 let message = format!("there is no plugin at `{}`", path.value.display());
                 problems.push(
-                    Diagnostic::new(&path.at, message, "neither a folder nor a library")
-                        .help("`path:` is relative to the workflow file: a crate's folder, or a built library"),
+                    Diagnostic::new(&path.at, message, "neither a folder nor a library").help(
+                        "`path:` is relative to the workflow file: a crate's folder, or a built library",
+                    ),
                 );
             }
             paths.push(absolute);
@@ -102,7 +107,8 @@ impl Catalog {
             };
             if plugins.insert(name.clone(), plugin).is_some() {
                 let message = format!("two plugins are called `{name}`");
-                problems.push(Diagnostic::new(&path.at, message, "the second one").help("remove one of them"));
+                problems
+                    .push(Diagnostic::new(&path.at, message, "the second one").help("remove one of them"));
             }
         }
         problems.or(Self { plugins }).map_err(CatalogError::Workflow)

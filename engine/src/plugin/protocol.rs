@@ -2,7 +2,10 @@
 
 use std::io::{self, Read, Write};
 
-use restage_stage::{catalogue::Catalogue, task::{Event, Task}};
+use restage_stage::{
+    catalogue::Catalogue,
+    task::{Event, Task},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// The largest frame; a length beyond it means that the stream is not ours.

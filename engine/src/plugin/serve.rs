@@ -3,7 +3,11 @@
 use std::{
     io,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Mutex, PoisonError, atomic::{AtomicBool, Ordering}, mpsc},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
 };
 
 use restage_stage::task::Event;

@@ -61,7 +61,8 @@ impl Series {
     /// Mean of the differences seed by seed; a value without seeds meets each.
     fn difference(&self, baseline: &Self) -> f64 {
         let (a, b) = (&self.values, &baseline.values);
-        let at = |values: &[f64], index: usize| values.get(index).or(values.first()).copied().unwrap_or(f64::NAN);
+        let at =
+            |values: &[f64], index: usize| values.get(index).or(values.first()).copied().unwrap_or(f64::NAN);
         let n = a.len().max(b.len());
         (0..n).map(|index| at(a, index) - at(b, index)).sum::<f64>() / n as f64
     }
@@ -72,7 +73,8 @@ impl Table {
         let mut counted = BTreeSet::new();
         let rows: Vec<Row> =
             plan.variants.iter().map(|variant| row(variant, plan, summary, store, &mut counted)).collect();
-        let baseline = rows.iter().find(|row| row.variant == BASELINE).and_then(|row| row.values.first().cloned());
+        let baseline =
+            rows.iter().find(|row| row.variant == BASELINE).and_then(|row| row.values.first().cloned());
         let mut table = Self {
             metrics: plan.metrics.iter().map(|metric| format!("{}.{}", metric.stage, metric.name)).collect(),
             rows,
@@ -147,7 +149,8 @@ fn series<'a>(
     for instance in instances.filter(|instance| instance.stage == metric.stage) {
         let action = &plan.graph[instance.action];
         let ports = action.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
-        let folders = ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(port)?).ok().flatten());
+        let folders =
+            ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(port)?).ok().flatten());
         let value = folders.filter_map(|folder| read_metric(&folder, &metric.name)).next()?;
         by_seed.entry(instance.seed).or_default().push(value);
     }

@@ -38,7 +38,13 @@ pub(crate) enum Event {
     /// A point of a curve.
     Metric { action: ActionId, name: String, step: u64, value: Option<f64> },
     /// The action's result is there.
-    Done { action: ActionId, how: How, key: ActionKey, outputs: BTreeMap<String, Digest>, past: Box<PastAction> },
+    Done {
+        action: ActionId,
+        how: How,
+        key: ActionKey,
+        outputs: BTreeMap<String, Digest>,
+        past: Box<PastAction>,
+    },
     /// The action failed.
     Failed { action: ActionId, message: String, milliseconds: u64 },
     /// The action could not run because one that it reads failed.

@@ -71,10 +71,12 @@ impl Journal {
             Event::Log { action, level, target, message } => {
                 let path = self.log_path(*action);
                 let file = File::options().create(true).append(true).open(&path);
-                file.and_then(|mut file| writeln!(file, "{level:>5} {target}: {message}")).map_err(io_error(&path))
+                file.and_then(|mut file| writeln!(file, "{level:>5} {target}: {message}"))
+                    .map_err(io_error(&path))
             }
             event => {
-                serde_json::to_writer(&mut self.file, event).map_err(|error| io_error(&self.path)(error.into()))?;
+                serde_json::to_writer(&mut self.file, event)
+                    .map_err(|error| io_error(&self.path)(error.into()))?;
                 // Flushed line by line: what is told has happened, whatever happens next.
                 self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(io_error(&self.path))
             }
@@ -111,8 +113,10 @@ fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(io_error(&folder))?,
     };
-    let mut runs: Vec<PathBuf> =
-        entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(io_error(&folder))?;
+    let mut runs: Vec<PathBuf> = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()
+        .map_err(io_error(&folder))?;
     runs.sort();
     runs.reverse();
     Ok(runs)
@@ -124,7 +128,8 @@ fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(io_error(&path))?,
     };
-    let lines: Vec<String> = BufReader::new(file).lines().collect::<Result<_, _>>().map_err(io_error(&path))?;
+    let lines: Vec<String> =
+        BufReader::new(file).lines().collect::<Result<_, _>>().map_err(io_error(&path))?;
     Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 

@@ -48,7 +48,8 @@ pub(crate) struct Summary {
 impl Summary {
     /// Whether every action has its result.
     pub(crate) fn succeeded(&self, plan: &Plan) -> bool {
-        self.ends.len() == plan.graph.node_count() && self.ends.values().all(|end| matches!(end, End::Done(_)))
+        self.ends.len() == plan.graph.node_count()
+            && self.ends.values().all(|end| matches!(end, End::Done(_)))
     }
 
     /// How many actions ran.
@@ -75,7 +76,9 @@ pub(crate) enum RunError {
 
 /// Milliseconds since 1970.
 pub(crate) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The event that tells a run's plan.
@@ -124,6 +127,7 @@ pub(crate) async fn run(
         events,
         cancel,
         running: JoinSet::new(),
+        in_flight: BTreeMap::new(),
         waiting,
         ends: BTreeMap::new(),
     };
@@ -152,6 +156,8 @@ struct Run {
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
     running: JoinSet<Attempt>,
+    /// Per key that is being computed the actions of the plan that turned out to have the same one.
+    in_flight: BTreeMap<ActionKey, Vec<NodeIndex>>,
     /// How many inputs of each action are not there yet.
     waiting: Vec<usize>,
     ends: BTreeMap<NodeIndex, End>,
@@ -203,11 +209,18 @@ impl Run {
         if *self.cancel.borrow() {
             return Ok(());
         }
+        // Definitions that differ may meet in one key, e.g. after params that made no difference: one computes.
+        if let Some(followers) = self.in_flight.get_mut(&key) {
+            followers.push(node);
+            return Ok(());
+        }
+        self.in_flight.insert(key, Vec::new());
         let action = &plan.graph[node];
         let threads = action.cpus.min(self.cpus);
         let mut folders = BTreeMap::new();
         for (port, digests) in &inputs {
-            let paths = digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
+            let paths =
+                digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
             folders.insert(port.clone(), paths.into_iter().flatten().collect());
         }
         let job = Job {
@@ -247,6 +260,7 @@ impl Run {
     /// Records what came back; returns the actions whose inputs are there now.
     async fn conclude(&mut self, plan: &mut Plan, attempt: Attempt) -> Result<Vec<NodeIndex>, RunError> {
         let Attempt { node, key, inputs, threads, milliseconds, result } = attempt;
+        let followers = self.in_flight.remove(&key).unwrap_or_default();
         match result {
             Ok(outputs) => {
                 let action = &plan.graph[node];
@@ -263,11 +277,19 @@ impl Run {
                     }
                 };
                 remember(action, &self.store)?;
-                Ok(self.done(plan, node, How::Ran { milliseconds }, key, inputs, outputs).await)
+                let mut ready = Vec::new();
+                for follower in followers {
+                    let (inputs, outputs) = (inputs.clone(), outputs.clone());
+                    ready.extend(self.done(plan, follower, How::Cached, key, inputs, outputs).await);
+                }
+                ready.extend(self.done(plan, node, How::Ran { milliseconds }, key, inputs, outputs).await);
+                Ok(ready)
             }
             Err(error) => {
                 if !matches!(error, ExecuteError::Stage(crate::plugin::Failure::Cancelled)) {
-                    self.fail(plan, node, &error, milliseconds).await;
+                    for node in std::iter::once(node).chain(followers) {
+                        self.fail(plan, node, &error, milliseconds).await;
+                    }
                 }
                 Ok(Vec::new())
             }

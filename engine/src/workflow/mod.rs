@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 
 use indexmap::IndexMap;
 
-pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
 pub(crate) use diagnostic::suggest;
+pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
 pub(crate) use node::{Located, Node, Value};
-pub(crate) use set::argument as set_argument;
 pub(crate) use reference::{OutputRef, interpolate};
+pub(crate) use set::argument as set_argument;
 
 /// One workflow file.
 #[derive(Clone, Debug)]

@@ -115,8 +115,10 @@ enum Raw {
 }
 
 fn node(raw: Spanned<Raw>, source: &Source) -> Node {
-    let place =
-        |location: &serde_yaml::Location| Place { source: source.clone(), span: span(location, source.text()) };
+    let place = |location: &serde_yaml::Location| Place {
+        source: source.clone(),
+        span: span(location, source.text()),
+    };
     let at = place(&raw.referenced);
     let value = match raw.value {
         Raw::Leaf(value) => value,

@@ -5,11 +5,8 @@ use std::path::PathBuf;
 use indexmap::IndexMap;
 
 use super::{
-    Ablation, Diagnostic, Diagnostics, Input, Located, MetricRef, Node, OutputRef, Place, Resources, Source, Stage,
-    Sweep, Value, Workflow,
-    diagnostic::suggest,
-    node,
-    reference::is_name,
+    Ablation, Diagnostic, Diagnostics, Input, Located, MetricRef, Node, OutputRef, Place, Resources, Source,
+    Stage, Sweep, Value, Workflow, diagnostic::suggest, node, reference::is_name,
 };
 
 const WORKFLOW_KEYS: &[&str] = &["restage", "name", "plugins", "params", "stages", "sweep"];
@@ -143,7 +140,11 @@ impl Reader {
             .map(|(name, (at, node))| {
                 let values = self.list(&node, "the values of `foreach`").to_vec();
                 if values.is_empty() {
-                    self.problem(Diagnostic::new(&node.at, "nothing to map over", "expected at least one value"));
+                    self.problem(Diagnostic::new(
+                        &node.at,
+                        "nothing to map over",
+                        "expected at least one value",
+                    ));
                 }
                 (name, (at, values))
             })
@@ -181,8 +182,12 @@ impl Reader {
                 }
                 _ => {
                     self.problem(
-                        Diagnostic::new(&at, format!("`{value}` does not name a metric"), "expected `stage.metric`")
-                            .help("e.g. `metric: evaluate.macro_f1`"),
+                        Diagnostic::new(
+                            &at,
+                            format!("`{value}` does not name a metric"),
+                            "expected `stage.metric`",
+                        )
+                        .help("e.g. `metric: evaluate.macro_f1`"),
                     );
                     None
                 }
@@ -192,20 +197,33 @@ impl Reader {
 
     fn seeds(&mut self, node: &Node) -> Vec<u64> {
         let mut seeds = Vec::new();
-        for item in self.list(node, "`seeds`").to_vec() {
+        let items = self.list(node, "`seeds`").to_vec();
+        for item in &items {
             match &item.value {
                 Value::Int(seed @ 0..) => {
                     let seed = seed.unsigned_abs();
                     if seeds.contains(&seed) {
-                        self.problem(Diagnostic::new(&item.at, format!("seed {seed} is given twice"), "again here"));
+                        self.problem(Diagnostic::new(
+                            &item.at,
+                            format!("seed {seed} is given twice"),
+                            "again here",
+                        ));
                     }
                     seeds.push(seed);
                 }
-                _ => self.wrong_kind(&item, "a seed", "a whole number from 0"),
+                Value::Int(seed) => {
+                    let message = format!("{seed} cannot be a seed");
+                    self.problem(Diagnostic::new(&item.at, message, "expected a whole number from 0"));
+                }
+                _ => self.wrong_kind(item, "a seed", "a whole number from 0"),
             }
         }
-        if seeds.is_empty() {
-            self.problem(Diagnostic::new(&node.at, "a sweep needs at least one seed", "expected e.g. `[0, 1, 2]`"));
+        if items.is_empty() {
+            self.problem(Diagnostic::new(
+                &node.at,
+                "a sweep needs at least one seed",
+                "expected e.g. `[0, 1, 2]`",
+            ));
         }
         seeds
     }
@@ -216,8 +234,12 @@ impl Reader {
             .map(|(name, node)| {
                 if name.value == "baseline" {
                     self.problem(
-                        Diagnostic::new(&name.at, "`baseline` is the workflow as written", "choose another name")
-                            .help("changes are compared to it; it needs no entry"),
+                        Diagnostic::new(
+                            &name.at,
+                            "`baseline` is the workflow as written",
+                            "choose another name",
+                        )
+                        .help("changes are compared to it; it needs no entry"),
                     );
                 }
                 let entries = self.map(node, "an ablation");
@@ -245,8 +267,12 @@ impl Reader {
                     self.problem(Diagnostic::new(&output.at, format!("stage `{name}` reads itself"), "here"));
                 } else if !workflow.stages.contains_key(&output.value.stage) {
                     self.problem(
-                        Diagnostic::new(&output.at, format!("there is no stage `{}`", output.value.stage), "read here")
-                            .help(suggest(&output.value.stage, stages())),
+                        Diagnostic::new(
+                            &output.at,
+                            format!("there is no stage `{}`", output.value.stage),
+                            "read here",
+                        )
+                        .help(suggest(&output.value.stage, stages())),
                     );
                 }
             }
@@ -254,8 +280,12 @@ impl Reader {
         for metric in &workflow.sweep.metrics {
             if !workflow.stages.contains_key(&metric.value.stage) {
                 self.problem(
-                    Diagnostic::new(&metric.at, format!("there is no stage `{}`", metric.value.stage), "its metric")
-                        .help(suggest(&metric.value.stage, stages())),
+                    Diagnostic::new(
+                        &metric.at,
+                        format!("there is no stage `{}`", metric.value.stage),
+                        "its metric",
+                    )
+                    .help(suggest(&metric.value.stage, stages())),
                 );
             }
         }
@@ -328,10 +358,7 @@ impl Reader {
                 );
             }
         }
-        entries
-            .iter()
-            .map(|(key, node)| (key.value.clone(), (key.at.clone(), node.clone())))
-            .collect()
+        entries.iter().map(|(key, node)| (key.value.clone(), (key.at.clone(), node.clone()))).collect()
     }
 
     fn known(&mut self, entries: Entries<'_>, keys: &[&str], what: &str) {

@@ -21,10 +21,7 @@ impl OutputRef {
             None => (text, None),
         };
         let names = std::iter::once(stage).chain(port);
-        names
-            .clone()
-            .all(is_name)
-            .then(|| Self { stage: stage.to_owned(), port: port.map(str::to_owned) })
+        names.clone().all(is_name).then(|| Self { stage: stage.to_owned(), port: port.map(str::to_owned) })
     }
 }
 
@@ -88,12 +85,7 @@ fn interpolate_text(node: &Node, text: &str, scopes: &Scopes<'_>, problems: &mut
     Node { value: Value::Text(written), at: node.at.clone() }
 }
 
-fn look_up<'a>(
-    node: &Node,
-    name: &str,
-    scopes: &Scopes<'a>,
-    problems: &mut Diagnostics,
-) -> Option<&'a Node> {
+fn look_up<'a>(node: &Node, name: &str, scopes: &Scopes<'a>, problems: &mut Diagnostics) -> Option<&'a Node> {
     let (scope, key) = name.split_once('.').unwrap_or((name, ""));
     let Some((_, names)) = scopes.iter().find(|(known, _)| *known == scope) else {
         let known = scopes.iter().map(|(known, _)| *known);

@@ -1,6 +1,9 @@
 //! Overrides: `pretrain.temperature`, `params.epochs`, `regions.in.features`, `regions.uses` set to another value.
 
-use super::{Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Value, Workflow, diagnostic::suggest, node, read};
+use super::{
+    Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Value, Workflow, diagnostic::suggest, node,
+    read,
+};
 
 impl Workflow {
     /// Sets the value at a path.
@@ -26,7 +29,11 @@ impl Workflow {
             ),
             ["uses"] => match &value.value {
                 Value::Text(text) => stage.uses = Located { value: text.clone(), at: value.at.clone() },
-                _ => problems.push(Diagnostic::new(&value.at, "`uses` is a stage type", "expected `plugin/name`")),
+                _ => problems.push(Diagnostic::new(
+                    &value.at,
+                    "`uses` is a stage type",
+                    "expected `plugin/name`",
+                )),
             },
             ["in", port] => {
                 let from = read::output_refs(value, problems);
@@ -35,7 +42,8 @@ impl Workflow {
                         let message = format!("there is no stage `{}`", output.value.stage);
                         let known = names.iter().map(String::as_str);
                         problems.push(
-                            Diagnostic::new(&output.at, message, "read here").help(suggest(&output.value.stage, known)),
+                            Diagnostic::new(&output.at, message, "read here")
+                                .help(suggest(&output.value.stage, known)),
                         );
                     }
                 }
@@ -57,8 +65,9 @@ impl Workflow {
         match rest.split_first().and_then(|(name, deeper)| Some((self.params.get_mut(*name)?, deeper))) {
             Some((node, deeper)) => set_deep(node, deeper, path, value),
             None => problems.push(
-                Diagnostic::new(&path.at, format!("the workflow has no `{}`", path.value), "set here")
-                    .help(suggest(rest.first().copied().unwrap_or_default(), known.iter().map(String::as_str))),
+                Diagnostic::new(&path.at, format!("the workflow has no `{}`", path.value), "set here").help(
+                    suggest(rest.first().copied().unwrap_or_default(), known.iter().map(String::as_str)),
+                ),
             ),
         }
     }

@@ -38,7 +38,9 @@ impl Stage for Misbehave {
     type Params = Params;
 
     fn ports() -> Ports {
-        Ports::new("Misbehaves.").optional::<Text>("text", "Not read.").output::<Text>("text", "Rarely written.")
+        Ports::new("Misbehaves.")
+            .optional::<Text>("text", "Not read.")
+            .output::<Text>("text", "Rarely written.")
     }
 
     #[expect(clippy::panic, reason = "that is what it is for")]

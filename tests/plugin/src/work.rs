@@ -32,9 +32,9 @@ impl Stage for Write {
     }
 
     fn run(params: WriteParams, ctx: &Context) -> Result<()> {
-        let file = params.file.map(|file| {
-            std::fs::read_to_string(file.as_path()).map_err(Error::io(file.as_path()))
-        });
+        let file = params
+            .file
+            .map(|file| std::fs::read_to_string(file.as_path()).map_err(Error::io(file.as_path())));
         let first: String = file.transpose()?.unwrap_or_default().chars().take(1).collect();
         std::thread::sleep(Duration::from_millis(params.sleep));
         tracing::info!(length = params.text.len(), "written");
@@ -66,7 +66,9 @@ impl Stage for Join {
     type Params = JoinParams;
 
     fn ports() -> Ports {
-        Ports::new("Joins texts in order.").many::<Text>("texts", "The texts.").output::<Text>("text", "Them joined.")
+        Ports::new("Joins texts in order.")
+            .many::<Text>("texts", "The texts.")
+            .output::<Text>("text", "Them joined.")
     }
 
     fn run(params: JoinParams, ctx: &Context) -> Result<()> {
@@ -124,7 +126,8 @@ impl Stage for Steps {
     type Params = StepsParams;
 
     fn ports() -> Ports {
-        Ports::new("Counts in steps, with a checkpoint after each.").output::<Text>("text", "One line a step.")
+        Ports::new("Counts in steps, with a checkpoint after each.")
+            .output::<Text>("text", "One line a step.")
     }
 
     fn run(params: StepsParams, ctx: &Context) -> Result<()> {
