@@ -1,5 +1,7 @@
 //! The shipped workflows run, and are honest; Python opens their tables.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test tells what is wrong by panicking")]
+
 mod harness;
 
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! A folder with workflows and a store of its own, and the real binary to run in it.
 
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![expect(dead_code, reason = "each test binary uses its part")]
+#![expect(clippy::expect_used, clippy::panic, reason = "a test tells what is wrong by panicking")]
 
 use std::{
     path::{Path, PathBuf},
@@ -11,12 +12,12 @@ use std::{
 use serde_json::Value;
 
 /// The checkout.
-pub fn checkout() -> PathBuf {
+pub(crate) fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("engine/ lies in the checkout").to_owned()
 }
 
 /// The folder with real sections, if it is there; says so if it is not.
-pub fn shared() -> Option<PathBuf> {
+pub(crate) fn shared() -> Option<PathBuf> {
     let path = std::env::var_os("RESTAGE_SHARED").map_or_else(|| checkout().join("../shared"), PathBuf::from);
     if path.join("data/her2st").is_dir() {
         return Some(path);
@@ -26,34 +27,34 @@ pub fn shared() -> Option<PathBuf> {
 }
 
 /// A folder with workflows and a store of its own.
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     folder: tempfile::TempDir,
 }
 
 impl Sandbox {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Writes a file.
-    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).expect("the sandbox takes files");
         path
     }
 
     /// Writes a workflow of `test` stages.
-    pub fn workflow(&self, name: &str, rest: &str) -> PathBuf {
+    pub(crate) fn workflow(&self, name: &str, rest: &str) -> PathBuf {
         let plugin = checkout().join("tests/plugin");
         self.write(name, &format!("restage: 1\nplugins: [{{ path: {} }}]\n{rest}", plugin.display()))
     }
 
     /// The binary, in the sandbox, with its store.
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_restage"));
         command
             .args(arguments)
@@ -65,31 +66,31 @@ impl Sandbox {
     }
 
     /// Runs the binary to its end.
-    pub fn run(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         Ended(self.command(arguments).output().expect("the binary starts"))
     }
 
     /// Runs the binary, which must succeed, and reads its JSON.
-    pub fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let ended = self.run(arguments);
         assert_eq!(ended.code(), Some(0), "{arguments:?}: {}", ended.all());
         ended.json()
     }
 
     /// What `plan` decides: `stage` or `stage@variant` to decision.
-    pub fn decisions(&self, arguments: &[&str]) -> Vec<(String, String)> {
+    pub(crate) fn decisions(&self, arguments: &[&str]) -> Vec<(String, String)> {
         let plan = self.json(&[&["plan", "--json"], arguments].concat());
         let actions = plan["actions"].as_array().expect("actions");
         actions.iter().map(|action| (text(&action["stage"]), text(&action["decision"]))).collect()
     }
 
     /// How many actions ran.
-    pub fn ran(&self, arguments: &[&str]) -> u64 {
+    pub(crate) fn ran(&self, arguments: &[&str]) -> u64 {
         self.json(&[&["run", "--json"], arguments].concat())["ran"].as_u64().expect("a number")
     }
 
     /// Digests of all artifacts of a workflow's last run, by stage, variant, seed, place and port.
-    pub fn digests(&self, workflow: &str) -> Vec<String> {
+    pub(crate) fn digests(&self, workflow: &str) -> Vec<String> {
         let list = self.json(&["show", "--json", "--all", workflow]);
         let mut digests: Vec<String> = list
             .as_array()
@@ -106,14 +107,14 @@ impl Sandbox {
     }
 
     /// The text that a `test` stage of the last run wrote.
-    pub fn text(&self, workflow: &str, stage: &str) -> String {
+    pub(crate) fn text(&self, workflow: &str, stage: &str) -> String {
         let list = self.json(&["show", "--json", workflow, stage]);
         let path = list[0]["path"].as_str().expect("an artifact").to_owned();
         std::fs::read_to_string(Path::new(&path).join("text")).expect("a text")
     }
 
     /// Starts the binary and waits until `ready` says so.
-    pub fn start(&self, arguments: &[&str], mut ready: impl FnMut(u32) -> bool) -> Child {
+    pub(crate) fn start(&self, arguments: &[&str], mut ready: impl FnMut(u32) -> bool) -> Child {
         let mut command = self.command(arguments);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts");
         let deadline = Instant::now() + Duration::from_secs(600);
@@ -125,7 +126,7 @@ impl Sandbox {
     }
 
     /// Files with a name below the store's scratch folder.
-    pub fn scratch_has(&self, name: &str) -> bool {
+    pub(crate) fn scratch_has(&self, name: &str) -> bool {
         fn find(folder: &Path, name: &str) -> bool {
             let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
             entries.into_iter().any(|entry| {
@@ -138,26 +139,26 @@ impl Sandbox {
 }
 
 /// A command that ended.
-pub struct Ended(pub Output);
+pub(crate) struct Ended(pub(crate) Output);
 
 impl Ended {
-    pub fn code(&self) -> Option<i32> {
+    pub(crate) fn code(&self) -> Option<i32> {
         self.0.status.code()
     }
 
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
     }
 
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }
 
-    pub fn all(&self) -> String {
+    pub(crate) fn all(&self) -> String {
         format!("{}\n{}", self.out(), self.err())
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.0.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
     }
 }
@@ -167,14 +168,14 @@ fn text(value: &Value) -> String {
 }
 
 /// Processes that a process started and that live.
-pub fn children(pid: u32) -> Vec<u32> {
+pub(crate) fn children(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let list = std::fs::read_to_string(path).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// Hosts among the children of the engine: not the cargo that it may have started first.
-pub fn hosts(engine: u32) -> Vec<u32> {
+pub(crate) fn hosts(engine: u32) -> Vec<u32> {
     let is_host = |pid: &u32| {
         std::fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| line.windows(6).any(|part| part == b"__host"))
@@ -183,13 +184,13 @@ pub fn hosts(engine: u32) -> Vec<u32> {
 }
 
 /// Kills a process as nothing can prevent.
-pub fn kill(pid: u32) {
+pub(crate) fn kill(pid: u32) {
     let status = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill is there");
     assert!(status.success());
 }
 
 /// Whether a process ends soon. A zombie has ended.
-pub fn ends(pid: u32) -> bool {
+pub(crate) fn ends(pid: u32) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {
         let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

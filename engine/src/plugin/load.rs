@@ -1,17 +1,15 @@
 //! Loads a plugin library and calls through its table: the engine's only `unsafe`, in the host process only.
 #![expect(unsafe_code, reason = "the C ABI: loading a library and calling its functions")]
 
-use std::{
-    ffi::c_void,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{ffi::c_void, path::Path};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use restage_stage::{
     abi::{self, Bytes, Host, Plugin, Sink, Status},
     catalogue::Catalogue,
 };
+
+use super::serve::Listener;
 
 /// Why a library is not a plugin that this host can use.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +28,6 @@ pub(crate) enum LoadError {
     Open(u32),
     #[error("it does not describe itself: {0}")]
     Describe(String),
-}
-
-/// What the plugin's callbacks reach.
-pub(crate) struct Listener {
-    /// Takes an event as JSON; called from any thread.
-    pub(crate) emit: Box<dyn Fn(&[u8]) + Send + Sync>,
-    /// Set to ask the running task to stop.
-    pub(crate) cancelled: AtomicBool,
 }
 
 /// A loaded plugin with an open session. Never unloaded: the host process ends instead.
@@ -157,11 +147,11 @@ unsafe extern "C" fn append(ctx: *mut c_void, bytes: Bytes) {
 unsafe extern "C" fn emit(ctx: *mut c_void, event: Bytes) {
     // SAFETY: `ctx` is the listener that `open` was given, which lives for ever and is `Sync`; the bytes are lent.
     let (listener, event) = unsafe { (&*ctx.cast::<Listener>(), event.as_slice()) };
-    (listener.emit)(event);
+    listener.emit(event);
 }
 
 unsafe extern "C" fn cancelled(ctx: *mut c_void) -> u32 {
     // SAFETY: as in `emit`.
     let listener = unsafe { &*ctx.cast::<Listener>() };
-    u32::from(listener.cancelled.load(Ordering::Relaxed))
+    u32::from(listener.is_cancelled())
 }

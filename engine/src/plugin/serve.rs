@@ -14,12 +14,42 @@ use restage_stage::task::Event;
 use rustix::process::{Pid, Signal};
 
 use super::{
-    load::{Listener, Loaded},
+    load::Loaded,
     protocol::{self, Request, Response},
 };
 
 /// Events longer than this are cut: a plugin's log line is not a way to fill the engine's memory.
 const MAX_EVENT: usize = 64 << 10;
+
+/// What a plugin's callbacks reach, from any thread.
+pub(crate) struct Listener {
+    engine: Mutex<UnixStream>,
+    cancelled: AtomicBool,
+}
+
+impl Listener {
+    /// Passes a plugin's event on. What is not an event, or cannot be sent, is dropped: a plugin cannot break the
+    /// stream.
+    pub(crate) fn emit(&self, event: &[u8]) {
+        let Ok(mut event) = serde_json::from_slice::<Event>(event) else { return };
+        if let Event::Log { message, .. } = &mut event
+            && message.len() > MAX_EVENT
+        {
+            message.truncate(message.floor_char_boundary(MAX_EVENT));
+            message.push_str(" … (cut)");
+        }
+        let _ = self.answer(&Response::Event { event });
+    }
+
+    /// Whether the running task should stop.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn answer(&self, response: &Response) -> io::Result<()> {
+        protocol::write(&*self.engine.lock().unwrap_or_else(PoisonError::into_inner), response)
+    }
+}
 
 /// Serves until the engine closes the socket.
 ///
@@ -32,9 +62,8 @@ pub(crate) fn serve() -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
 
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    let writer: &'static Mutex<UnixStream> = Box::leak(Box::new(Mutex::new(socket.try_clone()?)));
     let listener: &'static Listener = Box::leak(Box::new(Listener {
-        emit: Box::new(|event| emit(writer, event)),
+        engine: Mutex::new(socket.try_clone()?),
         cancelled: AtomicBool::new(false),
     }));
 
@@ -56,7 +85,7 @@ pub(crate) fn serve() -> io::Result<()> {
 
     let mut plugin = None;
     for request in requests {
-        answer(writer, &respond(&mut plugin, request, listener))?;
+        listener.answer(&respond(&mut plugin, request, listener))?;
     }
     Ok(())
 }
@@ -99,22 +128,6 @@ fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Lis
         }
         (request, _) => refused(format!("unexpected request {request:?}")),
     }
-}
-
-fn answer(writer: &Mutex<UnixStream>, response: &Response) -> io::Result<()> {
-    protocol::write(&*writer.lock().unwrap_or_else(PoisonError::into_inner), response)
-}
-
-/// Passes a plugin's event on. What is not an event, or cannot be sent, is dropped: a plugin cannot break the stream.
-fn emit(writer: &Mutex<UnixStream>, event: &[u8]) {
-    let Ok(mut event) = serde_json::from_slice::<Event>(event) else { return };
-    if let Event::Log { message, .. } = &mut event
-        && message.len() > MAX_EVENT
-    {
-        message.truncate(message.floor_char_boundary(MAX_EVENT));
-        message.push_str(" … (cut)");
-    }
-    let _ = answer(writer, &Response::Event { event });
 }
 
 /// Kills a host and everything that it started.

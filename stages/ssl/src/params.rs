@@ -47,17 +47,17 @@ pub struct PretrainParams {
     #[schemars(extend("x-restage-unkeyed" = true))]
     pub checkpoint_every: usize,
 
-    /// `gene_mask`: sizes of the MLP's hidden layers. Default [256].
+    /// `gene_mask`: sizes of the MLP's hidden layers. Default `[256]`.
     #[serde(default = "default::hidden")]
     pub hidden: Vec<usize>,
     /// `gene_mask`: share of genes hidden per spot, drawn anew for every spot and epoch. Default 0.5.
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
 
-    /// `vicreg`: channels of the CNN's convolutions; each halves the image. Default [16, 32, 64].
+    /// `vicreg`: channels of the CNN's convolutions; each halves the image. Default `[16, 32, 64]`.
     #[serde(default = "default::channels")]
     pub channels: Vec<usize>,
-    /// `vicreg`: sizes of the projector's layers, which sit on the embedding during training only. Default [128, 128].
+    /// `vicreg`: sizes of the projector's layers, which sit on the embedding during training only. Default `[128, 128]`.
     #[serde(default = "default::projector")]
     pub projector: Vec<usize>,
     /// `vicreg`: weight of the distance between two views of a patch. Default 25.
