@@ -96,6 +96,20 @@ fn a_killed_engine_leaves_no_host_and_the_next_run_goes_on() {
     assert_eq!(sandbox.digests("w.yaml"), undisturbed());
 }
 
+/// Neither waits for the other yet; neither breaks the other.
+#[test]
+fn two_runs_at_once_both_end_well() {
+    let sandbox = Sandbox::new();
+    sandbox.workflow("w.yaml", STEPS);
+    sandbox.json(&["plan", "--json", "w.yaml"]);
+    let mut first = sandbox.start(&["run", "w.yaml"], |_| sandbox.scratch_has("steps"));
+    let second = sandbox.run(&["run", "w.yaml"]);
+    assert_eq!(second.code(), Some(0), "{}", second.all());
+    assert_eq!(first.wait().expect("the engine was started").code(), Some(0));
+    assert_eq!(sandbox.digests("w.yaml"), undisturbed());
+    assert!(!sandbox.scratch_has("steps"), "checkpoints of what is done are gone");
+}
+
 #[test]
 fn an_interrupted_stage_goes_on_from_its_checkpoint() {
     let sandbox = Sandbox::new();

@@ -107,6 +107,20 @@ stages:
 }
 
 #[test]
+fn a_port_that_takes_one_artifact_refuses_gathered_ones() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  part: { uses: test/write, foreach: { name: [p, q] }, with: { text: '${foreach.name}' } }
+  one: { uses: test/draw, in: { text: part }, gather: name }
+";
+    sandbox.workflow("w.yaml", workflow);
+    let ended = sandbox.run(&["check", "w.yaml"]);
+    assert_eq!(ended.code(), Some(2));
+    assert!(ended.err().contains("takes one artifact, not 2 gathered ones"), "{}", ended.err());
+}
+
+#[test]
 fn a_dropped_stage_hands_its_input_on() {
     let sandbox = Sandbox::new();
     let workflow = "

@@ -76,10 +76,6 @@ impl Layout {
         key.as_digest().within(&self.actions())
     }
 
-    pub(crate) fn scratch(&self, key: &ActionKey) -> PathBuf {
-        self.scratches().join(key.to_string())
-    }
-
     /// A folder that is not the store's own business, beside its own.
     pub(crate) fn bucket(&self, name: &str) -> Result<PathBuf> {
         let ours = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());

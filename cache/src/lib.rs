@@ -13,7 +13,7 @@
 //!       record.json               the result of an action: output port -> artifact, and where it came from
 //!       seen/<digest>.json        results that disagree with it
 //!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
-//!     scratch/<action key>/       checkpoints of an action that is not done
+//!     scratch/<action key>.<owner>/  checkpoints of an action that is not done
 //!   <bucket>/                     folders of the caller's own: see `Store::folder`
 //! ```
 //!

@@ -1,6 +1,6 @@
-//! Who owns a staging folder, and whether that process is dead.
+//! Who owns a staging or scratch folder, and whether that process is dead.
 //!
-//! A staging folder is named `<host>.<boot>.<process namespace>.<pid>.<nonce>`. A process can be judged only from where
+//! Such a folder is named `<host>.<boot>.<process namespace>.<pid>.<nonce>`. A process can be judged only from where
 //! its number means something: the same host, the same boot, the same process namespace (two containers with one host
 //! name both have a process 7). Anything else is left alone.
 
@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-/// This process, as an owner of staging folders.
+/// This process, as an owner of folders.
 #[derive(Debug)]
 pub(crate) struct Owner {
     /// `<host>.<boot>.<process namespace>`; `None` where the system does not tell.
@@ -24,7 +24,7 @@ impl Owner {
         Owner { place: place() }
     }
 
-    /// A name that no other staging folder has or had: never used again, so that who judges an old one dead cannot hit
+    /// A name that no other folder has or had: never used again, so that who judges an old one dead cannot hit
     /// a new one.
     pub(crate) fn fresh_name(&self) -> String {
         static COUNT: AtomicU64 = AtomicU64::new(0);
@@ -34,7 +34,13 @@ impl Owner {
         format!("{place}.{}.{now:x}-{count}", std::process::id())
     }
 
-    /// Whether the staging folder `name` certainly belongs to a process that is gone.
+    /// Whether the folder `name` is this process's.
+    pub(crate) fn is_ours(&self, name: &str) -> bool {
+        let place = self.place.as_deref().unwrap_or("unknown");
+        name.starts_with(&format!("{place}.{}.", std::process::id()))
+    }
+
+    /// Whether the folder `name` certainly belongs to a process that is gone.
     pub(crate) fn is_dead(&self, name: &str) -> bool {
         let mut parts = name.rsplitn(3, '.').skip(1);
         let pid =
@@ -68,7 +74,9 @@ mod tests {
         let owner = Owner::current();
         let (a, b) = (owner.fresh_name(), owner.fresh_name());
         assert_ne!(a, b);
-        assert!(!owner.is_dead(&a));
+        assert!(!owner.is_dead(&a) && owner.is_ours(&a));
+        let another = Owner { place: Some("host.boot.ns".into()) };
+        assert!(!another.is_ours(&a) && !owner.is_ours("host.boot.ns.1.1-0"));
     }
 
     #[test]

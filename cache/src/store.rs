@@ -93,23 +93,59 @@ impl Store {
         Ok(Staging { path, store: self.clone() })
     }
 
-    /// The folder in which an action keeps checkpoints: the same on every call, there after it, kept when the process
-    /// dies, not part of any result.
+    /// The folder in which an action keeps checkpoints: kept when the process dies, not part of any result.
+    ///
+    /// It has one owner. Of two processes that work on one action at once each has a folder of its own; what a dead
+    /// process left is taken over, by a rename that only one can win. Within a process it is the same on every call.
     pub fn scratch(&self, key: &ActionKey) -> Result<PathBuf> {
-        let path = self.layout().scratch(key);
-        self.disk().create_folder(&path)?;
-        Ok(path)
+        let owner = &self.inner.owner;
+        let place = |name: &str| self.layout().scratches().join(format!("{key}.{name}"));
+        let left = self.scratches_of(key)?;
+        if let Some(name) = left.iter().find(|name| owner.is_ours(name)) {
+            return Ok(place(name));
+        }
+        let ours = place(&owner.fresh_name());
+        let taken = left
+            .iter()
+            .filter(|name| owner.is_dead(name))
+            .any(|name| self.disk().rename(&place(name), &ours).is_ok());
+        if !taken {
+            self.disk().create_folder(&ours)?;
+        }
+        Ok(ours)
     }
 
-    /// Removes an action's checkpoints, all of them or none. No error if there are none.
+    /// Removes an action's checkpoints, this process's and those of dead ones, each wholly or not at all. No error if
+    /// there are none.
     pub fn discard_scratch(&self, key: &ActionKey) -> Result<()> {
-        let path = self.layout().scratch(key);
-        if !path.exists() {
-            return Ok(());
+        let owner = &self.inner.owner;
+        for name in self.scratches_of(key)?.iter().filter(|name| owner.is_ours(name) || owner.is_dead(name)) {
+            let path = self.layout().scratches().join(format!("{key}.{name}"));
+            // Out of reach by one rename, then removed: a crash in between must not leave half the checkpoints.
+            let aside = self.staging()?;
+            self.disk().rename(&path, &aside.path().join("scratch"))?;
         }
-        // Out of reach by one rename, then removed: a crash in between must not leave half the checkpoints.
-        let aside = self.staging()?;
-        self.disk().rename(&path, &aside.path().join("scratch"))
+        Ok(())
+    }
+
+    /// Names of the owners of an action's checkpoints, the youngest folder first.
+    fn scratches_of(&self, key: &ActionKey) -> Result<Vec<String>> {
+        let folder = self.layout().scratches();
+        let entries = fs::read_dir(&folder).map_err(|source| Error::Io {
+            doing: "list the folder",
+            path: folder.clone(),
+            source,
+        })?;
+        let prefix = format!("{key}.");
+        let mut found: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| {
+                let owner = entry.file_name().to_str()?.strip_prefix(&prefix)?.to_owned();
+                Some((entry.metadata().and_then(|metadata| metadata.modified()).ok(), owner))
+            })
+            .collect();
+        found.sort();
+        Ok(found.into_iter().rev().map(|(_, owner)| owner).collect())
     }
 
     /// A folder of the caller's own under the root, created if need be.

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::common::{files, key, publish, record, write};
@@ -251,6 +251,34 @@ fn a_new_store_says_what_it_is() {
     let tag = fs::read_to_string(store.root().join("CACHEDIR.TAG")).unwrap();
     assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55\n"));
     Store::open(store.root()).unwrap();
+}
+
+/// A scratch folder as a process with this number would have left it.
+fn leave_scratch(store: &Store, name: &str, pid: u32) -> PathBuf {
+    let ours = store.scratch(&key(name)).unwrap();
+    fs::write(ours.join("epoch"), "3").unwrap();
+    let owner = format!(".{}.", std::process::id());
+    let theirs = ours.to_str().unwrap().replace(&owner, &format!(".{pid}."));
+    fs::rename(&ours, &theirs).unwrap();
+    theirs.into()
+}
+
+#[test]
+fn scratch_of_a_dead_process_is_taken_over_and_that_of_a_living_one_is_not() {
+    let (_temp, store) = store();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let dead = leave_scratch(&store, "dead", child.id());
+    let taken = store.scratch(&key("dead")).unwrap();
+    assert_eq!(fs::read_to_string(taken.join("epoch")).unwrap(), "3");
+    assert!(!dead.exists());
+
+    let living = leave_scratch(&store, "living", std::os::unix::process::parent_id());
+    let fresh = store.scratch(&key("living")).unwrap();
+    assert_ne!(fresh, living);
+    assert_eq!(fs::read_dir(&fresh).unwrap().count(), 0);
+    store.discard_scratch(&key("living")).unwrap();
+    assert!(living.join("epoch").exists() && !fresh.exists());
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub(super) async fn expand(
     let mut drafts = Vec::new();
     for (index, variant) in variants.iter().enumerate() {
         if let Some(resolved) = resolve(&variant.workflow, catalog, &mut problems) {
-            draft(index, &variant.workflow, &resolved, &mut drafts, &mut problems);
+            draft(index, &variant.workflow, &resolved, catalog, &mut drafts, &mut problems);
         }
     }
     let canonical = canonicalise(&drafts, &variants, catalog, &mut problems).await;
@@ -85,6 +85,7 @@ fn draft(
     variant: usize,
     workflow: &Workflow,
     resolved: &Resolved,
+    catalog: &Catalog,
     drafts: &mut Vec<Draft>,
     problems: &mut Diagnostics,
 ) {
@@ -93,6 +94,7 @@ fn draft(
     let mut points: HashMap<(&str, BTreeMap<String, String>), usize> = HashMap::new();
     for name in &resolved.order {
         let stage = &workflow.stages[name];
+        let ports = catalog.find(&stage.uses.value).map_or(&[][..], |offer| &offer.stage.inputs);
         let own = stage_dims(workflow, name, stage, &dims, problems);
         for point in product(&own) {
             let at: BTreeMap<String, String> =
@@ -115,6 +117,15 @@ fn draft(
                             list.push((*draft, port.clone()));
                         }
                     }
+                }
+                let takes_one = ports.iter().any(|known| known.name == *port && !known.many);
+                if takes_one && input.from.len() == 1 && list.len() > 1 {
+                    let message =
+                        format!("input `{port}` takes one artifact, not {} gathered ones", list.len());
+                    problems.push(
+                        Diagnostic::new(&input.at, message, "reads a mapped stage")
+                            .help("collect them first, with a stage type that takes a list"),
+                    );
                 }
             }
             points.insert((name, at.clone()), drafts.len());
