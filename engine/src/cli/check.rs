@@ -26,7 +26,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     } else {
         let (stages, variants) = (workflow.stages.len(), plan.variants.len());
         let actions = plan.graph.node_count();
-        println!("{} is right: {stages} stages, {variants} variants, {actions} actions", workflow.name);
+        say!("{} is right: {stages} stages, {variants} variants, {actions} actions", workflow.name);
     }
     Ok(ExitCode::SUCCESS)
 }

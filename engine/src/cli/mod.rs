@@ -1,5 +1,12 @@
 //! The command line: one file a command; they print, and decide nothing.
 
+/// Prints a line. A reader that has seen enough, like `head`, ends the command without a complaint.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::say(format_args!($($text)*))
+    };
+}
+
 mod check;
 mod plan;
 mod plugin;
@@ -188,7 +195,8 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
 
 fn init_log(filter: &str) {
     let filter = tracing_subscriber::EnvFilter::new(filter);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true).init();
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
 /// The store: `$RESTAGE_CACHE`, else `restage` in the user's cache folder.
@@ -205,9 +213,16 @@ async fn open_catalog(workflow: &Workflow, store: &Store) -> Result<Catalog, Fai
     Ok(Catalog::open(workflow, store, &|notice| eprintln!("{notice}")).await?)
 }
 
+fn say(line: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    if writeln!(std::io::stdout().lock(), "{line}").is_err() {
+        std::process::exit(0);
+    }
+}
+
 fn print_json(value: &impl serde::Serialize) {
     if let Ok(text) = serde_json::to_string_pretty(value) {
-        println!("{text}");
+        say!("{text}");
     }
 }
 

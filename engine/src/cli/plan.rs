@@ -74,20 +74,15 @@ fn to_json(plan: &Plan) -> serde_json::Value {
 }
 
 fn print(plan: &Plan) {
-    let wanted = wanted_by(plan);
     let mut counts = [0; 3];
-    for node in plan.graph.node_indices() {
-        let action = &plan.graph[node];
+    for (action, label) in plan.graph.node_weights().zip(plan.labels()) {
         counts[match action.decision {
             Decision::Cached => 0,
             Decision::Run(_) => 1,
             Decision::MayRun(_) => 2,
         }] += 1;
-        let seed = action.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
-        let first = wanted.get(&node).and_then(|list| list.first()).map_or("", |(variant, _)| *variant);
-        let variant = if first == crate::plan::BASELINE { String::new() } else { format!(" ({first})") };
-        println!("{}{seed}{variant}: {}", action.name(), action.decision);
+        say!("{label}: {}", action.decision);
     }
     let [cached, run, may] = counts;
-    println!("{} actions: {cached} cached, {run} to run, {may} may run", plan.graph.node_count());
+    say!("{} actions: {cached} cached, {run} to run, {may} may run", plan.graph.node_count());
 }

@@ -41,26 +41,26 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     for (name, plugin) in catalog.plugins() {
         let built = if plugin.from_sources { "known by its sources" } else { "known by its binary only" };
-        println!("plugin {name} {}, {built}\n", plugin.catalogue.version);
+        say!("plugin {name} {}, {built}\n", plugin.catalogue.version);
         for stage in &plugin.catalogue.stages {
-            println!("{name}/{}{}", stage.name, if stage.seeded { "  (takes a seed)" } else { "" });
-            println!("    {}", stage.doc);
+            say!("{name}/{}{}", stage.name, if stage.seeded { "  (takes a seed)" } else { "" });
+            say!("    {}", stage.doc);
             for port in &stage.inputs {
                 let optional = if port.optional { ", optional" } else { "" };
                 let many = if port.many { ", one or a list" } else { "" };
-                println!("  in   {}: {}{optional}{many}  {}", port.name, port.kind, port.doc);
+                say!("  in   {}: {}{optional}{many}  {}", port.name, port.kind, port.doc);
             }
             for port in &stage.outputs {
-                println!("  out  {}: {}  {}", port.name, port.kind, port.doc);
+                say!("  out  {}: {}  {}", port.name, port.kind, port.doc);
             }
             for (param, schema) in
                 stage.params.get("properties").and_then(|all| all.as_object()).into_iter().flatten()
             {
                 let default = schema.get("default").map(|value| format!(" = {value}")).unwrap_or_default();
                 let doc = schema.get("description").and_then(|text| text.as_str()).unwrap_or_default();
-                println!("  with {param}{default}  {}", doc.replace('\n', " "));
+                say!("  with {param}{default}  {}", doc.replace('\n', " "));
             }
-            println!();
+            say!("");
         }
     }
     Ok(ExitCode::SUCCESS)

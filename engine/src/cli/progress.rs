@@ -24,12 +24,8 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(plan: &Plan) -> Self {
-        let name = |action: &crate::plan::Action| {
-            let seed = action.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
-            action.name() + &seed
-        };
         Self {
-            names: plan.graph.node_weights().map(name).collect(),
+            names: plan.labels(),
             bars: std::io::stderr().is_terminal().then(MultiProgress::new),
             running: BTreeMap::new(),
             last_lines: BTreeMap::new(),

@@ -98,20 +98,20 @@ fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
 
 fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: &std::path::Path) {
     if summary.succeeded(plan) {
-        println!("{}", table.draw());
+        say!("{}", table.draw());
     }
     let count = |wanted: fn(&End) -> bool| summary.ends.values().filter(|end| wanted(end)).count();
     let failed = count(|end| matches!(end, End::Failed(_)));
     let skipped = count(|end| matches!(end, End::Skipped));
     let seconds = summary.milliseconds as f64 / 1000.0;
     if summary.ran() == 0 && failed == 0 && summary.succeeded(plan) {
-        println!("nothing had to run: all {} actions are cached ({seconds:.2} s)", summary.reused());
+        say!("nothing had to run: all {} actions are cached ({seconds:.2} s)", summary.reused());
     } else {
         let mut parts = vec![format!("{} ran", summary.ran()), format!("{} reused", summary.reused())];
         parts.extend((failed > 0).then(|| format!("{failed} failed")));
         parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
         parts.extend(summary.interrupted.then(|| "interrupted: the same command goes on".to_owned()));
-        println!("{} in {seconds:.1} s", parts.join(", "));
+        say!("{} in {seconds:.1} s", parts.join(", "));
     }
-    println!("artifacts: restage show --all {}  (in {})", target.workflow.display(), store.display());
+    say!("artifacts: restage show --all {}  (in {})", target.workflow.display(), store.display());
 }

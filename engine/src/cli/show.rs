@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 let seed = instance.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
                 let variant = if arguments.all { format!(" ({})", instance.variant) } else { String::new() };
                 let place = path.map_or("gone from the store".to_owned(), |path| path.display().to_string());
-                println!("{}.{port}{seed}{variant}\n    {place}", name(&instance.stage, &instance.at));
+                say!("{}.{port}{seed}{variant}\n    {place}", name(&instance.stage, &instance.at));
             }
         }
     }

@@ -158,6 +158,19 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Names of the actions for people: stage, place, seed, and the variant if it is not the baseline. Where several
+    /// share an action, the first one names it.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let mut labels = vec![String::new(); self.graph.node_count()];
+        for instance in self.instances.iter().rev() {
+            let seed = instance.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
+            let variant =
+                if instance.variant == BASELINE { String::new() } else { format!(" ({})", instance.variant) };
+            labels[instance.action.index()] = name(&instance.stage, &instance.at) + &seed + &variant;
+        }
+        labels
+    }
+
     /// Actions in an order in which inputs come before their readers.
     pub(crate) fn order(&self) -> Vec<NodeIndex> {
         // Nodes are added after the nodes that they read, so their own order is one; cycles are refused before.
