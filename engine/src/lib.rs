@@ -7,3 +7,15 @@ mod plugin;
 mod report;
 mod run;
 mod workflow;
+
+/// An error and its causes, outermost first; a cause that the one before it quotes already is left out.
+fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    let mut told: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(error), |error| error.source()) {
+        let cause = cause.to_string();
+        if !told.last().is_some_and(|last| last.contains(&cause)) {
+            told.push(cause);
+        }
+    }
+    told
+}

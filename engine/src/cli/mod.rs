@@ -119,10 +119,13 @@ impl Failure {
         }
     }
 
-    fn help(&self) -> Option<&'static str> {
+    fn help(&self) -> Option<String> {
+        use miette::Diagnostic;
         match self {
-            Self::NoStore => Some("set RESTAGE_CACHE to a folder"),
-            Self::NeverRan => Some("run it with `restage run`"),
+            Self::NoStore => Some("set RESTAGE_CACHE to a folder".into()),
+            Self::NeverRan => Some("run it with `restage run`".into()),
+            Self::Load(error) => error.help().map(|help| help.to_string()),
+            Self::Plan(PlanError::Catalog(error)) => error.help().map(|help| help.to_string()),
             _ => None,
         }
     }
@@ -230,9 +233,7 @@ fn tell(failure: &Failure, json: bool) {
     if let Some(diagnostics) = failure.diagnostics() {
         return tell_diagnostics(diagnostics, json);
     }
-    let causes = std::iter::successors(Some(failure as &dyn std::error::Error), |error| error.source());
-    let mut chain: Vec<String> = causes.map(ToString::to_string).collect();
-    chain.dedup();
+    let chain = crate::causes(failure);
     if json {
         return print_json(&serde_json::json!({ "error": chain.join(": "), "help": failure.help() }));
     }

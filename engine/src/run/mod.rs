@@ -323,10 +323,7 @@ impl Run {
 
     /// Tells a failure, and everything that cannot run because of it.
     async fn fail(&mut self, plan: &Plan, node: NodeIndex, error: &ExecuteError, milliseconds: u64) {
-        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let mut chain: Vec<String> = causes.map(ToString::to_string).collect();
-        chain.dedup();
-        let message = chain.join(": ");
+        let message = crate::causes(error).join(": ");
         let failed = Event::Failed { action: node.index(), message: message.clone(), milliseconds };
         let _ = self.events.send(failed).await;
         self.ends.insert(node, End::Failed(message));
