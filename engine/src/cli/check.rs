@@ -2,11 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, Target, open_catalog, open_store, print_json};
-use crate::{
-    plan::{History, Plan},
-    workflow,
-};
+use super::{Failure, Planned, Target, planned, print_json};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: restage check workflows/quickstart.yaml")]
@@ -17,10 +13,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let target = arguments.target;
-    let workflow = workflow::load(&target.workflow)?;
-    let store = open_store()?;
-    let mut catalog = open_catalog(&workflow, &store).await?;
-    let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &History::default()).await?;
+    let Planned { workflow, plan, .. } = planned(&target).await?;
     if target.json {
         print_json(&serde_json::json!({ "diagnostics": [] }));
     } else {

@@ -21,10 +21,13 @@ use miette::GraphicalReportHandler;
 use restage_cache::Store;
 
 use crate::{
-    plan::{PlanError, Selection},
+    plan::{Plan, PlanError, Selection},
     plugin::{Catalog, CatalogError, HOST_COMMAND},
-    run::{RunError, journal::JournalError},
-    workflow::{Diagnostics, LoadError, Workflow},
+    run::{
+        RunError,
+        journal::{self, JournalError},
+    },
+    workflow::{self, Diagnostics, LoadError, Workflow},
 };
 
 /// Runs machine-learning workflows written in YAML; change one line and only what it touches runs again.
@@ -210,6 +213,23 @@ fn open_store() -> Result<Store, Failure> {
         .or_else(|| folder("HOME").map(|home| home.join(".cache/restage")))
         .ok_or(Failure::NoStore)?;
     Ok(Store::open(&root)?)
+}
+
+/// A workflow with its plan, as most commands need it.
+struct Planned {
+    workflow: Workflow,
+    store: Store,
+    plan: Plan,
+}
+
+/// Loads a workflow and its plugins, and plans what the target asks for.
+async fn planned(target: &Target) -> Result<Planned, Failure> {
+    let workflow = workflow::load(&target.workflow)?;
+    let store = open_store()?;
+    let mut catalog = open_catalog(&workflow, &store).await?;
+    let history = journal::history(&workflow.path, &store)?;
+    let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &history).await?;
+    Ok(Planned { workflow, store, plan })
 }
 
 async fn open_catalog(workflow: &Workflow, store: &Store) -> Result<Catalog, Failure> {

@@ -5,12 +5,8 @@ use std::{collections::BTreeMap, process::ExitCode};
 use petgraph::graph::NodeIndex;
 use serde_json::json;
 
-use super::{Failure, Target, open_catalog, open_store, print_json};
-use crate::{
-    plan::{Decision, Plan},
-    run::journal,
-    workflow,
-};
+use super::{Failure, Planned, Target, planned, print_json};
+use crate::plan::{Decision, Plan};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: restage plan workflows/quickstart.yaml --set regions.c=0.5")]
@@ -21,11 +17,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let target = arguments.target;
-    let workflow = workflow::load(&target.workflow)?;
-    let store = open_store()?;
-    let mut catalog = open_catalog(&workflow, &store).await?;
-    let history = journal::history(&workflow.path, &store)?;
-    let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &history).await?;
+    let Planned { plan, .. } = planned(&target).await?;
     if target.json {
         print_json(&to_json(&plan));
     } else {

@@ -5,12 +5,11 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use super::{Failure, Target, open_catalog, open_store, print_json, progress::Progress};
+use super::{Failure, Planned, Target, planned, print_json, progress::Progress};
 use crate::{
     plan::Plan,
     report::Table,
     run::{self, End, Summary, event::Event, journal::Journal},
-    workflow,
 };
 
 #[derive(clap::Args)]
@@ -26,12 +25,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let target = arguments.target;
-    let workflow = workflow::load(&target.workflow)?;
-    let store = open_store()?;
-    let mut catalog = open_catalog(&workflow, &store).await?;
-    let history = run::journal::history(&workflow.path, &store)?;
-    let mut plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &history).await?;
-    drop(catalog);
+    let Planned { workflow, store, mut plan } = planned(&target).await?;
 
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let cpus = arguments.cpus.map_or_else(available, std::num::NonZeroUsize::get);
