@@ -1,7 +1,7 @@
 //! Trees of files: walking one, hashing a file, and the digest of a file or folder from outside.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -10,8 +10,11 @@ use crate::digest::Digest;
 use crate::error::{Error, Refusal, Result};
 use crate::manifest::{Entry, Manifest};
 
-/// From this size on a file is mapped and its parts are hashed by all threads; below, threads take whole files.
+/// From this size on the parts of a file are hashed by all threads; below, threads take whole files.
 const LARGE: u64 = 1 << 20;
+
+/// How much of a large file is read at once.
+const PART: usize = 4 << 20;
 
 /// The digest of a file or of a folder with all it holds: paths, sizes and contents; no times, modes, owners or empty
 /// folders. Equal to the digest of the artifact with the same files.
@@ -19,15 +22,23 @@ const LARGE: u64 = 1 << 20;
 /// A link at the top is followed, links to files inside too; a link to a folder inside, a device or a name that is not
 /// UTF-8 is an error. Uses all threads of the current rayon pool and reads each byte once.
 pub fn tree_digest(path: &Path) -> Result<Digest> {
-    let hash = |file: &Found| file.hash();
+    digest_of(path, input(path)?.par_iter().map(Found::hash).collect::<Result<_>>()?)
+}
+
+/// The files of an input: the one that it is, or all that are in the folder, sorted by path.
+pub(crate) fn input(path: &Path) -> Result<Vec<Found>> {
     let top = fs::metadata(path).map_err(Error::io("look at", path))?;
-    let entries = if top.is_dir() {
-        scan(path, Links::Follow)?.files.par_iter().map(hash).collect::<Result<_>>()?
+    if top.is_dir() {
+        Ok(scan(path, Links::Follow)?.files)
     } else if top.is_file() {
-        vec![hash(&Found { path: path.to_path_buf(), relative: String::new() })?]
+        Ok(vec![Found { path: path.to_path_buf(), relative: String::new() }])
     } else {
-        return Err(Error::refused(path, Refusal::Special));
-    };
+        Err(Error::refused(path, Refusal::Special))
+    }
+}
+
+/// The digest of the input at `path`, of whose files these are the entries.
+pub(crate) fn digest_of(path: &Path, entries: Vec<Entry>) -> Result<Digest> {
     let encoded = Manifest::new(entries).encode();
     encoded.map(|bytes| Manifest::digest(&bytes)).map_err(|why| Error::Manifest { folder: path.into(), why })
 }
@@ -121,12 +132,27 @@ fn is_folder(child: &fs::DirEntry, links: Links) -> Result<bool> {
 
 /// The size and digest of a file's content, read once. The size is that of what was hashed.
 pub(crate) fn hash_file(path: &Path) -> io::Result<(u64, Digest)> {
-    let file = File::open(path)?;
+    let mut file = File::open(path)?;
     let mut hasher = blake3::Hasher::new();
     if file.metadata()?.len() < LARGE {
         hasher.update_reader(file)?;
     } else {
-        hasher.update_mmap_rayon(path)?;
+        // Read and not mapped: a mapped file that somebody shortens, or whose disk fails, would kill the process.
+        let (mut ready, mut coming) = (Vec::with_capacity(PART), Vec::with_capacity(PART));
+        read_part(&mut file, &mut ready)?;
+        while !ready.is_empty() {
+            // The next part is read while this one is hashed.
+            let (_, read) =
+                rayon::join(|| hasher.update_rayon(&ready).count(), || read_part(&mut file, &mut coming));
+            read?;
+            std::mem::swap(&mut ready, &mut coming);
+        }
     }
     Ok((hasher.count(), hasher.finalize().into()))
+}
+
+/// The next part of a file, in place of what is in `part`. Empty at the end.
+fn read_part(file: &mut File, part: &mut Vec<u8>) -> io::Result<usize> {
+    part.clear();
+    file.take(PART as u64).read_to_end(part)
 }
