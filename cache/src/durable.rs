@@ -81,11 +81,17 @@ impl Disk {
 
     /// A file that was not there before, on disk when this returns.
     pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let file = self.write_unsynced(path, bytes)?;
+        self.perform(Op::SyncFile, path, || file.sync_all())
+    }
+
+    /// A file that was not there before, and that a power cut may take or tear.
+    pub(crate) fn write_unsynced(&self, path: &Path, bytes: &[u8]) -> Result<File> {
         let mut file = self
             .perform(Op::CreateFile, path, || OpenOptions::new().write(true).create_new(true).open(path))?;
         self.perform(Op::Write, path, || file.write_all(bytes))?;
         self.protect(&file, path)?;
-        self.perform(Op::SyncFile, path, || file.sync_all())
+        Ok(file)
     }
 
     /// Makes a file read-only for everybody. One that is already may be another user's, and is left as it is.

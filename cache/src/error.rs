@@ -48,6 +48,9 @@ pub enum Error {
         /// Why not.
         why: Refusal,
     },
+    /// A file from outside was written to whenever it was read.
+    #[error("`{}` changes while it is read: wait until it is written", .0.display())]
+    Changing(PathBuf),
     /// Only what lies in a staging folder can be published.
     #[error("`{}` is not inside a staging folder of this cache: write the outputs into `Staging::path()`", .0.display())]
     NotStaged(PathBuf),

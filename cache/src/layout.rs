@@ -64,6 +64,16 @@ impl Layout {
         self.current.join("scratch")
     }
 
+    /// What is known of files that are not in the store.
+    pub(crate) fn outsides(&self) -> PathBuf {
+        self.current.join("outside")
+    }
+
+    /// What is known of the file or folder `real`, an absolute path.
+    pub(crate) fn outside(&self, real: &Path) -> PathBuf {
+        self.outsides().join(Digest::of(real.as_os_str().as_encoded_bytes()).to_string())
+    }
+
     pub(crate) fn file(&self, digest: &Digest) -> PathBuf {
         digest.within(&self.files())
     }

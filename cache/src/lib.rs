@@ -12,6 +12,7 @@
 //!     actions/ab/cdef…/
 //!       record.json               the result of an action: output port -> artifact, and where it came from
 //!       seen/<digest>.json        results that disagree with it
+//!     outside/<digest of a path>    digests of files that are not in the store: a hint, any of it may go
 //!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
 //!     scratch/<action key>.<owner>/  checkpoints of an action that is not done
 //!   <bucket>/                     folders of the caller's own: see `Store::folder`
@@ -29,7 +30,9 @@ mod durable;
 mod error;
 mod layout;
 mod manifest;
+mod outside;
 mod owner;
+mod stat;
 mod store;
 mod tree;
 
@@ -37,6 +40,8 @@ mod tree;
 mod crash;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod outside_tests;
 
 pub use action::{Lookup, MissReason, Record, Recorded};
 pub use artifact::Published;

@@ -179,6 +179,14 @@ impl Store {
         self.disk().rename(&ours, place)
     }
 
+    /// Puts a file at `place`, in place of the one that is there: complete, but a power cut may take or tear it.
+    pub(crate) fn replace_unsynced(&self, place: &Path, bytes: &[u8]) -> Result<()> {
+        let staging = self.staging()?;
+        let ours = staging.path().join("file");
+        self.disk().write_unsynced(&ours, bytes)?;
+        self.disk().rename(&ours, place)
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.inner.layout
     }
