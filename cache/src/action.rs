@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::Flaw;
 use crate::digest::{ActionKey, Digest};
 use crate::error::{Error, Result, is_absent};
 use crate::layout::{RECORD, SEEN};
@@ -38,12 +40,22 @@ pub enum Lookup {
 pub enum MissReason {
     /// No result was ever recorded.
     Never,
-    /// There is a record, but this artifact of it is gone or was changed.
-    ArtifactMissing {
+    /// There is a record, but this artifact of it is not in the cache.
+    Gone {
         /// The output.
         port: String,
         /// What it was.
         digest: Digest,
+    },
+    /// There is a record, but this artifact of it is not whole.
+    Damaged {
+        /// The output.
+        port: String,
+        /// What it was.
+        digest: Digest,
+        /// The first path in the artifact's folder that is missing, cannot be read or was changed: `manifest`, or below
+        /// `tree`.
+        file: PathBuf,
     },
     /// There is a record that cannot be read, and why.
     Unreadable(String),
@@ -79,9 +91,14 @@ impl fmt::Display for MissReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             MissReason::Never => write!(f, "was never run"),
-            MissReason::ArtifactMissing { port, digest } => {
-                write!(f, "output `{port}` ({digest:.12}) is missing from the cache or was changed there")
+            MissReason::Gone { port, digest } => {
+                write!(f, "output `{port}` ({digest:.12}) is no longer in the cache")
             }
+            MissReason::Damaged { port, digest, file } => write!(
+                f,
+                "output `{port}` ({digest:.12}) is damaged in the cache: its `{}` is missing or was changed",
+                file.display()
+            ),
             MissReason::Unreadable(why) => write!(f, "its record cannot be read: {why}"),
         }
     }
@@ -96,17 +113,19 @@ impl Store {
             Ok(record) => record,
             Err(reason) => return Ok(Lookup::Miss(reason)),
         };
-        Ok(match self.missing(&record)? {
-            Some((port, digest)) => Lookup::Miss(MissReason::ArtifactMissing { port: port.clone(), digest }),
-            None => Lookup::Hit(record),
-        })
+        let Some((port, digest, flaw)) = self.missing(&record)? else { return Ok(Lookup::Hit(record)) };
+        let port = port.clone();
+        Ok(Lookup::Miss(match flaw {
+            Flaw::Gone => MissReason::Gone { port, digest },
+            Flaw::Damaged(file) => MissReason::Damaged { port, digest, file },
+        }))
     }
 
     /// Records the result of an action, whose artifacts must have been published. On disk when this returns.
     ///
-    /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone.
+    /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone or damaged.
     pub fn record(&self, key: &ActionKey, record: &Record) -> Result<Recorded> {
-        if let Some((port, digest)) = self.missing(record)? {
+        if let Some((port, digest, _)) = self.missing(record)? {
             return Err(Error::Unpublished { port: port.clone(), digest });
         }
         let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
@@ -149,11 +168,11 @@ impl Store {
         self.disk().sync_folder(&seen)
     }
 
-    /// The first output whose artifact is not there.
-    fn missing<'a>(&self, record: &'a Record) -> Result<Option<(&'a String, Digest)>> {
+    /// The first output whose artifact is not there or not whole, and why.
+    fn missing<'a>(&self, record: &'a Record) -> Result<Option<(&'a String, Digest, Flaw)>> {
         for (port, digest) in &record.outputs {
-            if self.artifact(digest)?.is_none() {
-                return Ok(Some((port, *digest)));
+            if let Some(flaw) = self.flaw(digest)? {
+                return Ok(Some((port, *digest, flaw)));
             }
         }
         Ok(None)

@@ -35,6 +35,15 @@ pub struct Published {
     pub existed: bool,
 }
 
+/// Why an artifact cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Flaw {
+    /// It is not there.
+    Gone,
+    /// It is, but not this path in its folder, or that was changed.
+    Damaged(PathBuf),
+}
+
 /// What `files/` has under the digest of one of our files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stored {
@@ -62,7 +71,7 @@ impl Store {
         let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: folder.clone(), why })?;
         let digest = Manifest::digest(&encoded);
         let existed =
-            self.is_whole(&digest)? || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
+            self.flaw(&digest)?.is_none() || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
         // Also for another's artifact: it may be visible and not yet on disk, and a record will rely on it.
         if let Some(shard) = self.layout().artifact(&digest).parent() {
             self.disk().sync_folder(shard)?;
@@ -76,28 +85,37 @@ impl Store {
     /// changed. Costs a look at each file; reads only files that were touched after they were published.
     pub fn artifact(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let tree = self.layout().artifact(digest).join(TREE);
-        Ok(self.is_whole(digest)?.then_some(tree))
+        Ok(self.flaw(digest)?.is_none().then_some(tree))
     }
 
-    fn is_whole(&self, digest: &Digest) -> Result<bool> {
+    /// Why the artifact cannot be used; `None` if it is whole.
+    pub(crate) fn flaw(&self, digest: &Digest) -> Result<Option<Flaw>> {
         let place = self.layout().artifact(digest);
         let path = place.join(MANIFEST);
         let Some((encoded, sealed)) =
             unless_absent(read_with_time(&path)).map_err(Error::io("read", &path))?
         else {
-            return Ok(false);
+            let is_there =
+                unless_absent(fs::symlink_metadata(&place)).map_err(Error::io("look at", &place))?;
+            return Ok(Some(is_there.map_or(Flaw::Gone, |_| Flaw::Damaged(MANIFEST.into()))));
+        };
+        let Some(manifest) = Manifest::decode(&encoded, digest) else {
+            return Ok(Some(Flaw::Damaged(MANIFEST.into())));
         };
         let tree = place.join(TREE);
-        let is_folder = fs::symlink_metadata(&tree).is_ok_and(|meta| meta.is_dir());
-        let Some(manifest) = Manifest::decode(&encoded, digest).filter(|_| is_folder) else {
-            return Ok(false);
-        };
-        let sound = |entry: &Entry| {
+        let top = unless_absent(fs::symlink_metadata(&tree)).map_err(Error::io("look at", &tree))?;
+        if !top.is_some_and(|meta| meta.is_dir()) {
+            return Ok(Some(Flaw::Damaged(TREE.into())));
+        }
+        let flaw = |entry: &Entry| {
             let path = tree.join(&entry.path);
-            let sound = unless_absent(is_sound(&path, entry, sealed)).map_err(Error::io("read", &path))?;
-            Ok(sound.unwrap_or(false))
+            match unless_absent(is_sound(&path, entry, sealed)) {
+                Ok(Some(true)) => None,
+                Ok(_) => Some(Ok(Flaw::Damaged(Path::new(TREE).join(&entry.path)))),
+                Err(error) => Some(Err(Error::io("read", &path)(error))),
+            }
         };
-        manifest.entries().par_iter().with_min_len(64).map(sound).try_reduce(|| true, |a, b| Ok(a && b))
+        manifest.entries().par_iter().with_min_len(64).find_map_first(flaw).transpose()
     }
 
     /// The folder's real path, if it is a folder inside a staging of this store.
@@ -224,7 +242,7 @@ impl Store {
         loop {
             let Err(refused) = self.disk().rename(pending, &place) else { return Ok(false) };
             // The reply may be lost, or another publisher faster: what is there decides.
-            if self.is_whole(digest)? {
+            if self.flaw(digest)?.is_none() {
                 return Ok(pending.exists());
             }
             if attempt == ATTEMPTS {
@@ -235,7 +253,7 @@ impl Store {
             if self.disk().swap(pending, &place).is_ok() {
                 return Ok(false);
             }
-            if !self.is_whole(digest)? && place.exists() {
+            if self.flaw(digest)?.is_some() && place.exists() {
                 let aside = self.staging()?;
                 drop(self.disk().rename(&place, &aside.path().join("damaged")));
             }

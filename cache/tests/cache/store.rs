@@ -151,27 +151,40 @@ fn a_changed_artifact_is_a_miss_until_it_is_published_again() {
             .set_modified(SystemTime::now() + Duration::from_secs(1))
             .unwrap();
     };
-    let tampers: [(&str, Tamper<'_>); 7] = [
-        ("a file deleted", &|tree| fs::remove_file(tree.join("c/0")).unwrap()),
-        ("the tree deleted", &|tree| fs::remove_dir_all(tree).unwrap()),
-        ("the manifest deleted", &|tree| fs::remove_file(tree.with_file_name("manifest")).unwrap()),
-        ("all deleted", &|tree| fs::remove_dir_all(tree.parent().unwrap()).unwrap()),
-        ("the manifest torn", &|tree| {
+    let tampers: [(&str, Option<&str>, Tamper<'_>); 8] = [
+        ("a file deleted", Some("tree/c/0"), &|tree| fs::remove_file(tree.join("c/0")).unwrap()),
+        ("the tree deleted", Some("tree"), &|tree| fs::remove_dir_all(tree).unwrap()),
+        ("the manifest deleted", Some("manifest"), &|tree| {
+            fs::remove_file(tree.with_file_name("manifest")).unwrap()
+        }),
+        ("all deleted", None, &|tree| fs::remove_dir_all(tree.parent().unwrap()).unwrap()),
+        ("the manifest torn", Some("manifest"), &|tree| {
             let path = tree.with_file_name("manifest");
             let bytes = fs::read(&path).unwrap();
             fs::remove_file(&path).unwrap();
             fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         }),
-        ("a file emptied", &|tree| rewrite(tree, "")),
-        ("a file of the same size", &|tree| rewrite(tree, "fore")),
+        ("a file emptied", Some("tree/c/0"), &|tree| rewrite(tree, "")),
+        ("a file of the same size", Some("tree/c/0"), &|tree| rewrite(tree, "fore")),
+        ("all of it but the folders", Some("tree/c/0"), &|tree| {
+            ["c/0", "c/1", "zarr.json"].iter().for_each(|path| fs::remove_file(tree.join(path)).unwrap());
+        }),
     ];
-    for (what, tamper) in tampers {
+    for (what, file, tamper) in tampers {
         let (_temp, store) = store();
         let digest = publish(&store, &content).digest;
         let result = record(&[("out", digest)]);
         store.record(&key("k"), &result).unwrap();
         tamper(&store.artifact(&digest).unwrap().unwrap());
-        let miss = MissReason::ArtifactMissing { port: "out".into(), digest };
+        let port = "out".to_owned();
+        let miss = match file {
+            None => MissReason::Gone { port, digest },
+            Some(file) => MissReason::Damaged { port, digest, file: file.into() },
+        };
+        let told = file.map_or("is no longer in the cache".into(), |file| {
+            format!("its `{file}` is missing or was changed")
+        });
+        assert!(miss.to_string().contains(&told), "{miss}");
         assert_eq!(store.lookup(&key("k")).unwrap(), Lookup::Miss(miss), "{what}");
         assert_eq!(store.artifact(&digest).unwrap(), None, "{what}");
         let again = publish(&store, &content);
