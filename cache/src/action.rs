@@ -105,7 +105,8 @@ impl fmt::Display for MissReason {
 }
 
 impl Store {
-    /// The action's result, if there is one and all its artifacts are there.
+    /// The action's result, if there is one and all its artifacts are there. Looks at each file of them, but for those that
+    /// this process looked at a moment ago.
     ///
     /// An error only if nothing can be said: a disk that does not answer is not a miss.
     pub fn lookup(&self, key: &ActionKey) -> Result<Lookup> {
@@ -113,7 +114,9 @@ impl Store {
             Ok(record) => record,
             Err(reason) => return Ok(Lookup::Miss(reason)),
         };
-        let Some((port, digest, flaw)) = self.missing(&record)? else { return Ok(Lookup::Hit(record)) };
+        let Some((port, digest, flaw)) = self.missing(&record, Store::flaw_lately)? else {
+            return Ok(Lookup::Hit(record));
+        };
         let port = port.clone();
         Ok(Lookup::Miss(match flaw {
             Flaw::Gone => MissReason::Gone { port, digest },
@@ -125,7 +128,7 @@ impl Store {
     ///
     /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone or damaged.
     pub fn record(&self, key: &ActionKey, record: &Record) -> Result<Recorded> {
-        if let Some((port, digest, _)) = self.missing(record)? {
+        if let Some((port, digest, _)) = self.missing(record, Store::flaw)? {
             return Err(Error::Unpublished { port: port.clone(), digest });
         }
         let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
@@ -168,10 +171,14 @@ impl Store {
         self.disk().sync_folder(&seen)
     }
 
-    /// The first output whose artifact is not there or not whole, and why.
-    fn missing<'a>(&self, record: &'a Record) -> Result<Option<(&'a String, Digest, Flaw)>> {
+    /// The first output whose artifact is not there or not whole, and why: what `flaw` says.
+    fn missing<'a>(
+        &self,
+        record: &'a Record,
+        flaw: fn(&Store, &Digest) -> Result<Option<Flaw>>,
+    ) -> Result<Option<(&'a String, Digest, Flaw)>> {
         for (port, digest) in &record.outputs {
-            if let Some(flaw) = self.flaw(digest)? {
+            if let Some(flaw) = flaw(self, digest)? {
                 return Ok(Some((port, *digest, flaw)));
             }
         }

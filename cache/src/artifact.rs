@@ -8,14 +8,16 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use rayon::prelude::*;
 
 use crate::digest::Digest;
 use crate::error::{Error, Refusal, Result, is_absent};
+use crate::lately::Outside;
 use crate::layout::{MANIFEST, TREE};
 use crate::manifest::{Entry, Manifest};
+use crate::stat::Stat;
 use crate::store::{Store, same_file};
 use crate::tree::{self, Found, Links, Scan, hash_file};
 
@@ -82,14 +84,39 @@ impl Store {
     }
 
     /// The artifact's folder: plain and read-only, to be opened in place. `None` if it is not there, lacks a file or was
-    /// changed. Costs a look at each file; reads only files that were touched after they were published.
+    /// changed. Costs a look at each file, unless this process had one a moment ago; reads only files that were touched
+    /// after they were published.
     pub fn artifact(&self, digest: &Digest) -> Result<Option<PathBuf>> {
         let tree = self.layout().artifact(digest).join(TREE);
-        Ok(self.flaw(digest)?.is_none().then_some(tree))
+        Ok(self.flaw_lately(digest)?.is_none().then_some(tree))
     }
 
-    /// Why the artifact cannot be used; `None` if it is whole.
+    /// Like [`Store::flaw`], for who reads: an artifact that was whole a moment ago is believed to be.
+    pub(crate) fn flaw_lately(&self, digest: &Digest) -> Result<Option<Flaw>> {
+        match self.outside(digest) {
+            Some(outside) if self.lately().knows(digest, &outside, Instant::now()) => Ok(None),
+            _ => self.flaw(digest),
+        }
+    }
+
+    /// Why the artifact cannot be used; `None` if it is whole. Looks at each file.
     pub(crate) fn flaw(&self, digest: &Digest) -> Result<Option<Flaw>> {
+        // Before the files are looked at: what changes meanwhile is not the same from outside.
+        let (now, outside) = (Instant::now(), self.outside(digest));
+        let flaw = self.examine(digest)?;
+        let whole = outside.filter(|_| flaw.is_none());
+        self.lately().set(digest, whole.map(|outside| (now, outside)));
+        Ok(flaw)
+    }
+
+    /// What the artifact looks like from outside. `None` if nothing can be said.
+    fn outside(&self, digest: &Digest) -> Option<Outside> {
+        let place = self.layout().artifact(digest);
+        let look = |name| fs::symlink_metadata(place.join(name)).ok().map(|meta| Stat::from(&meta));
+        Some(Outside { manifest: look(MANIFEST)?, tree: look(TREE)? })
+    }
+
+    fn examine(&self, digest: &Digest) -> Result<Option<Flaw>> {
         let place = self.layout().artifact(digest);
         let path = place.join(MANIFEST);
         let Some((encoded, sealed)) =

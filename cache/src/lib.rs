@@ -28,6 +28,7 @@ mod artifact;
 mod digest;
 mod durable;
 mod error;
+mod lately;
 mod layout;
 mod manifest;
 mod outside;

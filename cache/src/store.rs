@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::digest::ActionKey;
 use crate::durable::Disk;
 use crate::error::{Error, Result};
+use crate::lately::Lately;
 use crate::layout::Layout;
 use crate::owner::Owner;
 
@@ -33,6 +34,7 @@ struct Inner {
     layout: Layout,
     disk: Disk,
     owner: Owner,
+    lately: Lately,
 }
 
 impl Store {
@@ -48,8 +50,8 @@ impl Store {
         let known = has_known_format(&Layout::new(root.to_path_buf()))?;
         disk.create_folder(root)?;
         let root = fs::canonicalize(root).map_err(Error::io("find the folder", root))?;
-        let store =
-            Store { inner: Arc::new(Inner { layout: Layout::new(root), disk, owner: Owner::current() }) };
+        let (layout, owner) = (Layout::new(root), Owner::current());
+        let store = Store { inner: Arc::new(Inner { layout, disk, owner, lately: Lately::default() }) };
         store.lay_out(known)?;
         store.sweep();
         Ok(store)
@@ -193,6 +195,10 @@ impl Store {
 
     pub(crate) fn disk(&self) -> &Disk {
         &self.inner.disk
+    }
+
+    pub(crate) fn lately(&self) -> &Lately {
+        &self.inner.lately
     }
 }
 

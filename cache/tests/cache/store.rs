@@ -176,6 +176,7 @@ fn a_changed_artifact_is_a_miss_until_it_is_published_again() {
         let result = record(&[("out", digest)]);
         store.record(&key("k"), &result).unwrap();
         tamper(&store.artifact(&digest).unwrap().unwrap());
+        let next = Store::open(store.root()).unwrap(); // another process: this one just found it whole
         let port = "out".to_owned();
         let miss = match file {
             None => MissReason::Gone { port, digest },
@@ -185,14 +186,39 @@ fn a_changed_artifact_is_a_miss_until_it_is_published_again() {
             format!("its `{file}` is missing or was changed")
         });
         assert!(miss.to_string().contains(&told), "{miss}");
-        assert_eq!(store.lookup(&key("k")).unwrap(), Lookup::Miss(miss), "{what}");
-        assert_eq!(store.artifact(&digest).unwrap(), None, "{what}");
+        assert_eq!(next.lookup(&key("k")).unwrap(), Lookup::Miss(miss), "{what}");
+        assert_eq!(next.artifact(&digest).unwrap(), None, "{what}");
         let again = publish(&store, &content);
         assert!(again.digest == digest && !again.existed, "{what}");
         assert_eq!(store.record(&key("k"), &result).unwrap(), Recorded::Same, "{what}");
         assert_eq!(store.lookup(&key("k")).unwrap(), Lookup::Hit(result), "{what}");
         assert_eq!(tree_digest(&store.artifact(&digest).unwrap().unwrap()).unwrap(), digest, "{what}");
     }
+}
+
+#[test]
+fn an_artifact_is_looked_at_closely_once_in_a_while() {
+    let content = files(&[("zarr.json", "{}"), ("c/0", "four")]);
+    let (_temp, store) = store();
+    let digest = publish(&store, &content).digest;
+    let result = record(&[("out", digest)]);
+    store.record(&key("k"), &result).unwrap();
+    let tree = store.artifact(&digest).unwrap().unwrap();
+    fs::remove_file(tree.join("c/0")).unwrap();
+    assert_eq!(store.lookup(&key("k")).unwrap(), Lookup::Hit(result.clone()), "it was whole a moment ago");
+    let refused = store.record(&key("other"), &result);
+    assert!(matches!(refused, Err(Error::Unpublished { .. })), "who writes does not believe it");
+    assert!(matches!(store.lookup(&key("k")).unwrap(), Lookup::Miss(_)), "and says so to who reads");
+
+    assert!(!publish(&store, &content).existed);
+    assert!(store.artifact(&digest).unwrap().is_some());
+    fs::remove_file(tree.join("c/0")).unwrap();
+    assert!(!publish(&store, &content).existed, "who publishes does not believe it");
+    assert_eq!(tree_digest(&store.artifact(&digest).unwrap().unwrap()).unwrap(), digest);
+
+    let clone = store.clone();
+    fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    assert_eq!(clone.artifact(&digest).unwrap(), None, "what is gone is noticed at once");
 }
 
 #[test]
