@@ -4,5 +4,6 @@
 
 mod common;
 mod kill;
+mod speed;
 mod store;
 mod tree;
