@@ -120,7 +120,7 @@ fn entry(
     known: Option<&Hashed>,
     hash: &impl Fn(&Path) -> io::Result<(u64, Digest)>,
 ) -> Result<(Entry, Stat)> {
-    let look = || Stat::of(&file.path).map_err(Error::io("look at", &file.path));
+    let look = || Stat::of(&file.path).map_err(Error::io("open", &file.path));
     let of = |size, digest| Entry { path: file.relative.clone(), size, digest };
     let mut before = look()?;
     if let Some(known) = known.filter(|known| known.stat == before) {

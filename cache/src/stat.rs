@@ -1,6 +1,6 @@
 //! What the operating system says of a file without its being read.
 
-use std::fs::{self, Metadata};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -23,8 +23,11 @@ pub(crate) struct Stat {
 
 impl Stat {
     /// Of the file that `path` leads to; links are followed.
+    ///
+    /// The file is opened: then a network file system asks its server, where otherwise it may tell what it heard a minute
+    /// ago.
     pub(crate) fn of(path: &Path) -> io::Result<Stat> {
-        fs::metadata(path).map(|meta| Stat::from(&meta))
+        File::open(path)?.metadata().map(|meta| Stat::from(&meta))
     }
 
     pub(crate) fn size(&self) -> u64 {
