@@ -17,7 +17,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     if target.json {
         print_json(&serde_json::json!({ "diagnostics": [] }));
     } else {
-        let (stages, variants) = (workflow.stages.len(), plan.variants.len());
+        let (stages, variants) = (workflow.body.stages.len(), plan.variants.len());
         let actions = plan.graph.node_count();
         say!("{} is right: {stages} stages, {variants} variants, {actions} actions", workflow.name);
     }

@@ -12,7 +12,9 @@ mod plan;
 mod plugin;
 mod progress;
 mod run;
+mod schema;
 mod show;
+mod why;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,10 +49,14 @@ enum Command {
     Run(run::Arguments),
     /// Tell what would run, and why
     Plan(plan::Arguments),
+    /// Tell everything about one stage's decision
+    Why(why::Arguments),
     /// Show the artifacts of a workflow's last run
     Show(show::Arguments),
     /// Find everything that is wrong with a workflow, without running it
     Check(check::Arguments),
+    /// Write the JSON Schema that editors check workflows by
+    Schema(schema::Arguments),
     /// Look at plugins
     Plugin(plugin::Arguments),
     /// Serve a plugin to the engine (internal)
@@ -72,6 +78,9 @@ struct Target {
     /// Take these seeds instead of the workflow's, e.g. `--seeds 0,1,2`
     #[arg(long, value_delimiter = ',', value_name = "SEEDS")]
     seeds: Option<Vec<u64>>,
+    /// Run this stage again although its result is there, e.g. `--force regions`; may be given again
+    #[arg(long, value_name = "STAGE[@VARIANT]")]
+    force: Vec<String>,
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
@@ -79,7 +88,12 @@ struct Target {
 
 impl Target {
     fn selection(&self) -> Selection {
-        Selection { set: self.set.clone(), only: self.only.clone(), seeds: self.seeds.clone() }
+        Selection {
+            set: self.set.clone(),
+            only: self.only.clone(),
+            seeds: self.seeds.clone(),
+            force: self.force.clone(),
+        }
     }
 }
 
@@ -176,10 +190,11 @@ impl Command {
         match self {
             Self::Run(arguments) => arguments.target.json,
             Self::Plan(arguments) => arguments.target.json,
+            Self::Why(arguments) => arguments.target.json,
             Self::Show(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
             Self::Plugin(arguments) => arguments.json(),
-            Self::Host => false,
+            Self::Schema(_) | Self::Host => false,
         }
     }
 }
@@ -191,8 +206,10 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
         match command {
             Command::Run(arguments) => run::run(arguments).await,
             Command::Plan(arguments) => plan::run(arguments).await,
+            Command::Why(arguments) => why::run(arguments).await,
             Command::Show(arguments) => show::run(&arguments),
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Schema(arguments) => schema::run(arguments).await,
             Command::Plugin(arguments) => plugin::run(arguments).await,
             Command::Host => Ok(ExitCode::SUCCESS),
         }

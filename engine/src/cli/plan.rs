@@ -1,80 +1,143 @@
-//! `restage plan`: what would run, and why.
+//! `restage plan`: what would run, and why, grouped by cause.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
+use indexmap::IndexMap;
 use petgraph::graph::NodeIndex;
 use serde_json::json;
 
 use super::{Failure, Planned, Target, planned, print_json};
-use crate::plan::{Decision, Plan};
+use crate::plan::{Decision, Instance, Plan, Reason};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example: restage plan workflows/quickstart.yaml --set regions.c=0.5")]
+#[command(after_help = "Examples:\n  restage plan workflows/quickstart.yaml --set regions.c=0.5\n  \
+                        restage plan --all workflows/quickstart.yaml\n\nOne action in full: restage why WORKFLOW STAGE")]
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) target: Target,
+    /// List every action, not groups
+    #[arg(long)]
+    all: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let target = arguments.target;
-    let Planned { plan, .. } = planned(&target).await?;
-    if target.json {
+    let Planned { plan, .. } = planned(&arguments.target).await?;
+    if arguments.target.json {
         print_json(&to_json(&plan));
+    } else if arguments.all {
+        for (action, label) in plan.graph.node_weights().zip(plan.labels()) {
+            say!("{label}: {}", told(&action.decision));
+        }
+        say!("{}", counted(&plan));
     } else {
-        print(&plan);
+        say!("{}", summary(&plan));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Variants and seeds for which each action is done.
-fn wanted_by(plan: &Plan) -> BTreeMap<NodeIndex, Vec<(&str, Option<u64>)>> {
-    let mut wanted: BTreeMap<NodeIndex, Vec<(&str, Option<u64>)>> = BTreeMap::new();
-    for instance in &plan.instances {
-        wanted.entry(instance.action).or_default().push((&instance.variant, instance.seed));
+/// A decision with all its reasons.
+pub(super) fn told(decision: &Decision) -> String {
+    match decision.reasons() {
+        [] => decision.word().to_owned(),
+        reasons => format!("{}: {}", decision.word(), together(reasons)),
     }
-    wanted
+}
+
+fn together(reasons: &[Reason]) -> String {
+    reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Instances of each action.
+pub(super) fn instances_of(plan: &Plan) -> BTreeMap<NodeIndex, Vec<&Instance>> {
+    let mut of: BTreeMap<NodeIndex, Vec<&Instance>> = BTreeMap::new();
+    for instance in &plan.instances {
+        of.entry(instance.action).or_default().push(instance);
+    }
+    of
+}
+
+/// An action for programs.
+pub(super) fn action_json(plan: &Plan, node: NodeIndex, instances: &[&Instance]) -> serde_json::Value {
+    let action = &plan.graph[node];
+    let step = &action.step;
+    let reasons = action.decision.reasons();
+    let variants: indexmap::IndexSet<&str> = instances.iter().map(|instance| &*instance.variant).collect();
+    let seeds: indexmap::IndexSet<u64> = instances.iter().filter_map(|instance| instance.seed).collect();
+    let inputs: BTreeMap<&str, Vec<serde_json::Value>> = action
+        .inputs
+        .iter()
+        .map(|(port, sources)| {
+            let source = |(source, output): &(NodeIndex, std::sync::Arc<str>)| {
+                let digest = plan.graph[*source].artifacts.get(&**output);
+                json!({ "action": source.index(), "output": &**output, "digest": digest })
+            };
+            (&**port, sources.iter().map(source).collect())
+        })
+        .collect();
+    json!({
+        "action": node.index(),
+        "stage": &*step.stage,
+        "at": *step.at,
+        "uses": step.uses,
+        "seed": action.seed,
+        "variants": variants,
+        "seeds": seeds,
+        "decision": action.decision.word(),
+        "reason": reasons.first(),
+        "reasons": reasons,
+        "explanation": (!reasons.is_empty()).then(|| together(reasons)),
+        "key": action.key,
+        "params": *step.params,
+        "inputs": inputs,
+        "outputs": action.artifacts,
+    })
 }
 
 fn to_json(plan: &Plan) -> serde_json::Value {
-    let wanted = wanted_by(plan);
-    let actions: Vec<_> = plan
-        .graph
-        .node_indices()
-        .map(|node| {
-            let action = &plan.graph[node];
-            let (decision, reason) = match &action.decision {
-                Decision::Cached => ("cached", None),
-                Decision::Run(reason) => ("run", Some(reason)),
-                Decision::MayRun(reason) => ("may run", Some(reason)),
-            };
-            let seeds: Vec<_> = wanted.get(&node).into_iter().flatten().collect();
-            json!({
-                "action": node.index(),
-                "stage": action.stage,
-                "at": action.at,
-                "uses": action.uses,
-                "seed": action.seed,
-                "variants": seeds.iter().map(|(variant, _)| variant).collect::<std::collections::BTreeSet<_>>(),
-                "decision": decision,
-                "reason": reason,
-                "explanation": reason.map(ToString::to_string),
-                "key": action.key,
-            })
-        })
-        .collect();
-    json!({ "variants": plan.variants, "seeds": plan.seeds, "actions": actions })
+    let of = instances_of(plan);
+    let actions: Vec<_> = of.iter().map(|(node, instances)| action_json(plan, *node, instances)).collect();
+    let variants: Vec<&str> = plan.variants.iter().map(|name| &**name).collect();
+    json!({ "variants": variants, "baseline": &*plan.baseline, "seeds": plan.seeds, "actions": actions })
 }
 
-fn print(plan: &Plan) {
-    let mut counts = [0; 3];
-    for (action, label) in plan.graph.node_weights().zip(plan.labels()) {
-        counts[match action.decision {
-            Decision::Cached => 0,
-            Decision::Run(_) => 1,
-            Decision::MayRun(_) => 2,
-        }] += 1;
-        say!("{label}: {}", action.decision);
+/// How many actions there are of each decision.
+fn counted(plan: &Plan) -> String {
+    let count =
+        |word: &str| plan.graph.node_weights().filter(|action| action.decision.word() == word).count();
+    let [cached, run, may] = ["cached", "run", "may run"].map(count);
+    format!("{} actions: {cached} cached, {run} to run, {may} may run", plan.graph.node_count())
+}
+
+/// Groups of actions that run for the same reasons, the reasons' order that of the plan.
+fn summary(plan: &Plan) -> String {
+    let mut lines = vec![counted(plan)];
+    for (word, title) in [("run", "to run"), ("may run", "may run, unless inputs come out as they were")] {
+        let mut groups: IndexMap<String, IndexMap<&str, usize>> = IndexMap::new();
+        for action in plan.graph.node_weights().filter(|action| action.decision.word() == word) {
+            let upstream = |reason: &&Reason| matches!(reason, Reason::Upstream { .. });
+            let own: Vec<Reason> =
+                action.decision.reasons().iter().filter(|reason| !upstream(reason)).cloned().collect();
+            let cause = if own.is_empty() { "of those".to_owned() } else { together(&own) };
+            *groups.entry(cause).or_default().entry(&action.step.stage).or_default() += 1;
+        }
+        if groups.is_empty() {
+            continue;
+        }
+        let total: usize = groups.values().flat_map(IndexMap::values).sum();
+        lines.push(format!("{total} {title}:"));
+        for (cause, stages) in groups {
+            let count: usize = stages.values().sum();
+            lines.push(format!("  {count} because {cause}"));
+            let stages: Vec<String> = stages
+                .iter()
+                .map(
+                    |(stage, count)| {
+                        if *count == 1 { (*stage).to_owned() } else { format!("{stage} x {count}") }
+                    },
+                )
+                .collect();
+            lines.push(format!("      {}", stages.join(", ")));
+        }
     }
-    let [cached, run, may] = counts;
-    say!("{} actions: {cached} cached, {run} to run, {may} may run", plan.graph.node_count());
+    lines.join("\n")
 }

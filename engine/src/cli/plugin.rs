@@ -40,7 +40,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     for (name, plugin) in catalog.plugins() {
-        let built = if plugin.from_sources { "known by its sources" } else { "known by its binary only" };
+        let built =
+            if plugin.code.from_sources { "known by its sources" } else { "known by its binary only" };
         say!("plugin {name} {}, {built}\n", plugin.catalogue.version);
         for stage in &plugin.catalogue.stages {
             say!("{name}/{}{}", stage.name, if stage.seeded { "  (takes a seed)" } else { "" });

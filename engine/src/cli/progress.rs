@@ -87,6 +87,13 @@ impl Progress {
                     self.line(&format!("     its log: {}", log.display()));
                 }
             }
+            Event::Retrying { action, message, left } => {
+                self.end(*action);
+                self.line(&format!(
+                    " again {}: {message} ({left} more if this fails too)",
+                    self.name(*action)
+                ));
+            }
             Event::Skipped { action, because } => {
                 self.line(&format!("  skip {}: it reads {}", self.name(*action), self.name(*because)));
             }

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{Failure, Planned, Target, planned, print_json, progress::Progress};
 use crate::{
+    executor::{Executor, Local},
     plan::Plan,
     report::Table,
     run::{self, End, Summary, event::Event, journal::Journal},
@@ -33,9 +34,11 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let journal = Journal::begin(&workflow.path, &store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
     let reader = read(receiver, journal, Progress::new(&plan), &started);
+    let executor = Executor::Local(Local::new(store.clone()));
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
-    let (summary, recorded) = tokio::join!(run::run(&mut plan, &store, cpus, sender, cancel), reader);
+    let (summary, recorded) =
+        tokio::join!(run::run(&mut plan, &store, executor, cpus, sender, cancel), reader);
     interrupts.abort();
     let summary = summary?;
     recorded?;
@@ -86,7 +89,7 @@ fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
         .collect();
     json!({
         "actions": plan.graph.node_count(), "ran": summary.ran(), "reused": summary.reused(),
-        "failed": failed, "interrupted": summary.interrupted, "milliseconds": summary.milliseconds, "table": table,
+        "kept": summary.kept(plan), "failed": failed, "interrupted": summary.interrupted, "milliseconds": summary.milliseconds, "table": table,
     })
 }
 
@@ -106,6 +109,14 @@ fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: 
         parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
         parts.extend(summary.interrupted.then(|| "interrupted: the same command goes on".to_owned()));
         say!("{} in {seconds:.1} s", parts.join(", "));
+    }
+    match summary.kept(plan) {
+        0 => {}
+        kept if summary.ran() > 0 => {
+            let stages = if kept == 1 { "stage" } else { "stages" };
+            say!("re-ran, same result: {kept} {stages} kept");
+        }
+        _ => {}
     }
     say!("artifacts: restage show --all {}  (in {})", target.workflow.display(), store.display());
 }

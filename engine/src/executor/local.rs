@@ -35,22 +35,31 @@ impl Local {
         events: &mpsc::Sender<Event>,
         cancel: watch::Receiver<bool>,
     ) -> Result<Outputs, ExecuteError> {
+        let gpus = job.step.execution.gpus;
+        if gpus.required && gpus.count > gpus_seen() {
+            return Err(ExecuteError::NoGpu { wanted: gpus.count, seen: gpus_seen() });
+        }
         let staging = self.store.staging()?;
-        let folders: BTreeMap<String, PathBuf> =
-            job.outputs.iter().map(|port| (port.clone(), staging.path().join(port))).collect();
+        let folders: BTreeMap<String, PathBuf> = job
+            .step
+            .outputs
+            .iter()
+            .map(|(port, _)| (port.to_string(), staging.path().join(&**port)))
+            .collect();
         let task = Task {
-            stage: job.stage,
-            params: job.params,
+            stage: job.step.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
+            params: (*job.step.params).clone(),
             inputs: job.inputs,
             outputs: folders.clone(),
             seed: job.seed,
             threads: job.threads,
             scratch: self.store.scratch(&job.key)?,
         };
-        let mut host = self.host(&job.library).await?;
-        let result = supervise(&mut host, task, events, cancel).await;
+        let library = &job.step.code.library;
+        let mut host = self.host(library).await?;
+        let result = supervise(&mut host, task, events, cancel, job.step.execution.timeout).await;
         if result.as_ref().map_or_else(Failure::host_survives, |()| true) {
-            self.keep(job.library, host);
+            self.keep(library.clone(), host);
         }
         result?;
         let outputs = publish(self.store.clone(), staging, folders).await?;
@@ -77,14 +86,32 @@ async fn supervise(
     task: Task,
     events: &mpsc::Sender<Event>,
     mut cancel: watch::Receiver<bool>,
+    timeout: Option<Duration>,
 ) -> Result<(), Failure> {
-    tokio::select! {
+    let late = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let why = tokio::select! {
         result = host.run(task, events) => return result,
-        _ = cancel.wait_for(|cancelled| *cancelled) => {}
-    }
+        _ = cancel.wait_for(|cancelled| *cancelled) => Failure::Cancelled,
+        () = late => Failure::TimedOut { after: timeout.unwrap_or_default() },
+    };
     host.cancel().await?;
     // A host that does not stop in time is killed when it is dropped.
-    tokio::time::timeout(GRACE, host.finish()).await.unwrap_or(Err(Failure::Cancelled))
+    match tokio::time::timeout(GRACE, host.finish()).await {
+        // It got done after all.
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(Failure::Cancelled)) | Err(_) => Err(why),
+        Ok(Err(failure)) => Err(failure),
+    }
+}
+
+/// GPUs of this machine, by their device files.
+fn gpus_seen() -> usize {
+    (0..64).filter(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
 }
 
 /// Hashing and linking are work for other threads than the scheduler's.

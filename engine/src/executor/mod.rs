@@ -1,23 +1,52 @@
 //! Where an action runs. `local`: in a host process on this machine.
 
 mod local;
+#[cfg(test)]
+pub(crate) mod model;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub(crate) use local::Local;
 use restage_cache::{ActionKey, Digest};
+use restage_stage::task::Event;
+use tokio::sync::{mpsc, watch};
 
-use crate::plugin::{Failure, StartError};
+use crate::{
+    plan::Step,
+    plugin::{Failure, StartError},
+};
+
+/// Where actions run.
+pub(crate) enum Executor {
+    /// In host processes on this machine.
+    Local(Local),
+    /// In a model of a machine, where every stage is a plain function.
+    #[cfg(test)]
+    Model(model::Model),
+}
+
+impl Executor {
+    /// Runs a job to its end and publishes what it wrote. Once `cancel` holds true the stage is asked to stop.
+    pub(crate) async fn execute(
+        &self,
+        job: Job,
+        events: &mpsc::Sender<Event>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Outputs, ExecuteError> {
+        match self {
+            Self::Local(local) => local.execute(job, events, cancel).await,
+            #[cfg(test)]
+            Self::Model(model) => model.execute(&job),
+        }
+    }
+}
 
 /// An action with everything that its execution needs.
+#[derive(Clone)]
 pub(crate) struct Job {
-    pub(crate) library: PathBuf,
-    /// The stage type without its plugin.
-    pub(crate) stage: String,
+    pub(crate) step: Arc<Step>,
     pub(crate) key: ActionKey,
-    pub(crate) params: serde_json::Value,
     pub(crate) inputs: BTreeMap<String, Vec<PathBuf>>,
-    pub(crate) outputs: Vec<String>,
     pub(crate) seed: u64,
     pub(crate) threads: usize,
 }
@@ -33,8 +62,19 @@ pub(crate) enum ExecuteError {
     NoOutput { port: String },
     #[error(transparent)]
     Store(#[from] restage_cache::Error),
+    #[error("{} changed while the stage ran: the result is of neither state; run the command again", path.display())]
+    InputChanged { path: PathBuf },
+    #[error("it requires {wanted} GPU(s), and restage sees {seen} here")]
+    NoGpu { wanted: usize, seen: usize },
     #[error("cannot publish the result: {0}")]
     Lost(String),
+}
+
+impl ExecuteError {
+    /// Whether another try may end otherwise.
+    pub(crate) fn may_pass(&self) -> bool {
+        !matches!(self, Self::Stage(Failure::Cancelled) | Self::NoGpu { .. })
+    }
 }
 
 /// Digests of a job's outputs.

@@ -8,8 +8,11 @@
 //! | seed, if the stage type takes one | yes | yes |
 //! | inputs | by definition key and port | by artifact digest |
 //! | order of inputs on a port | yes | yes |
+//! | declared environment | where a param refers to it: as that param's value | the same |
 //! | names of stages, variants, dimensions; the workflow's path | no: renaming changes no result | no |
-//! | threads, device, times, user, host | no: recorded | no |
+//! | paths of data files | no: data that moved are the same data | no |
+//! | threads, memory, device, retries, timeout, times, user, host | no: recorded | no |
+//! | params marked `x-restage-unkeyed`, e.g. how often checkpoints are written | no: they change no result | no |
 //!
 //! A definition key is known before anything runs and merges equal actions of a sweep. An action key is known when
 //! the inputs' content is, and looks up results: same input bytes, same result, whatever produced them.
@@ -17,18 +20,10 @@
 use std::collections::BTreeMap;
 
 use restage_cache::{ActionKey, Digest};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-/// Everything in a key; `I` is how inputs are named.
-#[derive(Serialize)]
-struct Material<'a, I> {
-    version: u32,
-    uses: &'a str,
-    identity: &'a Digest,
-    params: Canonical,
-    seed: Option<u64>,
-    inputs: &'a BTreeMap<String, Vec<I>>,
-}
+/// Version of the encoding; a change of it disowns every result there is.
+const VERSION: u32 = 1;
 
 /// Plain data in a form that has one encoding: maps sorted, numbers that are whole written as integers.
 #[derive(Serialize)]
@@ -70,42 +65,96 @@ fn is_whole(value: f64) -> bool {
     value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0
 }
 
-/// What an action is, before its inputs are named.
-#[derive(Clone, Copy)]
-pub(crate) struct Definition<'a> {
-    pub(crate) uses: &'a str,
-    pub(crate) identity: &'a Digest,
-    pub(crate) keyed_params: &'a serde_json::Value,
-    pub(crate) seed: Option<u64>,
+/// What an action is, before its seed and inputs are named: encoded once, shared by the actions of all seeds.
+#[derive(Clone, Debug)]
+pub(crate) struct Definition {
+    /// The first four entries of a CBOR map of six: version, uses, identity, params.
+    head: Box<[u8]>,
 }
 
-impl Definition<'_> {
-    fn encode<I: Serialize>(&self, inputs: &BTreeMap<String, Vec<I>>) -> Result<Vec<u8>, String> {
-        let params = Canonical::from(self.keyed_params);
-        let (uses, identity, seed) = (self.uses, self.identity, self.seed);
-        let material = Material { version: 1, uses, identity, params, seed, inputs };
-        let mut bytes = Vec::new();
-        ciborium::into_writer(&material, &mut bytes).map_err(|error| error.to_string())?;
+impl Definition {
+    pub(crate) fn new(
+        uses: &str,
+        identity: &Digest,
+        keyed_params: &serde_json::Value,
+    ) -> Result<Self, String> {
+        // 0xa6: a map of six entries.
+        let mut head = vec![0xa6];
+        entry(&mut head, "version", &VERSION)?;
+        entry(&mut head, "uses", uses)?;
+        entry(&mut head, "identity", identity)?;
+        entry(&mut head, "params", &Canonical::from(keyed_params))?;
+        Ok(Self { head: head.into() })
+    }
+
+    /// The whole key material. `inputs` are sorted by port; `I` is how inputs are named.
+    fn encode<P: Serialize, I: Serialize>(
+        &self,
+        seed: Option<u64>,
+        inputs: &[(P, Vec<I>)],
+    ) -> Result<Vec<u8>, String> {
+        let mut bytes = self.head.to_vec();
+        entry(&mut bytes, "seed", &seed)?;
+        entry(&mut bytes, "inputs", &AsMap(inputs))?;
         Ok(bytes)
     }
 
-    /// The key by which equal actions of a plan are merged.
+    /// The key by which equal actions of a plan are merged: inputs by the definition keys of what makes them.
     pub(crate) fn definition_key(
         &self,
-        inputs: &BTreeMap<String, Vec<(Digest, String)>>,
+        seed: Option<u64>,
+        inputs: &[(&str, Vec<(Digest, &str)>)],
     ) -> Result<Digest, String> {
-        Ok(Digest::from_bytes(blake3::derive_key("restage definition v1", &self.encode(inputs)?)))
+        let material = self.encode(seed, inputs)?;
+        Ok(Digest::from_bytes(blake3::derive_key("restage definition v1", &material)))
     }
 
-    /// The key by which results are looked up.
-    pub(crate) fn action_key(&self, inputs: &BTreeMap<String, Vec<Digest>>) -> Result<ActionKey, String> {
-        Ok(ActionKey::derive("restage action v1", &self.encode(inputs)?))
+    /// The key by which results are looked up: inputs by their content.
+    pub(crate) fn action_key(
+        &self,
+        seed: Option<u64>,
+        inputs: &BTreeMap<String, Vec<Digest>>,
+    ) -> Result<ActionKey, String> {
+        let inputs: Vec<(&String, Vec<Digest>)> =
+            inputs.iter().map(|(port, digests)| (port, digests.clone())).collect();
+        Ok(ActionKey::derive("restage action v1", &self.encode(seed, &inputs)?))
     }
 
     /// What the action is apart from its inputs: whether anything like it ever ran.
-    pub(crate) fn stage_key(&self) -> Result<Digest, String> {
-        let none = BTreeMap::<String, Vec<Digest>>::new();
-        Ok(Digest::from_bytes(blake3::derive_key("restage stage v1", &self.encode(&none)?)))
+    pub(crate) fn stage_key(&self, seed: Option<u64>) -> Result<Digest, String> {
+        let material = self.encode::<&str, Digest>(seed, &[])?;
+        Ok(Digest::from_bytes(blake3::derive_key("restage stage v1", &material)))
+    }
+}
+
+/// Appends an entry of a CBOR map.
+fn entry(bytes: &mut Vec<u8>, key: &str, value: &(impl Serialize + ?Sized)) -> Result<(), String> {
+    let write = |bytes: &mut Vec<u8>| -> Result<(), ciborium::ser::Error<std::io::Error>> {
+        ciborium::into_writer(key, &mut *bytes)?;
+        ciborium::into_writer(value, bytes)
+    };
+    write(bytes).map_err(|error| error.to_string())
+}
+
+/// Pairs as a map.
+struct AsMap<'a, K, V>(&'a [(K, V)]);
+
+impl<K: Serialize, V: Serialize> Serialize for AsMap<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// Whether two values are the same to a key: `1` and `1.0` are.
+pub(crate) fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
+        }
+        _ => a == b,
     }
 }
 
@@ -122,10 +171,7 @@ mod tests {
         for (port, content) in inputs {
             ports.entry((*port).into()).or_default().push(Digest::of(content));
         }
-        Definition { uses, identity: &identity, keyed_params: params, seed }
-            .action_key(&ports)
-            .unwrap()
-            .to_string()
+        Definition::new(uses, &identity, params).unwrap().action_key(seed, &ports).unwrap().to_string()
     }
 
     #[test]
@@ -178,21 +224,6 @@ mod tests {
                 prop::collection::btree_map("[a-c]", inner, 0..3).prop_map(|map| json!(map)),
             ]
         })
-    }
-
-    /// Equality that lets `1` and `1.0` meet, as keys do.
-    fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
-        use serde_json::Value;
-        match (a, b) {
-            (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
-            (Value::Array(a), Value::Array(b)) => {
-                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-            }
-            (Value::Object(a), Value::Object(b)) => {
-                a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
-            }
-            _ => a == b,
-        }
     }
 
     proptest! {

@@ -3,34 +3,41 @@
 //! A sweep of 40 variants that changes one late stage shares all early ones: two instances of a stage are the same
 //! action when stage type, code, params, seed and inputs agree. That merging is all the machinery sweeps need.
 
+mod canonical;
 mod decide;
 mod expand;
+mod files;
+mod group;
 pub(crate) mod key;
+#[cfg(test)]
+mod oracle;
+mod reason;
 mod variant;
 mod wire;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::{ActionKey, Digest, Store};
 use restage_stage::catalogue::PortType;
-use serde::Serialize;
 
-pub(crate) use decide::{Decision, Reason};
-pub(crate) use decide::{History, PastAction, input_digests, remember};
+pub(crate) use decide::{Decision, input_digests, remember};
+pub(crate) use reason::{Change, History, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
 use crate::{
-    plugin::{Catalog, CatalogError},
-    workflow::{Diagnostics, MetricRef, Workflow},
+    plugin::{Catalog, CatalogError, Code},
+    workflow::{Diagnostics, Execution, MetricRef, Workflow},
 };
 
 /// What a workflow asks for, ready to run.
 pub(crate) struct Plan {
     /// Actions, with an edge from each to those that read its outputs.
     pub(crate) graph: DiGraph<Action, ()>,
-    /// Names of the variants; the baseline first.
-    pub(crate) variants: Vec<String>,
+    /// Names of the variants; the workflow as written first.
+    pub(crate) variants: Vec<Arc<str>>,
+    /// Name of the variant that others are compared with.
+    pub(crate) baseline: Arc<str>,
     /// Seeds of the sweep.
     pub(crate) seeds: Vec<u64>,
     /// Metrics that the table compares.
@@ -39,33 +46,53 @@ pub(crate) struct Plan {
     pub(crate) instances: Vec<Instance>,
 }
 
-/// One stage of one variant with everything resolved.
-#[derive(Clone, Debug)]
-pub(crate) struct Action {
+/// Values of the dimensions that a stage is mapped over.
+pub(crate) type Point = Arc<BTreeMap<String, String>>;
+
+/// A stage at one point of its dimensions with its params resolved: what the actions of all seeds share.
+#[derive(Debug)]
+pub(crate) struct Step {
     /// `plugin/name`.
     pub(crate) uses: String,
     /// The stage's name in the workflow (of the first variant that asked for it).
-    pub(crate) stage: String,
+    pub(crate) stage: Arc<str>,
     /// Values of the dimensions it is mapped over.
-    pub(crate) at: BTreeMap<String, String>,
+    pub(crate) at: Point,
     /// Canonical params; paths absolute.
-    pub(crate) params: serde_json::Value,
+    pub(crate) params: Arc<serde_json::Value>,
     /// The params as they enter keys: paths replaced by digests of content.
-    pub(crate) keyed_params: serde_json::Value,
+    pub(crate) keyed_params: Arc<serde_json::Value>,
+    /// Data files and folders that the params name, with what they held when the plan was made.
+    pub(crate) files: Vec<(PathBuf, Digest)>,
+    /// Its output ports.
+    pub(crate) outputs: Arc<[(Arc<str>, PortType)]>,
+    /// How it is run.
+    pub(crate) execution: Execution,
+    /// The plugin's code.
+    pub(crate) code: Arc<Code>,
+    /// What keys are made of.
+    definition: key::Definition,
+}
+
+impl Step {
+    /// Name for people: stage, and the values that it is mapped over.
+    pub(crate) fn name(&self) -> String {
+        name(&self.stage, &self.at)
+    }
+}
+
+/// Outputs that an input port reads: which action, which port.
+pub(crate) type Sources = Vec<(NodeIndex, Arc<str>)>;
+
+/// One stage of one variant and seed with everything resolved: what is looked up, run, cached.
+#[derive(Clone, Debug)]
+pub(crate) struct Action {
+    /// The stage.
+    pub(crate) step: Arc<Step>,
     /// Its seed, if the stage type takes one.
     pub(crate) seed: Option<u64>,
-    /// Per input port the outputs that it reads.
-    pub(crate) inputs: BTreeMap<String, Vec<(NodeIndex, String)>>,
-    /// Its output ports.
-    pub(crate) outputs: Vec<(String, PortType)>,
-    /// Threads it asks for.
-    pub(crate) cpus: usize,
-    /// Library that its host loads.
-    pub(crate) library: PathBuf,
-    /// The plugin's code.
-    pub(crate) identity: Digest,
-    /// The library's file.
-    pub(crate) binary: Digest,
+    /// Per input port, sorted, the outputs that it reads.
+    pub(crate) inputs: Vec<(Arc<str>, Sources)>,
     /// What happens with it.
     pub(crate) decision: Decision,
     /// Its key, once its inputs' digests are known.
@@ -77,7 +104,16 @@ pub(crate) struct Action {
 impl Action {
     /// Name for people: stage, and the values that it is mapped over.
     pub(crate) fn name(&self) -> String {
-        name(&self.stage, &self.at)
+        self.step.name()
+    }
+
+    /// The key by which its result is looked up, given its inputs' content.
+    pub(crate) fn action_key(&self, inputs: &BTreeMap<String, Vec<Digest>>) -> Result<ActionKey, PlanError> {
+        self.step.definition.action_key(self.seed, inputs).map_err(|message| self.key_error(message))
+    }
+
+    fn key_error(&self, message: String) -> PlanError {
+        PlanError::Key { stage: self.step.stage.to_string(), message }
     }
 }
 
@@ -91,18 +127,17 @@ pub(crate) fn name(stage: &str, at: &BTreeMap<String, String>) -> String {
 }
 
 /// One stage of one variant and seed, and the action that computes it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub(crate) struct Instance {
     /// The variant.
-    pub(crate) variant: String,
+    pub(crate) variant: Arc<str>,
     /// The sweep's seed; `None` where the result does not depend on it.
     pub(crate) seed: Option<u64>,
     /// The stage.
-    pub(crate) stage: String,
+    pub(crate) stage: Arc<str>,
     /// Values of the dimensions it is mapped over.
-    pub(crate) at: BTreeMap<String, String>,
+    pub(crate) at: Point,
     /// The action.
-    #[serde(skip)]
     pub(crate) action: NodeIndex,
 }
 
@@ -137,6 +172,8 @@ pub(crate) struct Selection {
     pub(crate) only: Vec<String>,
     /// Seeds instead of the workflow's.
     pub(crate) seeds: Option<Vec<u64>>,
+    /// Stages to run again although their results are there: `stage` or `stage@variant`.
+    pub(crate) force: Vec<String>,
 }
 
 impl Plan {
@@ -153,8 +190,9 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let mut problems = workflow.problems.clone();
         let variants = variant::variants(workflow, selection, catalog, &mut problems);
-        let mut plan = expand::expand(workflow, selection, variants, catalog, problems).await?;
-        decide::decide(&mut plan, store, history)?;
+        let mut plan = expand::expand(workflow, selection, variants, catalog, store, problems).await?;
+        let forced = plan.forced(&selection.force)?;
+        decide::decide(&mut plan, store, history, &forced)?;
         Ok(plan)
     }
 
@@ -163,17 +201,84 @@ impl Plan {
     pub(crate) fn labels(&self) -> Vec<String> {
         let mut labels = vec![String::new(); self.graph.node_count()];
         for instance in self.instances.iter().rev() {
-            let seed = instance.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
-            let variant =
-                if instance.variant == BASELINE { String::new() } else { format!(" ({})", instance.variant) };
-            labels[instance.action.index()] = name(&instance.stage, &instance.at) + &seed + &variant;
+            if let Some(label) = labels.get_mut(instance.action.index()) {
+                *label = instance.label(&self.baseline);
+            }
         }
         labels
     }
 
+    /// Per action its first instance: the one that names it.
+    fn first_instances(&self) -> Vec<Option<&Instance>> {
+        let mut first = vec![None; self.graph.node_count()];
+        for instance in &self.instances {
+            if let Some(slot @ None) = first.get_mut(instance.action.index()) {
+                *slot = Some(instance);
+            }
+        }
+        first
+    }
+
+    /// Actions of stages named as `stage`, `stage@variant`, or with the place in brackets.
+    ///
+    /// # Errors
+    /// If nothing is called so.
+    pub(crate) fn named(&self, wanted: &str) -> Result<Vec<&Instance>, PlanError> {
+        let (stage, variant) = match wanted.split_once('@') {
+            Some((stage, variant)) => (stage, Some(variant)),
+            None => (wanted, None),
+        };
+        let is_variant = |instance: &Instance, wanted: &str| {
+            *instance.variant == *wanted || (wanted == BASELINE && instance.variant == self.baseline)
+        };
+        let found: Vec<&Instance> = self
+            .instances
+            .iter()
+            .filter(|instance| *instance.stage == *stage || name(&instance.stage, &instance.at) == stage)
+            .filter(|instance| variant.is_none_or(|variant| is_variant(instance, variant)))
+            .collect();
+        if found.is_empty() {
+            return Err(PlanError::Invalid(Diagnostics(vec![self.unknown(wanted, stage, variant)])));
+        }
+        Ok(found)
+    }
+
+    fn unknown(&self, wanted: &str, stage: &str, variant: Option<&str>) -> crate::workflow::Diagnostic {
+        use crate::workflow::{Diagnostic, Place, suggest};
+        let mut stages: Vec<&str> = self.instances.iter().map(|instance| &*instance.stage).collect();
+        stages.sort_unstable();
+        stages.dedup();
+        let at = Place::argument(wanted);
+        match variant {
+            Some(variant) if stages.contains(&stage) => {
+                Diagnostic::new(&at, format!("`{stage}` has no variant `{variant}`"), "asked for here")
+                    .help(suggest(variant, self.variants.iter().map(|name| &**name)))
+            }
+            _ => Diagnostic::new(&at, format!("there is no stage `{stage}`"), "asked for here")
+                .help(suggest(stage, stages)),
+        }
+    }
+
+    fn forced(&self, wanted: &[String]) -> Result<std::collections::HashSet<NodeIndex>, PlanError> {
+        let mut forced = std::collections::HashSet::new();
+        for wanted in wanted {
+            forced.extend(self.named(wanted)?.iter().map(|instance| instance.action));
+        }
+        Ok(forced)
+    }
+
     /// Actions in an order in which inputs come before their readers.
-    pub(crate) fn order(&self) -> Vec<NodeIndex> {
+    pub(crate) fn order(&self) -> impl Iterator<Item = NodeIndex> + use<> {
         // Nodes are added after the nodes that they read, so their own order is one; cycles are refused before.
-        self.graph.node_indices().collect()
+        self.graph.node_indices()
+    }
+}
+
+impl Instance {
+    /// Name for people: stage, place, seed, and the variant if it is not the baseline.
+    pub(crate) fn label(&self, baseline: &str) -> String {
+        let seed = self.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
+        let variant = if *self.variant == *baseline { String::new() } else { format!(" ({})", self.variant) };
+        name(&self.stage, &self.at) + &seed + &variant
     }
 }

@@ -1,38 +1,39 @@
 //! Checks a variant's wires against the stage types: types known, ports there, kinds equal, nothing missing, no cycle.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
 use restage_stage::catalogue::{InputPort, OutputPort, PortType};
 
 use crate::{
     plugin::{Catalog, Offer},
-    workflow::{Diagnostic, Diagnostics, Input, Located, OutputRef, Stage, Workflow, suggest},
+    workflow::{Body, Diagnostic, Diagnostics, Input, Located, MetricRef, OutputRef, Stage, suggest},
 };
 
 /// A variant whose stages can be ordered.
-pub(super) struct Resolved {
+pub(super) struct Wiring {
     /// Stages in an order in which inputs come before their readers.
-    pub(super) order: Vec<String>,
+    pub(super) order: Vec<Arc<str>>,
     /// The only output of each stage that has one.
-    single_outputs: HashMap<String, String>,
+    single_outputs: HashMap<Arc<str>, Arc<str>>,
 }
 
-impl Resolved {
+impl Wiring {
     /// The port that a reference means.
-    pub(super) fn output_port(&self, output: &OutputRef) -> Option<String> {
+    pub(super) fn output_port(&self, output: &OutputRef) -> Option<Arc<str>> {
         output.port.clone().or_else(|| self.single_outputs.get(&output.stage).cloned())
     }
 }
 
 /// Checks all wires; `None` if the stages cannot be ordered.
 pub(super) fn resolve(
-    workflow: &Workflow,
+    body: &Body,
+    metrics: &[Located<MetricRef>],
     catalog: &Catalog,
     problems: &mut Diagnostics,
-) -> Option<Resolved> {
+) -> Option<Wiring> {
     let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
-    for (name, stage) in &workflow.stages {
+    for (name, stage) in &body.stages {
         match catalog.find(&stage.uses.value) {
             Some(offer) => drop(offers.insert(name, offer)),
             // A stage without its type was told when the file was read.
@@ -49,19 +50,19 @@ pub(super) fn resolve(
             }
         }
     }
-    for (name, stage) in &workflow.stages {
-        if let Some(offer) = offers.get(name.as_str()) {
+    for (name, stage) in &body.stages {
+        if let Some(offer) = offers.get(&**name) {
             check_inputs(name, stage, offer, &offers, problems);
         }
     }
-    check_metrics(workflow, &offers, problems);
-    let order = order(workflow, problems)?;
+    check_metrics(metrics, &offers, problems);
+    let order = order(body, problems)?;
     let single = |(name, offer): (&&str, &Offer<'_>)| match offer.stage.outputs.as_slice() {
-        [only] => Some(((*name).to_owned(), only.name.clone())),
+        [only] => Some(((*name).into(), only.name.as_str().into())),
         _ => None,
     };
     let single_outputs = offers.iter().filter_map(single).collect();
-    Some(Resolved { order, single_outputs })
+    Some(Wiring { order, single_outputs })
 }
 
 fn check_inputs(
@@ -105,11 +106,11 @@ fn check_wire(
     problems: &mut Diagnostics,
 ) {
     // A stage that is not there or of unknown type was told already.
-    let Some(offer) = offers.get(output.value.stage.as_str()) else { return };
+    let Some(offer) = offers.get(&*output.value.stage) else { return };
     let outputs = &offer.stage.outputs;
     let names = || outputs.iter().map(|output| output.name.as_str());
     let found: Option<&OutputPort> = match (&output.value.port, outputs.as_slice()) {
-        (Some(name), _) => outputs.iter().find(|known| known.name == *name),
+        (Some(name), _) => outputs.iter().find(|known| *known.name == **name),
         (None, [only]) => Some(only),
         (None, _) => None,
     };
@@ -145,8 +146,12 @@ fn check_wire(
     }
 }
 
-fn check_metrics(workflow: &Workflow, offers: &HashMap<&str, Offer<'_>>, problems: &mut Diagnostics) {
-    for metric in &workflow.sweep.metrics {
+fn check_metrics(
+    metrics: &[Located<MetricRef>],
+    offers: &HashMap<&str, Offer<'_>>,
+    problems: &mut Diagnostics,
+) {
+    for metric in metrics {
         let Some(offer) = offers.get(metric.value.stage.as_str()) else { continue };
         if !offer.stage.outputs.iter().any(|output| output.kind == PortType::Metrics) {
             let message = format!("stage `{}` has no metrics", metric.value.stage);
@@ -159,14 +164,12 @@ fn check_metrics(workflow: &Workflow, offers: &HashMap<&str, Offer<'_>>, problem
 }
 
 /// The stages with inputs before their readers; a cycle is told with all its stages.
-fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>> {
-    let mut graph: DiGraph<&str, ()> = DiGraph::new();
-    let nodes: HashMap<&str, _> =
-        workflow.stages.keys().map(|name| (name.as_str(), graph.add_node(name.as_str()))).collect();
-    for (name, stage) in &workflow.stages {
+fn order(body: &Body, problems: &mut Diagnostics) -> Option<Vec<Arc<str>>> {
+    let mut graph: DiGraph<&Arc<str>, ()> = DiGraph::new();
+    let nodes: HashMap<&str, _> = body.stages.keys().map(|name| (&**name, graph.add_node(name))).collect();
+    for (name, stage) in &body.stages {
         for output in stage.inputs.values().flat_map(|input| &input.from) {
-            if let (Some(from), Some(to)) = (nodes.get(output.value.stage.as_str()), nodes.get(name.as_str()))
-            {
+            if let (Some(from), Some(to)) = (nodes.get(&*output.value.stage), nodes.get(&**name)) {
                 graph.add_edge(*from, *to, ());
             }
         }
@@ -175,9 +178,9 @@ fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>>
     let mut ordered = true;
     for component in components.iter().filter(|component| component.len() > 1) {
         ordered = false;
-        let mut names: Vec<&str> = component.iter().map(|node| graph[*node]).collect();
-        names.sort_by_key(|name| workflow.stages.get_index_of(*name));
-        let Some(first) = names.first().and_then(|name| workflow.stages.get(*name)) else { continue };
+        let mut names: Vec<&str> = component.iter().map(|node| &**graph[*node]).collect();
+        names.sort_by_key(|name| body.stages.get_index_of(*name));
+        let Some(first) = names.first().and_then(|name| body.stages.get(*name)) else { continue };
         let message = format!("stages read each other in a circle: {}", names.join(", "));
         problems.push(
             Diagnostic::new(&first.at, message, "in the circle")
@@ -185,6 +188,6 @@ fn order(workflow: &Workflow, problems: &mut Diagnostics) -> Option<Vec<String>>
         );
     }
     // Tarjan's components come readers first.
-    let order = components.iter().rev().flatten().map(|node| graph[*node].to_owned());
+    let order = components.iter().rev().flatten().map(|node| graph[*node].clone());
     ordered.then(|| order.collect())
 }

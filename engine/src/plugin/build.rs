@@ -15,7 +15,10 @@ use std::{
 use restage_cache::{Digest, Store};
 use serde::{Deserialize, Serialize};
 
-use super::identity::{self, Sources};
+use super::{
+    code::{self, Code},
+    identity::{self, Sources},
+};
 
 /// Why a plugin could not be built.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -76,19 +79,6 @@ impl BuildError {
     }
 }
 
-/// A library that can be loaded.
-#[derive(Clone, Debug)]
-pub(crate) struct Library {
-    /// The content-named copy in the store.
-    pub(crate) path: PathBuf,
-    /// What its code is, for action keys.
-    pub(crate) identity: Digest,
-    /// Digest of the file, for records.
-    pub(crate) binary: Digest,
-    /// Whether the identity is of sources; else it is the binary's own and other people's builds share no hits.
-    pub(crate) from_sources: bool,
-}
-
 /// What was built from a source folder, and from which state of it.
 #[derive(Clone, Serialize, Deserialize)]
 struct Stamp {
@@ -117,7 +107,7 @@ struct Folder {
 }
 
 enum State {
-    Built(Library),
+    Built(Code),
     Stale(Stale),
 }
 
@@ -134,14 +124,14 @@ pub(crate) fn libraries(
     paths: &[PathBuf],
     store: &Store,
     notice: &dyn Fn(&str),
-) -> Result<Vec<Library>, BuildError> {
-    let mut libraries: Vec<Option<Library>> = Vec::new();
+) -> Result<Vec<Code>, BuildError> {
+    let mut libraries: Vec<Option<Code>> = Vec::new();
     let mut folders: Vec<(usize, Folder)> = Vec::new();
     for (index, path) in paths.iter().enumerate() {
         if path.is_file() {
             let binary = restage_cache::tree_digest(path)?;
             let path = keep(path, &binary, store)?;
-            libraries.push(Some(Library { path, identity: binary, binary, from_sources: false }));
+            libraries.push(Some(Code::new(path, binary, binary, false)));
         } else {
             folders.push((index, folder(path, store)?));
             libraries.push(None);
@@ -179,7 +169,7 @@ pub(crate) fn libraries(
                     &folder.stamp_path,
                     &Stamp { identity, binary, package, workspace, watched, files },
                 )?;
-                Library { path, identity, binary, from_sources: true }
+                Code::new(path, identity, binary, true)
             }
         });
     }
@@ -194,10 +184,10 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     }
     let stamp_path = stamp_path(&manifest, store)?;
     let stamp = read_stamp(&stamp_path);
-    let library = |stamp: &Stamp| -> Result<Option<Library>, BuildError> {
+    let library = |stamp: &Stamp| -> Result<Option<Code>, BuildError> {
         let path = library_path(&stamp.binary, store)?;
-        let library = Library { path, identity: stamp.identity, binary: stamp.binary, from_sources: true };
-        Ok(library.path.is_file().then_some(library))
+        let library = Code::new(path, stamp.identity, stamp.binary, true);
+        Ok(library.library.is_file().then_some(library))
     };
     if let Some(stamp) = &stamp
         // A watched folder that is gone is a change like any other.
@@ -207,7 +197,8 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
         let (package, workspace) = (stamp.package.clone(), stamp.workspace.clone());
         return Ok(Folder { manifest, stamp_path, package, workspace, state: State::Built(library) });
     }
-    let Sources { identity, watched, package, workspace } = identity::sources(&manifest)?;
+    let Sources { identity, watched, package, workspace, files: listed } = identity::sources(&manifest)?;
+    code::write_sources(&store.folder("plugins")?, &identity, &listed);
     let files = state(&watched)?;
     let state = match stamp {
         // Touched, or only a comment changed: the library stands.

@@ -57,6 +57,12 @@ pub(crate) enum Failure {
     /// It stopped because it was asked to.
     #[error("cancelled")]
     Cancelled,
+    /// It was stopped because it took too long.
+    #[error("it took longer than its timeout of {}, and was stopped", seconds(after))]
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+    },
     /// The host process died under it.
     #[error("the plugin's process {how} before the stage finished")]
     Died {
@@ -69,6 +75,10 @@ pub(crate) enum Failure {
         /// How.
         message: String,
     },
+}
+
+fn seconds(duration: &Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
 }
 
 impl Failure {
@@ -155,19 +165,31 @@ impl Host {
         Ok(Self { child, requests, incoming })
     }
 
-    /// Canonical params, or what is wrong with them.
+    /// Canonical params, or what is wrong with them, one answer for each.
     pub(crate) async fn check(
         &mut self,
         stage: &str,
-        params: &serde_json::Value,
-    ) -> Result<serde_json::Value, Vec<String>> {
-        let request = Request::Check { stage: stage.to_owned(), params: params.clone() };
-        match self.ask(&request).await {
-            Ok(Response::Checked { params: Some(params), .. }) => Ok(params),
-            Ok(Response::Checked { problems, .. }) => Err(problems),
-            Ok(other) => Err(vec![format!("unexpected answer of the plugin's host: {other:?}")]),
-            Err(failure) => Err(vec![failure.to_string()]),
+        params: &[&serde_json::Value],
+    ) -> Vec<Result<serde_json::Value, Vec<String>>> {
+        /// A round trip for each would cost more than the checks; a frame has its limit.
+        const AT_ONCE: usize = 256;
+        let mut all = Vec::with_capacity(params.len());
+        for some in params.chunks(AT_ONCE) {
+            let request = Request::Check {
+                stage: stage.to_owned(),
+                params: some.iter().map(|params| (*params).clone()).collect(),
+            };
+            let wrong = match self.ask(&request).await {
+                Ok(Response::Checked { answers }) if answers.len() == some.len() => {
+                    all.extend(answers);
+                    continue;
+                }
+                Ok(other) => format!("unexpected answer of the plugin's host: {other:?}"),
+                Err(failure) => failure.to_string(),
+            };
+            all.extend(some.iter().map(|_| Err(vec![wrong.clone()])));
         }
+        all
     }
 
     /// Runs a task; its events go to `events`. The host survives only some failures:

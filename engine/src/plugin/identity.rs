@@ -29,6 +29,8 @@ pub(super) struct Sources {
     pub(super) package: String,
     /// Root of its workspace.
     pub(super) workspace: PathBuf,
+    /// What the identity is of, piece by piece: files of workspace crates, dependencies, the compiler.
+    pub(super) files: Vec<(String, Digest)>,
 }
 
 /// The part of `cargo metadata` that matters.
@@ -105,6 +107,7 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
 
     let mut watched = vec![lock_path, metadata.workspace_root.join("Cargo.toml")];
     let mut parts: Vec<(String, Digest)> = vec![("toolchain".into(), Digest::of(toolchain()?.as_bytes()))];
+    let mut files: Vec<(String, Digest)> = parts.clone();
     let mut seen = BTreeSet::new();
     let mut queue = vec![root.id.as_str()];
     while let Some(id) = queue.pop() {
@@ -117,13 +120,19 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
             Some(source) => {
                 let checksum =
                     checksums.get(&(package.name.as_str(), package.version.as_str())).copied().flatten();
-                Digest::of(checksum.unwrap_or(source).as_bytes())
+                let digest = Digest::of(checksum.unwrap_or(source).as_bytes());
+                files.push((name.clone(), digest));
+                digest
             }
             None => {
                 let folder = package.manifest_path.parent().unwrap_or(Path::new("."));
                 watched.push(package.manifest_path.clone());
                 watched.extend(code_folders(folder));
-                crate_digest(folder)?
+                let own = crate_files(folder)?;
+                let called =
+                    |(path, digest): &(String, Digest)| (format!("{}/{path}", package.name), *digest);
+                files.extend(own.iter().map(called));
+                digest_of("restage crate v1", &own)?
             }
         };
         parts.push((name, digest));
@@ -139,6 +148,7 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
         watched,
         package: root.name.clone(),
         workspace: metadata.workspace_root.clone(),
+        files,
     })
 }
 
@@ -175,8 +185,8 @@ fn code_folders(folder: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
     ["src", "build.rs"].into_iter().map(|name| folder.join(name)).filter(|path| path.exists())
 }
 
-/// Digest of a crate's own sources.
-fn crate_digest(folder: &Path) -> Result<Digest, BuildError> {
+/// Digests of a crate's own sources.
+fn crate_files(folder: &Path) -> Result<Vec<(String, Digest)>, BuildError> {
     let mut files = Vec::new();
     for path in code_folders(folder) {
         collect(&path, &mut files)?;
@@ -195,7 +205,7 @@ fn crate_digest(folder: &Path) -> Result<Digest, BuildError> {
         parts.push((relative, digest));
     }
     parts.sort();
-    digest_of("restage crate v1", &parts)
+    Ok(parts)
 }
 
 fn digest_of(context: &str, parts: &[(String, Digest)]) -> Result<Digest, BuildError> {

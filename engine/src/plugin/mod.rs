@@ -1,18 +1,20 @@
 //! Plugins: found by their path, built from their sources, loaded in host processes.
 
 mod build;
+mod code;
 mod host;
 mod identity;
 mod load;
 mod protocol;
 mod serve;
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, sync::Arc};
 
-use restage_cache::{Digest, Store};
+use restage_cache::Store;
 use restage_stage::catalogue::{Catalogue, StageType};
 
 pub(crate) use build::BuildError;
+pub(crate) use code::Code;
 pub(crate) use host::Host;
 pub(crate) use host::{Failure, HOST_COMMAND, StartError};
 pub(crate) use serve::serve;
@@ -24,19 +26,22 @@ pub(crate) struct Catalog {
     plugins: BTreeMap<String, Plugin>,
 }
 
-/// One plugin: where its library is and what it offers.
+/// One plugin: its code and what it offers.
 pub(crate) struct Plugin {
-    /// The library that hosts load.
-    pub(crate) library: PathBuf,
-    /// What its code is: part of every action key of its stages.
-    pub(crate) identity: Digest,
-    /// Digest of the library's file; recorded.
-    pub(crate) binary: Digest,
-    /// Whether the identity is of its sources, so that other people's builds share hits.
-    pub(crate) from_sources: bool,
+    /// Its code.
+    pub(crate) code: Arc<Code>,
     /// Its stage types.
     pub(crate) catalogue: Catalogue,
-    host: Host,
+    checker: Checker,
+}
+
+/// Who makes params canonical.
+enum Checker {
+    /// The plugin itself.
+    Host(Box<Host>),
+    /// Nobody: they are right as they are.
+    #[cfg(test)]
+    Nobody,
 }
 
 /// A stage type with the plugin that offers it.
@@ -73,42 +78,40 @@ impl Catalog {
         store: &Store,
         notice: &dyn Fn(&str),
     ) -> Result<Self, CatalogError> {
-        let folder = workflow.path.parent().map(PathBuf::from).unwrap_or_default();
         let mut problems = workflow.problems.clone();
         let known = problems.0.len();
         let mut paths = Vec::new();
+        let mut places = Vec::new();
         for path in &workflow.plugins {
-            let absolute = folder.join(&path.value);
-            if !absolute.exists() {
-                let message = format!("there is no plugin at `{}`", path.value.display());
-                problems.push(
-                    Diagnostic::new(&path.at, message, "neither a folder nor a library").help(
-                        "`path:` is relative to the workflow file: a crate's folder, or a built library",
-                    ),
-                );
+            match std::fs::canonicalize(&path.value) {
+                // A workflow and what it imports may name the same one.
+                Ok(canonical) if paths.contains(&canonical) => {}
+                Ok(canonical) => {
+                    paths.push(canonical);
+                    places.push(&path.at);
+                }
+                Err(_) => {
+                    let message = format!("there is no plugin at {}", path.value.display());
+                    problems.push(
+                        Diagnostic::new(&path.at, message, "neither a folder nor a library").help(
+                            "`path:` is relative to the file that it is written in: a crate's folder, or a built library",
+                        ),
+                    );
+                }
             }
-            paths.push(absolute);
         }
         if problems.0.len() > known {
             return problems.or(Self { plugins: BTreeMap::new() }).map_err(CatalogError::Workflow);
         }
         let mut problems = Diagnostics::default();
         let mut plugins = BTreeMap::new();
-        for (path, library) in workflow.plugins.iter().zip(build::libraries(&paths, store, notice)?) {
-            let (host, catalogue) = Host::start(&library.path).await?;
+        for (at, code) in places.into_iter().zip(build::libraries(&paths, store, notice)?) {
+            let (host, catalogue) = Host::start(&code.library).await?;
             let name = catalogue.plugin.clone();
-            let plugin = Plugin {
-                library: library.path,
-                identity: library.identity,
-                binary: library.binary,
-                from_sources: library.from_sources,
-                catalogue,
-                host,
-            };
+            let plugin = Plugin { code: Arc::new(code), catalogue, checker: Checker::Host(Box::new(host)) };
             if plugins.insert(name.clone(), plugin).is_some() {
                 let message = format!("two plugins are called `{name}`");
-                problems
-                    .push(Diagnostic::new(&path.at, message, "the second one").help("remove one of them"));
+                problems.push(Diagnostic::new(at, message, "the second one").help("remove one of them"));
             }
         }
         problems.or(Self { plugins }).map_err(CatalogError::Workflow)
@@ -134,14 +137,29 @@ impl Catalog {
         })
     }
 
-    /// Canonical params of a stage type, or what is wrong with them.
+    /// Canonical params of a stage type, or what is wrong with them, one answer for each.
     pub(crate) async fn check(
         &mut self,
         uses: &str,
-        params: &serde_json::Value,
-    ) -> Result<serde_json::Value, Vec<String>> {
-        let unknown = || vec![format!("unknown stage type `{uses}`")];
-        let (plugin, stage) = uses.split_once('/').ok_or_else(unknown)?;
-        self.plugins.get_mut(plugin).ok_or_else(unknown)?.host.check(stage, params).await
+        params: &[&serde_json::Value],
+    ) -> Vec<Result<serde_json::Value, Vec<String>>> {
+        let plugin =
+            uses.split_once('/').and_then(|(plugin, stage)| Some((self.plugins.get_mut(plugin)?, stage)));
+        match plugin {
+            Some((Plugin { checker: Checker::Host(host), .. }, stage)) => host.check(stage, params).await,
+            #[cfg(test)]
+            Some((Plugin { checker: Checker::Nobody, .. }, _)) => {
+                params.iter().map(|params| Ok((*params).clone())).collect()
+            }
+            None => params.iter().map(|_| Err(vec![format!("unknown stage type `{uses}`")])).collect(),
+        }
+    }
+
+    /// A catalog of one plugin without a library, whose params are right as they are.
+    #[cfg(test)]
+    pub(crate) fn model(catalogue: Catalogue, identity: restage_cache::Digest) -> Self {
+        let name = catalogue.plugin.clone();
+        let plugin = Plugin { code: Arc::new(Code::model(identity)), catalogue, checker: Checker::Nobody };
+        Self { plugins: BTreeMap::from([(name, plugin)]) }
     }
 }

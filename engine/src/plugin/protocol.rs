@@ -17,8 +17,8 @@ pub(crate) const MAX_FRAME: usize = 16 << 20;
 pub(crate) enum Request {
     /// Load the library; once per host.
     Load { library: std::path::PathBuf },
-    /// Canonicalise params.
-    Check { stage: String, params: serde_json::Value },
+    /// Canonicalise params: one answer for each.
+    Check { stage: String, params: Vec<serde_json::Value> },
     /// Run a task.
     Run { task: Box<Task> },
     /// Ask the running task to stop.
@@ -34,7 +34,7 @@ pub(crate) enum Response {
     /// The library cannot be used.
     Refused { message: String },
     /// Canonical params, or what is wrong with them.
-    Checked { params: Option<serde_json::Value>, problems: Vec<String> },
+    Checked { answers: Vec<Result<serde_json::Value, Vec<String>>> },
     /// Something happened in the running task.
     Event { event: Event },
     /// The task ended in one of the ways that leave the host usable.

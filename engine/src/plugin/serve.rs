@@ -111,10 +111,8 @@ fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Lis
             Err(error) => refused(error.to_string()),
         },
         (Request::Check { stage, params }, Some(loaded)) => {
-            match loaded.check(&stage, params.to_string().as_bytes()) {
-                Ok(params) => Response::Checked { params: Some(params), problems: Vec::new() },
-                Err(problems) => Response::Checked { params: None, problems },
-            }
+            let check = |params: &serde_json::Value| loaded.check(&stage, params.to_string().as_bytes());
+            Response::Checked { answers: params.iter().map(check).collect() }
         }
         (Request::Run { task }, Some(loaded)) => {
             listener.cancelled.store(false, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
 use crate::{
-    plan::{BASELINE, Instance, Plan},
+    plan::{Instance, Plan},
     run::{End, Summary, event::How},
     workflow::MetricRef,
 };
@@ -73,14 +73,16 @@ impl Table {
         let mut counted = BTreeSet::new();
         let rows: Vec<Row> =
             plan.variants.iter().map(|variant| row(variant, plan, summary, store, &mut counted)).collect();
-        let baseline =
-            rows.iter().find(|row| row.variant == BASELINE).and_then(|row| row.values.first().cloned());
+        let baseline = rows
+            .iter()
+            .find(|row| *row.variant == *plan.baseline)
+            .and_then(|row| row.values.first().cloned());
         let mut table = Self {
             metrics: plan.metrics.iter().map(|metric| format!("{}.{}", metric.stage, metric.name)).collect(),
             rows,
         };
         if let Some(Some(baseline)) = baseline {
-            for row in table.rows.iter_mut().filter(|row| row.variant != BASELINE) {
+            for row in table.rows.iter_mut().filter(|row| *row.variant != *plan.baseline) {
                 let first = row.values.first().and_then(Option::as_ref);
                 row.difference = first.map(|series| series.difference(&baseline));
             }
@@ -129,7 +131,7 @@ fn row(
     store: &Store,
     counted: &mut BTreeSet<NodeIndex>,
 ) -> Row {
-    let own = || plan.instances.iter().filter(|instance| instance.variant == variant);
+    let own = || plan.instances.iter().filter(|instance| *instance.variant == *variant);
     let values = plan.metrics.iter().map(|metric| series(metric, own(), plan, store)).collect();
     let actions: BTreeSet<NodeIndex> = own().map(|instance| instance.action).collect();
     let ran = |node: &&NodeIndex| matches!(summary.ends.get(node), Some(End::Done(How::Ran { .. })));
@@ -146,11 +148,11 @@ fn series<'a>(
     store: &Store,
 ) -> Option<Series> {
     let mut by_seed: std::collections::BTreeMap<Option<u64>, Vec<f64>> = std::collections::BTreeMap::new();
-    for instance in instances.filter(|instance| instance.stage == metric.stage) {
+    for instance in instances.filter(|instance| *instance.stage == *metric.stage) {
         let action = &plan.graph[instance.action];
-        let ports = action.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
+        let ports = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
         let folders =
-            ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(port)?).ok().flatten());
+            ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(&**port)?).ok().flatten());
         let value = folders.filter_map(|folder| read_metric(&folder, &metric.name)).next()?;
         by_seed.entry(instance.seed).or_default().push(value);
     }

@@ -28,6 +28,9 @@ pub(crate) enum Event {
         instances: Vec<InstanceHead>,
         /// Names of the variants.
         variants: Vec<String>,
+        /// The one that others are compared with; `baseline` if it is not said.
+        #[serde(default)]
+        baseline: Option<String>,
     },
     /// An action was handed to a host.
     Running { action: ActionId },
@@ -44,7 +47,12 @@ pub(crate) enum Event {
         key: ActionKey,
         outputs: BTreeMap<String, Digest>,
         past: Box<PastAction>,
+        /// The numbers of its metrics output, if it has one.
+        #[serde(default)]
+        metrics: BTreeMap<String, f64>,
     },
+    /// The action failed, and is tried again; so many more times at most.
+    Retrying { action: ActionId, message: String, left: u32 },
     /// The action failed.
     Failed { action: ActionId, message: String, milliseconds: u64 },
     /// The action could not run because one that it reads failed.

@@ -4,18 +4,26 @@
 //! it. A line that was cut by a kill is passed over when reading; everything before it stands.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use restage_cache::{Digest, Store};
 
 use super::event::Event;
-use crate::plan::History;
+use crate::plan::{History, PastAction, name};
+
+/// Name of a journal in its run's folder.
+const FILE: &str = "journal.jsonl";
 
 /// How many earlier runs explain the next plan.
 const REMEMBERED: usize = 5;
+
+/// How much of their journals is read for it at most.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// A run could not be recorded or read back.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +67,7 @@ impl Journal {
         let name = format!("{milliseconds:014}-{}", std::process::id());
         let folder = runs_folder(workflow, store)?.join(name);
         std::fs::create_dir_all(folder.join("logs")).map_err(io_error(&folder))?;
-        let path = folder.join("journal.jsonl");
+        let path = folder.join(FILE);
         let file = BufWriter::new(File::create(&path).map_err(io_error(&path))?);
         Ok(Self { folder, file, path })
     }
@@ -94,16 +102,36 @@ pub(crate) fn last_run(workflow: &Path, store: &Store) -> Result<Option<Vec<Even
     runs(workflow, store)?.first().map(|run| events(run)).transpose()
 }
 
-/// What earlier runs tell about a workflow's actions, newest first.
+/// What earlier runs tell about a workflow's actions.
 pub(crate) fn history(workflow: &Path, store: &Store) -> Result<History, JournalError> {
-    let mut past = Vec::new();
+    let mut history = History::default();
+    let mut read = 0;
     for run in runs(workflow, store)?.iter().take(REMEMBERED) {
-        past.extend(events(run)?.into_iter().filter_map(|event| match event {
-            Event::Done { past, .. } => Some(*past),
-            _ => None,
-        }));
+        // Explanations are not worth a wait: of huge runs the newest does.
+        read += std::fs::metadata(run.join(FILE)).map_or(0, |metadata| metadata.len());
+        if read > MAX_BYTES {
+            break;
+        }
+        add(&mut history, events(run)?);
     }
-    Ok(History(past))
+    Ok(history)
+}
+
+fn add(history: &mut History, events: Vec<Event>) {
+    let mut instances = Vec::new();
+    let mut past: HashMap<usize, Arc<PastAction>> = HashMap::new();
+    for event in events {
+        match event {
+            Event::Started { instances: all, .. } => instances = all,
+            Event::Done { action, past: done, .. } => drop(past.insert(action, Arc::new(*done))),
+            _ => {}
+        }
+    }
+    for instance in &instances {
+        if let Some(past) = past.get(&instance.action) {
+            history.add(&instance.variant, name(&instance.stage, &instance.at), instance.seed, past);
+        }
+    }
 }
 
 /// Folders of a workflow's runs, newest first.
@@ -123,7 +151,7 @@ fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
 }
 
 fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
-    let path = run.join("journal.jsonl");
+    let path = run.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other.map_err(io_error(&path))?,

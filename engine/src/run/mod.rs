@@ -1,5 +1,6 @@
 //! Walks a plan: looks up, leases threads, hands to the executor, records; tells everything as [`event::Event`]s.
 
+mod attempt;
 pub(crate) mod event;
 pub(crate) mod journal;
 
@@ -9,17 +10,18 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use attempt::{Attempts, Leases};
 use event::{ActionHead, Event, How, InstanceHead};
 use petgraph::{Direction, graph::NodeIndex};
 use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
-use restage_stage::task;
+use restage_stage::catalogue::PortType;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinSet,
 };
 
 use crate::{
-    executor::{ExecuteError, Job, Local, Outputs},
+    executor::{ExecuteError, Executor, Job, Outputs},
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests, remember},
     workflow::Workflow,
 };
@@ -57,6 +59,15 @@ impl Summary {
         self.ends.values().filter(|end| matches!(end, End::Done(How::Ran { .. }))).count()
     }
 
+    /// How many were kept: they might have run, and their inputs came out as they were.
+    pub(crate) fn kept(&self, plan: &Plan) -> usize {
+        let kept = |(node, end): &(&NodeIndex, &End)| {
+            matches!(end, End::Done(How::Cached))
+                && matches!(plan.graph[**node].decision, Decision::MayRun(_))
+        };
+        self.ends.iter().filter(kept).count()
+    }
+
     /// How many were reused.
     pub(crate) fn reused(&self) -> usize {
         self.ends.values().filter(|end| matches!(end, End::Done(How::Cached))).count()
@@ -83,12 +94,12 @@ pub(crate) fn now() -> u64 {
 
 /// The event that tells a run's plan.
 pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
-    let head = |action: &Action| ActionHead { name: action.name(), uses: action.uses.clone() };
+    let head = |action: &Action| ActionHead { name: action.name(), uses: action.step.uses.clone() };
     let instances = plan.instances.iter().map(|instance| InstanceHead {
-        variant: instance.variant.clone(),
+        variant: instance.variant.to_string(),
         seed: instance.seed,
-        stage: instance.stage.clone(),
-        at: instance.at.clone(),
+        stage: instance.stage.to_string(),
+        at: (*instance.at).clone(),
         action: instance.action.index(),
     });
     Event::Started {
@@ -97,7 +108,8 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
         time: now(),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
-        variants: plan.variants.clone(),
+        variants: plan.variants.iter().map(ToString::to_string).collect(),
+        baseline: Some(plan.baseline.to_string()),
     }
 }
 
@@ -109,6 +121,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
 pub(crate) async fn run(
     plan: &mut Plan,
     store: &Store,
+    executor: Executor,
     cpus: usize,
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
@@ -121,9 +134,8 @@ pub(crate) async fn run(
         .collect();
     let mut run = Run {
         store: store.clone(),
-        executor: Arc::new(Local::new(store.clone())),
-        threads: Arc::new(Semaphore::new(cpus)),
-        cpus,
+        executor: Arc::new(executor),
+        leases: Arc::new(Leases::new(cpus)),
         events,
         cancel,
         running: JoinSet::new(),
@@ -150,9 +162,8 @@ fn elapsed(since: Instant) -> u64 {
 
 struct Run {
     store: Store,
-    executor: Arc<Local>,
-    threads: Arc<Semaphore>,
-    cpus: usize,
+    executor: Arc<Executor>,
+    leases: Arc<Leases>,
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
     running: JoinSet<Attempt>,
@@ -181,10 +192,12 @@ impl Run {
             let action = &plan.graph[node];
             let key = match action.key {
                 Some(key) => key,
-                None => action.action_key(&inputs).map_err(|message| action.key_error(message))?,
+                None => action.action_key(&inputs)?,
             };
             let hit = if action.decision == Decision::Cached {
                 Some(action.artifacts.clone())
+            } else if action.decision.is_forced() {
+                None
             } else if let Lookup::Hit(record) = self.store.lookup(&key)? {
                 Some(record.outputs)
             } else {
@@ -216,42 +229,27 @@ impl Run {
         }
         self.in_flight.insert(key, Vec::new());
         let action = &plan.graph[node];
-        let threads = action.cpus.min(self.cpus);
+        let step = action.step.clone();
         let mut folders = BTreeMap::new();
         for (port, digests) in &inputs {
             let paths =
                 digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
             folders.insert(port.clone(), paths.into_iter().flatten().collect());
         }
-        let job = Job {
-            library: action.library.clone(),
-            stage: action.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
-            key,
-            params: action.params.clone(),
-            inputs: folders,
-            outputs: action.outputs.iter().map(|(port, _)| port.clone()).collect(),
-            seed: action.seed.unwrap_or(0),
-            threads,
+        let claim = self.leases.claim(&step);
+        let job = Job { step, key, inputs: folders, seed: action.seed.unwrap_or(0), threads: claim.threads };
+        let run = Attempts {
+            id: node.index(),
+            store: self.store.clone(),
+            executor: self.executor.clone(),
+            leases: self.leases.clone(),
+            events: self.events.clone(),
+            cancel: self.cancel.clone(),
         };
-        let (executor, leases) = (self.executor.clone(), self.threads.clone());
-        let (events, cancel) = (self.events.clone(), self.cancel.clone());
-        let permits = u32::try_from(threads).unwrap_or(u32::MAX);
         self.running.spawn(async move {
-            let lease = leases.acquire_many_owned(permits).await;
             let started = Instant::now();
-            let id = node.index();
-            let result = if *cancel.borrow() {
-                Err(ExecuteError::Stage(crate::plugin::Failure::Cancelled))
-            } else {
-                let _ = events.send(Event::Running { action: id }).await;
-                let (sender, receiver) = mpsc::channel(64);
-                let forward = tokio::spawn(forward(id, receiver, events));
-                let result = executor.execute(job, &sender, cancel).await;
-                drop(sender);
-                let _ = forward.await;
-                result
-            };
-            drop(lease);
+            let threads = claim.threads;
+            let result = run.until_it_works(job, claim).await;
             Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
         });
         Ok(())
@@ -308,7 +306,9 @@ impl Run {
         let action = &mut plan.graph[node];
         action.artifacts = outputs.clone();
         let past = Box::new(PastAction::of(action, inputs));
-        let _ = self.events.send(Event::Done { action: node.index(), how, key, outputs, past }).await;
+        let metrics = metrics(action, &self.store);
+        let _ =
+            self.events.send(Event::Done { action: node.index(), how, key, outputs, past, metrics }).await;
         self.ends.insert(node, End::Done(how));
         let readers: Vec<NodeIndex> = plan.graph.neighbors_directed(node, Direction::Outgoing).collect();
         readers
@@ -338,18 +338,16 @@ impl Run {
     }
 }
 
-/// Turns a stage's events into the run's.
-async fn forward(action: usize, mut stage: mpsc::Receiver<task::Event>, run: mpsc::Sender<Event>) {
-    while let Some(event) = stage.recv().await {
-        let event = match event {
-            task::Event::Log { level, target, message } => Event::Log { action, level, target, message },
-            task::Event::Progress { done, total, unit } => Event::Progress { action, done, total, unit },
-            task::Event::Metric { name, step, value } => Event::Metric { action, name, step, value },
-        };
-        if run.send(event).await.is_err() {
-            return;
-        }
-    }
+/// The numbers of a metrics artifact, which keeps them in the attributes of its root group.
+fn metrics(action: &Action, store: &Store) -> BTreeMap<String, f64> {
+    let ports = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
+    let folders = ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(&**port)?).ok().flatten());
+    let read = |folder: std::path::PathBuf| -> Option<BTreeMap<String, Option<f64>>> {
+        let root: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(folder.join("zarr.json")).ok()?).ok()?;
+        serde_json::from_value(root.get("attributes")?.get("metrics")?.clone()).ok()
+    };
+    folders.filter_map(read).flatten().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 /// Who made a result, when, where and of what: told, never keyed.
@@ -362,11 +360,11 @@ fn provenance(
     let variable = |name: &str| std::env::var(name).ok();
     serde_json::json!({
         "stage": action.name(),
-        "uses": action.uses,
-        "params": action.params,
+        "uses": action.step.uses,
+        "params": *action.step.params,
         "seed": action.seed,
         "inputs": inputs,
-        "plugin": { "identity": action.identity, "binary": action.binary },
+        "plugin": { "identity": action.step.code.identity, "binary": action.step.code.binary },
         "restage": env!("CARGO_PKG_VERSION"),
         "user": variable("USER"),
         "host": rustix::system::uname().nodename().to_string_lossy(),

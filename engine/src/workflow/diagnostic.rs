@@ -1,16 +1,35 @@
 //! What is wrong with a workflow, where, and what to do: all problems of a file are collected and shown at once.
 
-use std::{fmt, ops::Range, path::Path, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use miette::{LabeledSpan, NamedSource, Severity, SourceCode};
 
 /// Text of a workflow file; diagnostics quote it.
 #[derive(Clone)]
-pub(crate) struct Source(Arc<NamedSource<String>>);
+pub(crate) struct Source(Arc<File>);
+
+struct File {
+    text: NamedSource<String>,
+    /// Folder that relative paths in it begin at; `None` for the command line.
+    folder: Option<PathBuf>,
+}
 
 impl Source {
     pub(crate) fn new(path: &Path, text: String) -> Self {
-        Self(Arc::new(NamedSource::new(path.display().to_string(), text).with_language("yaml")))
+        let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(PathBuf::from));
+        let text = NamedSource::new(path.display().to_string(), text).with_language("yaml");
+        Self(Arc::new(File { text, folder }))
+    }
+
+    /// Text given on the command line.
+    pub(crate) fn argument(text: &str) -> Self {
+        let text = NamedSource::new("command line", text.to_owned()).with_language("yaml");
+        Self(Arc::new(File { text, folder: None }))
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
@@ -18,11 +37,16 @@ impl Source {
     }
 
     pub(crate) fn name(&self) -> &str {
-        self.0.name()
+        self.0.text.name()
     }
 
     pub(crate) fn text(&self) -> &str {
-        self.0.inner()
+        self.0.text.inner()
+    }
+
+    /// Folder that relative paths in it begin at; `None` for the command line.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.0.folder.as_deref()
     }
 
     /// Line and column of a byte offset, both from 1.
@@ -50,7 +74,7 @@ pub(crate) struct Place {
 impl Place {
     /// Text given on the command line.
     pub(crate) fn argument(text: &str) -> Self {
-        Self { source: Source::new(Path::new("command line"), text.to_owned()), span: 0..text.len() }
+        Self { source: Source::argument(text), span: 0..text.len() }
     }
 }
 
@@ -63,13 +87,15 @@ pub(crate) struct Diagnostic {
     pub(crate) help: Option<String>,
     /// Where, with a word on each place; the first is the main one.
     pub(crate) labels: Vec<(Range<usize>, String)>,
+    /// Places in other files, as `file:line:column: word`.
+    elsewhere: Vec<String>,
     source: Source,
 }
 
 impl Diagnostic {
     pub(crate) fn new(at: &Place, message: impl Into<String>, label: impl Into<String>) -> Self {
         let labels = vec![(at.span.clone(), label.into())];
-        Self { message: message.into(), help: None, labels, source: at.source.clone() }
+        Self { message: message.into(), help: None, labels, elsewhere: Vec::new(), source: at.source.clone() }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
@@ -77,12 +103,21 @@ impl Diagnostic {
         self
     }
 
-    /// Adds a second place of the same file.
+    /// Adds a second place. One in another file cannot be drawn beside the first, so it is told in words.
     pub(crate) fn and(mut self, at: &Place, label: impl Into<String>) -> Self {
+        let label = label.into();
         if at.source.same(&self.source) {
-            self.labels.push((at.span.clone(), label.into()));
+            self.labels.push((at.span.clone(), label));
+        } else {
+            let (line, column) = at.source.line_column(at.span.start);
+            self.elsewhere.push(format!("{}:{line}:{column}: {label}", at.source.name()));
         }
         self
+    }
+
+    /// The file of the main place.
+    pub(crate) fn file(&self) -> &str {
+        self.source.name()
     }
 
     /// Line and column of the main place, both from 1.
@@ -95,14 +130,15 @@ impl Diagnostic {
         let (line, column) = self.line_column();
         serde_json::json!({
             "file": self.source.name(), "line": line, "column": column,
-            "message": self.message, "label": self.labels.first().map(|(_, label)| label), "help": self.help,
+            "message": self.to_string(), "label": self.labels.first().map(|(_, label)| label), "help": self.help,
         })
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        self.elsewhere.iter().try_for_each(|place| write!(f, "\n{place}"))
     }
 }
 
@@ -118,7 +154,7 @@ impl miette::Diagnostic for Diagnostic {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&*self.source.0)
+        Some(&self.source.0.text)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
@@ -138,12 +174,23 @@ impl Diagnostics {
     }
 
     /// `value` if nothing was found.
-    pub(crate) fn or<T>(mut self, value: T) -> Result<T, Self> {
+    pub(crate) fn or<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() {
             return Ok(value);
         }
-        self.0.sort_by_key(|diagnostic| diagnostic.labels.first().map_or(0, |(at, _)| at.start));
-        Err(self)
+        // File by file in the order in which they were met, each from its top.
+        let mut files: Vec<Source> = Vec::new();
+        let mut order: Vec<(usize, usize)> = Vec::new();
+        for diagnostic in &self.0 {
+            let file = files.iter().position(|file| file.same(&diagnostic.source)).unwrap_or_else(|| {
+                files.push(diagnostic.source.clone());
+                files.len() - 1
+            });
+            order.push((file, diagnostic.labels.first().map_or(0, |(at, _)| at.start)));
+        }
+        let mut sorted: Vec<_> = order.into_iter().zip(self.0).collect();
+        sorted.sort_by_key(|(place, _)| *place);
+        Err(Self(sorted.into_iter().map(|(_, diagnostic)| diagnostic).collect()))
     }
 }
 

@@ -1,38 +1,74 @@
 //! The workflow language: YAML text to a [`Workflow`], or every problem with its place.
 
 mod diagnostic;
+mod grammar;
+mod import;
 mod node;
 mod read;
 mod reference;
+mod schema;
+mod scope;
 mod set;
+mod sweep;
+mod units;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use indexmap::IndexMap;
 
 pub(crate) use diagnostic::suggest;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
+pub(crate) use grammar::boolean_word;
 pub(crate) use node::{Located, Node, Value};
-pub(crate) use reference::{OutputRef, interpolate};
+pub(crate) use reference::{OutputRef, interpolate, referred};
+pub(crate) use schema::schema;
+pub(crate) use scope::{Resolved, Scopes};
 pub(crate) use set::argument as set_argument;
+pub(crate) use sweep::{Ablation, Axis, MetricRef, Range, Sweep};
 
-/// One workflow file.
+/// One workflow file, with what it imports.
 #[derive(Clone, Debug)]
 pub(crate) struct Workflow {
     /// Its name: `name:`, by default the file's.
     pub(crate) name: String,
     /// The file, absolute.
     pub(crate) path: PathBuf,
-    /// Plugins by their path: a source folder, or a built library.
+    /// Plugins by their absolute path: a source folder, or a built library.
     pub(crate) plugins: Vec<Located<PathBuf>>,
-    /// `params:` that `${params.x}` refers to.
-    pub(crate) params: IndexMap<String, Node>,
-    /// The stages in the order of the file.
-    pub(crate) stages: IndexMap<String, Stage>,
+    /// What overrides change.
+    pub(crate) body: Body,
     /// What is varied.
     pub(crate) sweep: Sweep,
     /// What was found wrong while reading. Planning adds what it finds and refuses: all mistakes are told at once.
     pub(crate) problems: Diagnostics,
+}
+
+/// Stages and the values that they refer to: what overrides change. A clone shares every stage with its original, so
+/// that thousands of variants cost little more than their differences.
+#[derive(Clone, Debug)]
+pub(crate) struct Body {
+    /// Params and environment by the prefix of the file that declares them; the workflow's own prefix is empty.
+    pub(crate) scopes: Arc<Scopes>,
+    /// The stages in the order of the files; imported ones first.
+    pub(crate) stages: IndexMap<Arc<str>, Arc<Stage>>,
+    /// Whether wires, stage types or the set of stages changed since [`Body::settle`].
+    pub(crate) rewired: bool,
+}
+
+impl Body {
+    /// From here on [`Body::rewired`] tells of changes.
+    pub(crate) fn settle(&mut self) {
+        self.rewired = false;
+    }
+
+    /// Names of the stages.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.stages.keys().map(|name| &**name)
+    }
 }
 
 /// A named step.
@@ -40,18 +76,20 @@ pub(crate) struct Workflow {
 pub(crate) struct Stage {
     /// Where its name stands.
     pub(crate) at: Place,
+    /// Prefix of the file that declares it: where `${params.x}` is looked up.
+    pub(crate) scope: Arc<str>,
     /// `plugin/name`.
     pub(crate) uses: Located<String>,
     /// Per input port what it reads, and where the port's name stands.
     pub(crate) inputs: IndexMap<String, Input>,
     /// Params.
     pub(crate) with: IndexMap<String, (Place, Node)>,
-    /// Maps the stage over values: dimension to values.
-    pub(crate) foreach: IndexMap<String, (Place, Vec<Node>)>,
+    /// Maps the stage over values: dimension to a list of values, or a reference to one.
+    pub(crate) foreach: IndexMap<String, (Place, Node)>,
     /// Dimensions of its inputs that it collects.
     pub(crate) gather: Vec<Located<String>>,
-    /// What it needs of the machine.
-    pub(crate) resources: Resources,
+    /// How it is run. Recorded, not part of any key.
+    pub(crate) execution: Execution,
 }
 
 /// What an input port reads.
@@ -63,65 +101,61 @@ pub(crate) struct Input {
     pub(crate) from: Vec<Located<OutputRef>>,
 }
 
-/// What a stage needs of the machine. Recorded, not part of any key.
+/// How a stage is run: what it needs of the machine, and what is done when it fails. Changes no result, so it is
+/// recorded and part of no key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Resources {
+pub(crate) struct Execution {
     /// Threads.
     pub(crate) cpus: usize,
+    /// Bytes of main memory that it may take; `None`: not said.
+    pub(crate) memory: Option<u64>,
+    /// GPUs.
+    pub(crate) gpus: Gpus,
+    /// How often it is tried again when it fails.
+    pub(crate) retries: u32,
+    /// How long one try may take.
+    pub(crate) timeout: Option<Duration>,
 }
 
-impl Default for Resources {
+impl Default for Execution {
     fn default() -> Self {
-        Self { cpus: 1 }
+        Self { cpus: 1, memory: None, gpus: Gpus::default(), retries: 0, timeout: None }
     }
 }
 
-/// What a workflow varies and compares.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Sweep {
-    /// `stage.name` of the metrics that the table compares; the first one decides.
-    pub(crate) metrics: Vec<Located<MetricRef>>,
-    /// Seeds; `[0]` if none are given.
-    pub(crate) seeds: Vec<u64>,
-    /// Changes against the workflow as written, by name.
-    pub(crate) ablate: Vec<Ablation>,
+/// GPUs that a stage asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gpus {
+    /// How many.
+    pub(crate) count: usize,
+    /// Whether it cannot do without; else they are taken as available.
+    pub(crate) required: bool,
 }
 
-/// A metric of a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MetricRef {
-    /// Stage whose `metrics` output holds it.
-    pub(crate) stage: String,
-    /// Its name.
-    pub(crate) name: String,
-}
-
-/// One change, or a series of them, against the workflow as written.
-#[derive(Clone, Debug)]
-pub(crate) struct Ablation {
-    /// Its name.
-    pub(crate) name: Located<String>,
-    /// Paths set to a value, all together.
-    pub(crate) set: Vec<(Located<String>, Node)>,
-    /// Paths with the values that they take one after the other: a variant each.
-    pub(crate) vary: Vec<(Located<String>, Vec<Node>)>,
-    /// Stages left out; their consumers get their input.
-    pub(crate) drop: Vec<Located<String>>,
-}
-
-/// Reads a workflow file.
+/// Reads a workflow file and what it imports.
 ///
 /// # Errors
 /// If it cannot be read, or is not YAML. What else is wrong with it is in [`Workflow::problems`]: stage types and
 /// params are checked by [`Plan::new`](crate::plan::Plan::new), which knows the plugins, and tells it all.
 pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
+    let (source, absolute) = open(path)?;
+    read::workflow(&source, absolute).map_err(|problem| Diagnostics(vec![problem]).into())
+}
+
+/// A file's text, and its absolute path.
+fn open(path: &Path) -> Result<(Source, PathBuf), LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     let bytes = std::fs::read(path).map_err(unreadable)?;
-    let text = String::from_utf8(bytes).map_err(|_| LoadError::NotText { path: path.to_owned() })?;
+    let text = text(bytes).ok_or_else(|| LoadError::NotText { path: path.to_owned() })?;
+    Ok((Source::new(path, text), absolute))
+}
+
+/// The text of a file; `None` if it is not UTF-8.
+fn text(bytes: Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(bytes).ok()?;
     // Editors on other systems begin files with a byte-order mark; it means nothing here.
-    let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
-    read::workflow(&Source::new(path, text), absolute).map_err(|problem| Diagnostics(vec![problem]).into())
+    Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Why a workflow file could not be loaded.

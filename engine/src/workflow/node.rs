@@ -97,6 +97,15 @@ fn explain(message: &str, text: &str) -> (String, Option<String>) {
     (format!("not valid YAML: {message}"), help.map(str::to_owned))
 }
 
+/// A scalar as YAML reads it; `None` if the text is not one.
+pub(super) fn scalar(text: &str) -> Option<Value> {
+    let options = serde_yaml::options! { strict_booleans: true, with_snippet: false };
+    match serde_yaml::from_str_with_options::<Raw>(text, options).ok()? {
+        Raw::Leaf(value) => Some(value),
+        _ => None,
+    }
+}
+
 fn span(location: &serde_yaml::Location, text: &str) -> Range<usize> {
     let span = location.span();
     let Some(start) = span.byte_offset().and_then(|offset| usize::try_from(offset).ok()) else { return 0..0 };
@@ -221,6 +230,57 @@ impl Node {
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
         }
+    }
+
+    /// The text, if it is one.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The whole number, if it is one.
+    pub(super) fn int(&self) -> Option<i64> {
+        match self.value {
+            Value::Int(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The entries of a mapping; none if it is something else.
+    pub(crate) fn entries(&self) -> &[(Located<String>, Node)] {
+        match &self.value {
+            Value::Map(entries) => entries,
+            _ => &[],
+        }
+    }
+
+    /// The value of a key of a mapping.
+    pub(crate) fn get(&self, key: &str) -> Option<&Node> {
+        self.entries().iter().find(|(name, _)| name.value == key).map(|(_, node)| node)
+    }
+
+    /// The items of a list; none if it is something else.
+    pub(crate) fn items(&self) -> &[Node] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    /// The items of a list; itself if it is something else.
+    pub(super) fn each(&self) -> &[Node] {
+        match &self.value {
+            Value::List(items) => items,
+            _ => std::slice::from_ref(self),
+        }
+    }
+
+    /// Its texts with their places, one or a list of them.
+    pub(super) fn texts(&self) -> Vec<Located<String>> {
+        let located = |item: &Self| Some(Located { value: item.text()?.to_owned(), at: item.at.clone() });
+        self.each().iter().filter_map(located).collect()
     }
 
     /// The plain value.

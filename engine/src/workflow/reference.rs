@@ -1,27 +1,41 @@
-//! References: `stage.port` in inputs, `${params.x}` and `${foreach.x}` in values.
+//! References: `stage.port` in inputs, `${params.x}`, `${foreach.x}` and `${env.X}` in values.
+
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Diagnostic, Diagnostics, Node, Value, diagnostic::suggest};
+use super::{Diagnostic, Diagnostics, Node, Value, diagnostic::suggest, node};
 
 /// An output of a stage. Without a port: its only output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OutputRef {
     /// The stage.
-    pub(crate) stage: String,
+    pub(crate) stage: Arc<str>,
     /// The port.
-    pub(crate) port: Option<String>,
+    pub(crate) port: Option<Arc<str>>,
 }
 
 impl OutputRef {
-    /// Reads `stage` or `stage.port`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let (stage, port) = match text.split_once('.') {
-            Some((stage, port)) => (stage, Some(port)),
-            None => (text, None),
-        };
-        let names = std::iter::once(stage).chain(port);
-        names.clone().all(is_name).then(|| Self { stage: stage.to_owned(), port: port.map(str::to_owned) })
+    /// Whether a text may be `stage` or `stage.port`; stages that were imported have dots in their names.
+    pub(super) fn is_one(text: &str) -> bool {
+        text.split('.').all(is_name)
+    }
+
+    /// Reads `stage` or `stage.port`, given the names of the stages. A stage that is not there is found out later,
+    /// when it is looked up.
+    pub(super) fn parse(text: &str, is_stage: impl Fn(&str) -> bool) -> Self {
+        if is_stage(text) {
+            return Self { stage: text.into(), port: None };
+        }
+        match text.rsplit_once('.') {
+            Some((stage, port)) => Self { stage: stage.into(), port: Some(port.into()) },
+            None => Self { stage: text.into(), port: None },
+        }
+    }
+
+    /// The same output of a stage that was imported under a prefix.
+    pub(super) fn under(&self, prefix: &str) -> Self {
+        Self { stage: join(prefix, &self.stage).into(), port: self.port.clone() }
     }
 }
 
@@ -34,75 +48,164 @@ impl std::fmt::Display for OutputRef {
     }
 }
 
+/// A name under a prefix, which may be empty.
+pub(super) fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
 /// Whether a text can name a stage, a port or a param.
-pub(crate) fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')
 }
 
-/// Names that a value may refer to, by scope: `params`, `foreach`.
-pub(crate) type Scopes<'a> = [(&'static str, &'a IndexMap<String, Node>)];
+/// Names that a value may refer to, by scope: `params`, `foreach`, `env`.
+pub(crate) type Names<'a> = [(&'static str, &'a IndexMap<String, Node>)];
 
 /// Replaces references in a value. A value that is one reference takes the type of what it refers to; inside
-/// longer text the referred value is written out.
-pub(crate) fn interpolate(node: &Node, scopes: &Scopes<'_>, problems: &mut Diagnostics) -> Node {
+/// longer text the referred value is written out. `$${` stands for `${` itself.
+///
+/// What comes out knows where its *value* was written: relative paths are relative to that file.
+pub(crate) fn interpolate(node: &Node, names: &Names<'_>, problems: &mut Diagnostics) -> Node {
     let value = match &node.value {
-        Value::Text(text) => return interpolate_text(node, text, scopes, problems),
+        Value::Text(text) if text.contains("${") => return interpolate_text(node, text, names, problems),
         Value::List(items) => {
-            Value::List(items.iter().map(|item| interpolate(item, scopes, problems)).collect())
+            Value::List(items.iter().map(|item| interpolate(item, names, problems)).collect())
         }
         Value::Map(entries) => Value::Map(
-            entries.iter().map(|(key, value)| (key.clone(), interpolate(value, scopes, problems))).collect(),
+            entries.iter().map(|(key, value)| (key.clone(), interpolate(value, names, problems))).collect(),
         ),
         plain => plain.clone(),
     };
     Node { value, at: node.at.clone() }
 }
 
-fn interpolate_text(node: &Node, text: &str, scopes: &Scopes<'_>, problems: &mut Diagnostics) -> Node {
-    let mut written = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find("${") {
-        let Some(len) = rest[start..].find('}') else {
-            problems.push(
-                Diagnostic::new(&node.at, "a reference without its closing brace", "`${` is never closed")
-                    .help("write `${params.name}`"),
-            );
-            return node.clone();
-        };
-        let name = &rest[start + 2..start + len];
-        let Some(found) = look_up(node, name, scopes, problems) else { return node.clone() };
-        if text.len() == len + 1 {
-            return Node { value: found.value.clone(), at: node.at.clone() };
-        }
-        written.push_str(&rest[..start]);
-        match found.to_json() {
-            serde_json::Value::String(text) => written.push_str(&text),
-            other => written.push_str(&other.to_string()),
-        }
-        rest = &rest[start + len + 1..];
-    }
-    written.push_str(rest);
-    Node { value: Value::Text(written), at: node.at.clone() }
+/// A piece of a text: itself, or what a reference names.
+enum Piece<'a> {
+    Plain(&'a str),
+    Reference(&'a str),
+    /// `${` without its `}`.
+    Open,
 }
 
-fn look_up<'a>(node: &Node, name: &str, scopes: &Scopes<'a>, problems: &mut Diagnostics) -> Option<&'a Node> {
+fn pieces(text: &str) -> Vec<Piece<'_>> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        let (before, after) = (&rest[..start], &rest[start + 2..]);
+        if let Some(escaped) = before.strip_suffix('$') {
+            pieces.extend([Piece::Plain(escaped), Piece::Plain("${")]);
+            rest = after;
+            continue;
+        }
+        pieces.push(Piece::Plain(before));
+        let Some((name, behind)) = after.split_once('}') else {
+            pieces.push(Piece::Open);
+            return pieces;
+        };
+        pieces.push(Piece::Reference(name));
+        rest = behind;
+    }
+    pieces.push(Piece::Plain(rest));
+    pieces.retain(|piece| !matches!(piece, Piece::Plain("")));
+    pieces
+}
+
+fn interpolate_text(node: &Node, text: &str, names: &Names<'_>, problems: &mut Diagnostics) -> Node {
+    let pieces = pieces(text);
+    let mut at = node.at.clone();
+    let mut written = String::new();
+    for (index, piece) in pieces.iter().enumerate() {
+        match piece {
+            Piece::Plain(text) => written.push_str(text),
+            Piece::Open => {
+                problems.push(
+                    Diagnostic::new(
+                        &node.at,
+                        "a reference without its closing brace",
+                        "`${` is never closed",
+                    )
+                    .help("write `${params.name}`, or `$${` for the characters themselves"),
+                );
+                return node.clone();
+            }
+            Piece::Reference(name) => {
+                let Some((scope, found)) = look_up(node, name, names, problems) else { return node.clone() };
+                if pieces.len() == 1 {
+                    return if scope == "env" { typed(found) } else { found.clone() };
+                }
+                if index == 0 {
+                    at = found.at.clone();
+                }
+                match found.to_json() {
+                    serde_json::Value::String(text) => written.push_str(&text),
+                    other => written.push_str(&other.to_string()),
+                }
+            }
+        }
+    }
+    Node { value: Value::Text(written), at }
+}
+
+/// The environment holds texts; one that is a number or a boolean as YAML writes it stands for that.
+fn typed(found: &Node) -> Node {
+    let Value::Text(text) = &found.value else { return found.clone() };
+    let value = match node::scalar(text) {
+        Some(value @ (Value::Int(_) | Value::Float(_) | Value::Bool(_))) => value,
+        _ => found.value.clone(),
+    };
+    Node { value, at: found.at.clone() }
+}
+
+fn look_up<'a>(
+    node: &Node,
+    name: &str,
+    names: &Names<'a>,
+    problems: &mut Diagnostics,
+) -> Option<(&'static str, &'a Node)> {
     let (scope, key) = name.split_once('.').unwrap_or((name, ""));
-    let Some((_, names)) = scopes.iter().find(|(known, _)| *known == scope) else {
-        let known = scopes.iter().map(|(known, _)| *known);
-        problems.push(
-            Diagnostic::new(&node.at, format!("unknown reference `${{{name}}}`"), "here")
-                .help(format!("references begin with a scope; {}", suggest(scope, known))),
-        );
+    let Some((scope, known)) = names.iter().find(|(known, _)| *known == scope) else {
+        let known = names.iter().map(|(known, _)| *known);
+        let help = match scope {
+            "foreach" => "only the params of a mapped stage may refer to what it is mapped over".to_owned(),
+            _ => format!("references begin with a scope; {}", suggest(scope, known)),
+        };
+        problems
+            .push(Diagnostic::new(&node.at, format!("unknown reference `${{{name}}}`"), "here").help(help));
         return None;
     };
-    let found = names.get(key);
+    let found = known.get(key);
     if found.is_none() {
+        let help = match *scope {
+            "env" => format!("declare it: `env: [{key}]`"),
+            "foreach" if known.is_empty() => {
+                "the stage is not mapped: give it `foreach:`, or read a stage that has".into()
+            }
+            _ => suggest(key, known.keys().map(String::as_str)),
+        };
         problems.push(
             Diagnostic::new(&node.at, format!("there is no `{key}` among {scope}"), "referred to here")
-                .help(suggest(key, names.keys().map(String::as_str))),
+                .help(help),
         );
     }
-    found
+    Some((scope, found?))
+}
+
+/// The names in one scope that a value refers to.
+pub(crate) fn referred<'a>(node: &'a Node, scope: &str, found: &mut Vec<&'a str>) {
+    match &node.value {
+        Value::Text(text) => {
+            for piece in pieces(text) {
+                if let Piece::Reference(name) = piece
+                    && let Some(name) = name.strip_prefix(scope).and_then(|rest| rest.strip_prefix('.'))
+                {
+                    found.push(name);
+                }
+            }
+        }
+        Value::List(items) => items.iter().for_each(|item| referred(item, scope, found)),
+        Value::Map(entries) => entries.iter().for_each(|(_, value)| referred(value, scope, found)),
+        _ => {}
+    }
 }
 
 #[cfg(test)]
@@ -122,11 +225,15 @@ mod tests {
     #[test]
     fn a_lone_reference_keeps_its_type_and_one_in_text_is_written_out() {
         let (params, mut problems) = (params(), Diagnostics::default());
-        let scopes = [("params", &params)];
-        let mut json = |value: &str| interpolate(&text(value), &scopes, &mut problems).to_json();
+        let env = [("N".to_owned(), text("5")), ("V".to_owned(), text("1.10"))].into();
+        let names = [("params", &params), ("env", &env)];
+        let mut json = |value: &str| interpolate(&text(value), &names, &mut problems).to_json();
         assert_eq!(json("${params.epochs}"), 50);
         assert_eq!(json("${params.dir}/A1-${params.epochs}"), "data/A1-50");
         assert_eq!(json("no reference"), "no reference");
+        assert_eq!(json("$${params.epochs} costs $5"), "${params.epochs} costs $5");
+        assert_eq!(json("${env.N}"), 5, "the environment holds texts; this one is a number");
+        assert_eq!(json("v${env.V}"), "v1.10", "inside text it stays as it is");
         assert!(problems.0.is_empty());
     }
 
@@ -145,8 +252,12 @@ mod tests {
 
     #[test]
     fn an_output_is_a_stage_and_perhaps_a_port() {
-        assert_eq!(OutputRef::parse("a.b").unwrap().to_string(), "a.b");
-        assert_eq!(OutputRef::parse("a").unwrap().port, None);
-        assert!(OutputRef::parse("a.b.c").is_none() && OutputRef::parse("").is_none());
+        let is_stage = |name: &str| ["a", "prep.a"].contains(&name);
+        let parse = |text: &str| OutputRef::parse(text, is_stage);
+        assert_eq!(parse("a.b"), OutputRef { stage: "a".into(), port: Some("b".into()) });
+        assert_eq!(parse("a"), OutputRef { stage: "a".into(), port: None });
+        assert_eq!(parse("prep.a"), OutputRef { stage: "prep.a".into(), port: None });
+        assert_eq!(parse("prep.a.b").port.as_deref(), Some("b"));
+        assert!(OutputRef::is_one("prep.a.b") && !OutputRef::is_one("a..b") && !OutputRef::is_one(""));
     }
 }

@@ -1,55 +1,132 @@
-//! Overrides: `pretrain.temperature`, `params.epochs`, `regions.in.features`, `regions.uses` set to another value.
+//! Overrides: `pretrain.temperature`, `params.epochs`, `regions.in.features`, `regions.uses`, `pretrain.resources.cpus`
+//! set to another value. The same paths in `set:`, `vary:`, `grid:` and on the command line.
+
+use std::sync::Arc;
 
 use super::{
-    Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Value, Workflow, diagnostic::suggest, node,
-    read,
+    Body, Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Stage, Value,
+    diagnostic::suggest,
+    grammar, node,
+    read::{self, check_stage},
+    reference::join,
 };
 
-impl Workflow {
+impl Body {
     /// Sets the value at a path.
     pub(crate) fn set(&mut self, path: &Located<String>, value: &Node, problems: &mut Diagnostics) {
-        let mut parts = path.value.split('.');
-        let (first, rest) = (parts.next().unwrap_or_default(), parts.collect::<Vec<_>>());
-        if first == "params" {
-            return self.set_param(path, &rest, value, problems);
+        if let Some((scope, rest)) = self.param_path(&path.value) {
+            return self.set_param(&scope, &rest, path, value, problems);
         }
-        let names: Vec<String> = self.stages.keys().cloned().collect();
-        let Some(stage) = self.stages.get_mut(first) else {
-            let known = names.iter().map(String::as_str).chain(["params"]);
+        let Some((name, rest)) = self.stage_path(&path.value) else {
+            let first = path.value.split('.').next().unwrap_or_default();
+            let known = self.names().chain(["params"]);
             problems.push(
                 Diagnostic::new(&path.at, format!("there is no stage `{first}`"), "set here")
                     .help(suggest(first, known)),
             );
             return;
         };
-        match rest.as_slice() {
-            [] => problems.push(
-                Diagnostic::new(&path.at, format!("`{first}` is a stage, not a value"), "set here")
-                    .help(format!("name a param of it: `{first}.PARAM`")),
-            ),
-            ["uses"] => match &value.value {
-                Value::Text(text) => stage.uses = Located { value: text.clone(), at: value.at.clone() },
-                _ => problems.push(Diagnostic::new(
-                    &value.at,
-                    "`uses` is a stage type",
-                    "expected `plugin/name`",
-                )),
-            },
+        self.set_in_stage(&name, &rest, path, value, problems);
+    }
+
+    /// The value at a path, as written; `None` if there is none.
+    pub(crate) fn get(&self, path: &str) -> Option<serde_json::Value> {
+        let deep = |node: &Node, rest: &[String]| {
+            rest.iter().try_fold(node.to_json(), |value, key| value.get(key).cloned())
+        };
+        if let Some((scope, rest)) = self.param_path(path) {
+            let (name, rest) = rest.split_first()?;
+            return deep(&self.scopes.get(&*scope)?.params.get(name)?.node, rest);
+        }
+        let (name, rest) = self.stage_path(path)?;
+        let stage = self.stages.get(&*name)?;
+        match rest.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            ["uses"] => Some(stage.uses.value.clone().into()),
             ["in", port] => {
-                let from = read::output_refs(value, problems);
+                let from = &stage.inputs.get(*port)?.from;
+                let names: Vec<String> = from.iter().map(|output| output.value.to_string()).collect();
+                Some(match names.as_slice() {
+                    [one] => one.clone().into(),
+                    _ => names.into(),
+                })
+            }
+            ["with", param, ..] => deep(&stage.with.get(*param)?.1, rest.get(2..)?),
+            [param, ..] => deep(&stage.with.get(*param)?.1, rest.get(1..)?),
+            [] => None,
+        }
+    }
+
+    /// The scope and the rest of a path that begins with `params` or `PREFIX.params`.
+    fn param_path(&self, path: &str) -> Option<(Arc<str>, Vec<String>)> {
+        self.scopes.keys().find_map(|prefix| {
+            let rest = path.strip_prefix(&join(prefix, "params"))?.strip_prefix('.')?;
+            Some((prefix.clone(), rest.split('.').map(str::to_owned).collect()))
+        })
+    }
+
+    /// The stage and the rest of a path: imported stages have dots in their names, so the longest name counts.
+    pub(super) fn stage_path(&self, path: &str) -> Option<(Arc<str>, Vec<String>)> {
+        let ends = path.match_indices('.').map(|(end, _)| end).chain([path.len()]);
+        let name = ends.rev().find_map(|end| self.stages.get_key_value(path.get(..end)?))?.0;
+        let rest = path.get(name.len() + 1..).unwrap_or_default();
+        Some((name.clone(), rest.split('.').filter(|part| !part.is_empty()).map(str::to_owned).collect()))
+    }
+
+    fn set_in_stage(
+        &mut self,
+        name: &Arc<str>,
+        rest: &[String],
+        path: &Located<String>,
+        value: &Node,
+        problems: &mut Diagnostics,
+    ) {
+        let rewires = rest.first().is_some_and(|first| first == "in");
+        let names: Vec<Arc<str>> = if rewires { self.stages.keys().cloned().collect() } else { Vec::new() };
+        let Some(stage) = self.stages.get_mut(&**name).map(Arc::make_mut) else { return };
+        let parts: Vec<&str> = rest.iter().map(String::as_str).collect();
+        match parts.as_slice() {
+            [] => problems.push(
+                Diagnostic::new(&path.at, format!("`{name}` is a stage, not a value"), "set here")
+                    .help(format!("name a param of it: `{name}.PARAM`")),
+            ),
+            ["uses"] => {
+                grammar::check(value, &grammar::Shape::Text, "`uses`", problems);
+                stage.uses =
+                    Located { value: value.text().unwrap_or_default().to_owned(), at: value.at.clone() };
+                self.rewired = true;
+            }
+            ["in", port] => {
+                grammar::check(
+                    value,
+                    &grammar::Shape::OneOrMore(&grammar::Shape::Output),
+                    &format!("`{port}`"),
+                    problems,
+                );
+                let is_stage = |name: &str| names.iter().any(|known| **known == *name);
+                let from = read::output_refs(value, &is_stage);
                 for output in &from {
-                    if !names.contains(&output.value.stage) {
-                        let message = format!("there is no stage `{}`", output.value.stage);
-                        let known = names.iter().map(String::as_str);
-                        problems.push(
-                            Diagnostic::new(&output.at, message, "read here")
-                                .help(suggest(&output.value.stage, known)),
-                        );
-                    }
+                    let known = names.iter().map(|name| &**name);
+                    check_stage(&output.value.stage, &output.at, known, "read here", problems);
                 }
                 stage.inputs.insert((*port).to_owned(), Input { at: path.at.clone(), from });
+                self.rewired = true;
             }
-            [param, deeper @ ..] => {
+            ["foreach", dim] => match stage.foreach.get_mut(*dim) {
+                Some(entry) => *entry = (path.at.clone(), value.clone()),
+                None => {
+                    let known = stage.foreach.keys().map(String::as_str);
+                    problems.push(
+                        Diagnostic::new(
+                            &path.at,
+                            format!("`{name}` is not mapped over `{dim}` by itself"),
+                            "set here",
+                        )
+                        .help(suggest(dim, known)),
+                    );
+                }
+            },
+            ["retries" | "timeout" | "resources", ..] => set_execution(stage, &parts, path, value, problems),
+            ["with", param, deeper @ ..] | [param, deeper @ ..] => {
                 let entry = stage
                     .with
                     .entry((*param).to_owned())
@@ -60,15 +137,57 @@ impl Workflow {
         }
     }
 
-    fn set_param(&mut self, path: &Located<String>, rest: &[&str], value: &Node, problems: &mut Diagnostics) {
-        let known: Vec<String> = self.params.keys().cloned().collect();
-        match rest.split_first().and_then(|(name, deeper)| Some((self.params.get_mut(*name)?, deeper))) {
-            Some((node, deeper)) => set_deep(node, deeper, path, value),
-            None => problems.push(
-                Diagnostic::new(&path.at, format!("the workflow has no `{}`", path.value), "set here").help(
-                    suggest(rest.first().copied().unwrap_or_default(), known.iter().map(String::as_str)),
-                ),
-            ),
+    fn set_param(
+        &mut self,
+        scope: &Arc<str>,
+        rest: &[String],
+        path: &Located<String>,
+        value: &Node,
+        problems: &mut Diagnostics,
+    ) {
+        let Some(params) = Arc::make_mut(&mut self.scopes).get_mut(scope).map(|scope| &mut scope.params)
+        else {
+            return;
+        };
+        let (name, deeper) =
+            rest.split_first().map_or(("", &[][..]), |(name, deeper)| (name.as_str(), deeper));
+        match params.get_mut(name) {
+            Some(param) => {
+                // The value stands in the workflow's own file, or on the command line: its names are the workflow's.
+                param.scope = "".into();
+                set_deep(
+                    &mut param.node,
+                    &deeper.iter().map(String::as_str).collect::<Vec<_>>(),
+                    path,
+                    value,
+                );
+            }
+            None => {
+                let help = suggest(name, params.keys().map(String::as_str));
+                problems.push(
+                    Diagnostic::new(&path.at, format!("the workflow has no `{}`", path.value), "set here")
+                        .help(help),
+                );
+            }
+        }
+    }
+}
+
+/// Sets how a stage is run; checked as if it stood in the stage.
+fn set_execution(
+    stage: &mut Stage,
+    parts: &[&str],
+    path: &Located<String>,
+    value: &Node,
+    problems: &mut Diagnostics,
+) {
+    let mut entry = Node { value: Value::Null, at: path.at.clone() };
+    set_deep(&mut entry, parts, path, value);
+    let before = problems.0.len();
+    for (key, value) in entry.entries() {
+        grammar::check_key(&grammar::STAGE, key, value, problems);
+        if problems.0.len() == before {
+            read::read_execution(&key.value, value, &mut stage.execution);
         }
     }
 }
@@ -100,7 +219,7 @@ pub(crate) fn argument(text: &str) -> Result<(Located<String>, Node), Diagnostic
         return Err(Diagnostic::new(&at, "`--set` takes PATH=VALUE", "no `=` here")
             .help("e.g. --set pretrain.temperature=0.2"));
     };
-    let source = Source::new(std::path::Path::new("command line"), value.to_owned());
+    let source = Source::argument(value);
     let node = node::parse(&source)?;
     Ok((Located { value: path.to_owned(), at }, node))
 }

@@ -1,0 +1,147 @@
+//! One action on its way: waiting for threads and memory, tried, and tried again when it fails.
+
+use std::sync::Arc;
+
+use restage_cache::Store;
+use restage_stage::task;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::event::Event;
+use crate::{
+    executor::{ExecuteError, Executor, Job, Outputs},
+    plan::Step,
+    plugin::Failure,
+};
+
+/// Threads and memory that running stages have claimed. Memory is counted in MiB.
+pub(super) struct Leases {
+    threads: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    all_threads: usize,
+    all_memory: usize,
+}
+
+/// What a stage waits for before it runs.
+pub(super) struct Claim {
+    pub(super) threads: usize,
+    memory: usize,
+}
+
+impl Leases {
+    pub(super) fn new(cpus: usize) -> Self {
+        let memory = usize::try_from(memory_of_this_machine() >> 20).unwrap_or(usize::MAX);
+        let all_memory = memory.min(Semaphore::MAX_PERMITS);
+        Self {
+            threads: Arc::new(Semaphore::new(cpus)),
+            memory: Arc::new(Semaphore::new(all_memory)),
+            all_threads: cpus,
+            all_memory,
+        }
+    }
+
+    /// A stage that asks for more than there is gets all there is, and runs alone.
+    pub(super) fn claim(&self, step: &Step) -> Claim {
+        let wanted =
+            step.execution.memory.map_or(0, |bytes| usize::try_from(bytes >> 20).unwrap_or(usize::MAX));
+        if wanted > self.all_memory {
+            tracing::warn!(
+                stage = %step.name(),
+                "asks for {wanted} MiB of memory; this machine has {} MiB", self.all_memory
+            );
+        }
+        Claim { threads: step.execution.cpus.min(self.all_threads), memory: wanted.min(self.all_memory) }
+    }
+
+    /// Waits until what is claimed is free. Whoever waits for threads holds memory only, and whoever runs holds both
+    /// and lets both go, so nobody waits in a circle.
+    async fn lease(&self, claim: &Claim) -> [Option<OwnedSemaphorePermit>; 2] {
+        let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        // The semaphores are never closed.
+        let memory = self.memory.clone().acquire_many_owned(many(claim.memory)).await.ok();
+        let threads = self.threads.clone().acquire_many_owned(many(claim.threads)).await.ok();
+        [memory, threads]
+    }
+}
+
+/// Bytes of main memory.
+fn memory_of_this_machine() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
+/// What the tries of one action need.
+pub(super) struct Attempts {
+    pub(super) id: usize,
+    pub(super) store: Store,
+    pub(super) executor: Arc<Executor>,
+    pub(super) leases: Arc<Leases>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) cancel: watch::Receiver<bool>,
+}
+
+impl Attempts {
+    /// Runs a job until it works, or has failed once more often than it may be tried again.
+    pub(super) async fn until_it_works(self, job: Job, claim: Claim) -> Result<Outputs, ExecuteError> {
+        let lease = self.leases.lease(&claim).await;
+        let mut left = job.step.execution.retries;
+        let result = loop {
+            if *self.cancel.borrow() {
+                break Err(ExecuteError::Stage(Failure::Cancelled));
+            }
+            let _ = self.events.send(Event::Running { action: self.id }).await;
+            match self.once(job.clone()).await {
+                Err(error) if left > 0 && error.may_pass() => {
+                    left -= 1;
+                    let message = crate::causes(&error).join(": ");
+                    let _ = self.events.send(Event::Retrying { action: self.id, message, left }).await;
+                }
+                result => break result,
+            }
+        };
+        drop(lease);
+        result
+    }
+
+    async fn once(&self, job: Job) -> Result<Outputs, ExecuteError> {
+        let step = job.step.clone();
+        let (sender, receiver) = mpsc::channel(64);
+        let forward = tokio::spawn(forward(self.id, receiver, self.events.clone()));
+        let result = self.executor.execute(job, &sender, self.cancel.clone()).await;
+        drop(sender);
+        let _ = forward.await;
+        let outputs = result?;
+        self.check_files(&step).await?;
+        Ok(outputs)
+    }
+
+    /// A data file that changed while the stage ran may have been read in either state: the result is of neither.
+    async fn check_files(&self, step: &Arc<Step>) -> Result<(), ExecuteError> {
+        if step.files.is_empty() {
+            return Ok(());
+        }
+        let (store, step) = (self.store.clone(), step.clone());
+        let checked = tokio::task::spawn_blocking(move || {
+            let changed =
+                |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
+            match step.files.iter().find(|(path, digest)| !changed(path, *digest)) {
+                Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
+                None => Ok(()),
+            }
+        });
+        checked.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
+    }
+}
+
+/// Turns a stage's events into the run's.
+async fn forward(action: usize, mut stage: mpsc::Receiver<task::Event>, run: mpsc::Sender<Event>) {
+    while let Some(event) = stage.recv().await {
+        let event = match event {
+            task::Event::Log { level, target, message } => Event::Log { action, level, target, message },
+            task::Event::Progress { done, total, unit } => Event::Progress { action, done, total, unit },
+            task::Event::Metric { name, step, value } => Event::Metric { action, name, step, value },
+        };
+        if run.send(event).await.is_err() {
+            return;
+        }
+    }
+}

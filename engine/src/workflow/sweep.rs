@@ -1,0 +1,230 @@
+//! `sweep:`: what a workflow varies and compares, as data. Which variants that makes is the plan's to say.
+
+use super::{Body, Diagnostic, Diagnostics, Located, Node, Place, Value, grammar, read::check_stage};
+
+/// What a workflow varies and compares.
+#[derive(Clone, Debug)]
+pub(crate) struct Sweep {
+    /// Metrics that the table compares; the first one decides.
+    pub(crate) metrics: Vec<Located<MetricRef>>,
+    /// Seeds; `[0]` if none are given.
+    pub(crate) seeds: Vec<u64>,
+    /// The variant that others are compared with; by default the workflow as written.
+    pub(crate) baseline: Option<Located<String>>,
+    /// Changes against the workflow as written, by name.
+    pub(crate) ablate: Vec<Ablation>,
+    /// Paths whose values are combined, all with all.
+    pub(crate) grid: Vec<Axis>,
+    /// Paths whose values are paired, first with first.
+    pub(crate) zip: Vec<Axis>,
+    /// Paths whose values are drawn.
+    pub(crate) random: Option<Random>,
+    /// Combinations of values to leave out.
+    pub(crate) exclude: Vec<Exclusion>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self {
+            metrics: Vec::new(),
+            seeds: vec![0],
+            baseline: None,
+            ablate: Vec::new(),
+            grid: Vec::new(),
+            zip: Vec::new(),
+            random: None,
+            exclude: Vec::new(),
+        }
+    }
+}
+
+/// A metric of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MetricRef {
+    /// Stage whose `metrics` output holds it.
+    pub(crate) stage: String,
+    /// Its name.
+    pub(crate) name: String,
+}
+
+/// One change, or a series of them, against the workflow as written.
+#[derive(Clone, Debug)]
+pub(crate) struct Ablation {
+    /// Its name.
+    pub(crate) name: Located<String>,
+    /// Paths set to a value, all together.
+    pub(crate) set: Vec<(Located<String>, Node)>,
+    /// A path with the values that it takes one after the other: a variant each.
+    pub(crate) vary: Option<Axis>,
+    /// Stages left out; their consumers get their input.
+    pub(crate) drop: Vec<Located<String>>,
+}
+
+/// A path with the values that it takes.
+#[derive(Clone, Debug)]
+pub(crate) struct Axis {
+    pub(crate) path: Located<String>,
+    pub(crate) values: Vec<Node>,
+}
+
+/// Variants with values drawn at random.
+#[derive(Clone, Debug)]
+pub(crate) struct Random {
+    pub(crate) samples: usize,
+    pub(crate) seed: u64,
+    pub(crate) over: Vec<(Located<String>, Range)>,
+}
+
+/// Where a value is drawn from.
+#[derive(Clone, Debug)]
+pub(crate) enum Range {
+    /// One of these.
+    Choice(Vec<Node>),
+    /// Evenly between two numbers.
+    Uniform(f64, f64),
+    /// Evenly in the logarithm between two numbers above zero.
+    LogUniform(f64, f64),
+    /// A whole number, both ends included.
+    Whole(i64, i64),
+}
+
+/// A combination of values to leave out.
+#[derive(Clone, Debug)]
+pub(crate) struct Exclusion {
+    pub(crate) at: Place,
+    pub(crate) values: Vec<(Located<String>, Node)>,
+}
+
+/// Reads a sweep whose shape is checked already.
+pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Sweep {
+    let axes = |key: &str| -> Vec<Axis> {
+        node.get(key).map(Node::entries).unwrap_or_default().iter().map(axis).collect()
+    };
+    let metrics = node.get("metric").map(|node| metrics(node, body, problems)).unwrap_or_default();
+    let seeds = node.get("seeds").map_or_else(|| vec![0], |node| seeds(node, problems));
+    let baseline = node.get("baseline").and_then(|node| node.texts().into_iter().next());
+    let ablate = node.get("ablate").map(Node::entries).unwrap_or_default();
+    let ablate = ablate.iter().map(|(name, node)| ablation(name, node, problems)).collect();
+    let zip = axes("zip");
+    check_zip(&zip, problems);
+    let random = node.get("random").and_then(|node| random(node, problems));
+    let exclude = node.get("exclude").map(Node::items).unwrap_or_default().iter();
+    let exclude =
+        exclude.map(|node| Exclusion { at: node.at.clone(), values: node.entries().to_vec() }).collect();
+    Sweep { metrics, seeds, baseline, ablate, grid: axes("grid"), zip, random, exclude }
+}
+
+fn axis((path, values): &(Located<String>, Node)) -> Axis {
+    Axis { path: path.clone(), values: values.items().to_vec() }
+}
+
+fn metrics(node: &Node, body: &Body, problems: &mut Diagnostics) -> Vec<Located<MetricRef>> {
+    let mut metrics = Vec::new();
+    for Located { value, at } in node.texts() {
+        // One without a dot was told by the grammar.
+        let Some((stage, name)) = value.rsplit_once('.') else { continue };
+        check_stage(stage, &at, body.stages.keys().map(|name| &**name), "its metric", problems);
+        let metric = MetricRef { stage: stage.to_owned(), name: name.to_owned() };
+        metrics.push(Located { value: metric, at });
+    }
+    metrics
+}
+
+fn seeds(node: &Node, problems: &mut Diagnostics) -> Vec<u64> {
+    let mut seeds = Vec::new();
+    for item in node.items() {
+        let Some(seed) = item.int().and_then(|seed| u64::try_from(seed).ok()) else { continue };
+        if seeds.contains(&seed) {
+            problems.push(
+                Diagnostic::new(&item.at, format!("seed {seed} is given twice"), "again here")
+                    .help("a run repeated with the same seed gives the same result: it would count as two"),
+            );
+        }
+        seeds.push(seed);
+    }
+    if seeds.is_empty() { vec![0] } else { seeds }
+}
+
+fn ablation(name: &Located<String>, node: &Node, problems: &mut Diagnostics) -> Ablation {
+    if name.value == crate::plan::BASELINE {
+        problems.push(
+            Diagnostic::new(&name.at, "`baseline` is the workflow as written", "choose another name")
+                .help("changes are compared to it; to compare with a variant, give its name to `baseline:`"),
+        );
+    }
+    let set = node.get("set").map(Node::entries).unwrap_or_default().to_vec();
+    let mut vary = node.get("vary").map(Node::entries).unwrap_or_default().iter().map(axis);
+    let (first, second) = (vary.next(), vary.next());
+    if let Some(second) = second {
+        problems.push(
+            Diagnostic::new(&second.path.at, "an ablation varies one path", "the second one")
+                .help("give each path an ablation of its own, so that each row of the table has one cause; or use `grid:`"),
+        );
+    }
+    let drop = node.get("drop").map(Node::texts).unwrap_or_default();
+    if set.is_empty() && first.is_none() && drop.is_empty() {
+        problems.push(
+            Diagnostic::new(
+                &name.at,
+                format!("`{}` changes nothing", name.value),
+                "an ablation without a change",
+            )
+            .help("give it `set:`, `vary:` or `drop:`"),
+        );
+    }
+    Ablation { name: name.clone(), set, vary: first, drop }
+}
+
+fn check_zip(zip: &[Axis], problems: &mut Diagnostics) {
+    let Some((first, others)) = zip.split_first() else { return };
+    for axis in others.iter().filter(|axis| axis.values.len() != first.values.len()) {
+        let count = |axis: &Axis| format!("{} values", axis.values.len());
+        problems.push(
+            Diagnostic::new(&axis.path.at, "the lists of a `zip` are of different lengths", count(axis))
+                .and(&first.path.at, count(first))
+                .help("values are paired, first with first; for all combinations use `grid:`"),
+        );
+    }
+}
+
+fn random(node: &Node, problems: &mut Diagnostics) -> Option<Random> {
+    let samples = node.get("samples").and_then(Node::int).and_then(|count| usize::try_from(count).ok())?;
+    let seed = node.get("seed").and_then(Node::int).and_then(|seed| u64::try_from(seed).ok()).unwrap_or(0);
+    let over = node.get("over")?.entries().iter();
+    let over = over.filter_map(|(path, node)| Some((path.clone(), range(node, problems)?))).collect();
+    Some(Random { samples, seed, over })
+}
+
+fn range(node: &Node, problems: &mut Diagnostics) -> Option<Range> {
+    if let Value::List(values) = &node.value {
+        return Some(Range::Choice(values.clone()));
+    }
+    let (kind, ends) = node.entries().first()?;
+    let (low, high) = grammar::bounds(ends)?;
+    match (kind.value.as_str(), ends.items()) {
+        ("uniform", _) => Some(Range::Uniform(low, high)),
+        ("log_uniform", _) if low > 0.0 => Some(Range::LogUniform(low, high)),
+        ("log_uniform", _) => {
+            problems.push(
+                Diagnostic::new(
+                    &ends.at,
+                    "a logarithm needs numbers above zero",
+                    "expected `[low, high]`, low above 0",
+                )
+                .help("e.g. `{ log_uniform: [1e-5, 1e-2] }`"),
+            );
+            None
+        }
+        ("whole", [from, to]) => match (from.int(), to.int()) {
+            (Some(from), Some(to)) => Some(Range::Whole(from, to)),
+            _ => {
+                let message = "the ends of a range of whole numbers are not whole";
+                problems.push(
+                    Diagnostic::new(&ends.at, message, "expected e.g. `[1, 8]`").help("or use `uniform`"),
+                );
+                None
+            }
+        },
+        _ => None,
+    }
+}
