@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod check;
+mod fmt;
 mod plan;
 mod plugin;
 mod progress;
@@ -51,6 +52,8 @@ enum Command {
     Show(show::Arguments),
     /// Find everything that is wrong with a workflow, without running it
     Check(check::Arguments),
+    /// Bring workflow files into one style
+    Fmt(fmt::Arguments),
     /// Look at plugins
     Plugin(plugin::Arguments),
     /// Serve a plugin to the engine (internal)
@@ -96,6 +99,8 @@ enum Failure {
     Store(#[from] restage_cache::Error),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Format(#[from] fmt::FormatError),
     #[error("cannot find a place for the cache")]
     NoStore,
     #[error("the workflow has not run yet")]
@@ -179,7 +184,7 @@ impl Command {
             Self::Show(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
             Self::Plugin(arguments) => arguments.json(),
-            Self::Host => false,
+            Self::Fmt(_) | Self::Host => false,
         }
     }
 }
@@ -193,6 +198,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Plan(arguments) => plan::run(arguments).await,
             Command::Show(arguments) => show::run(&arguments),
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
             Command::Host => Ok(ExitCode::SUCCESS),
         }
