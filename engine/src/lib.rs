@@ -2,11 +2,15 @@
 
 pub mod cli;
 mod executor;
+mod fuzz;
 mod plan;
 mod plugin;
 mod report;
 mod run;
 mod workflow;
+
+#[doc(hidden)]
+pub use fuzz::fuzz_workflow;
 
 /// An error and its causes, outermost first; a cause that the one before it quotes already is left out.
 fn causes(error: &dyn std::error::Error) -> Vec<String> {

@@ -8,12 +8,16 @@ macro_rules! say {
 }
 
 mod check;
+mod diff;
+mod fmt;
+mod graph;
 mod plan;
 mod plugin;
 mod progress;
 mod run;
 mod schema;
 mod show;
+mod status;
 mod why;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -51,12 +55,20 @@ enum Command {
     Plan(plan::Arguments),
     /// Tell everything about one stage's decision
     Why(why::Arguments),
+    /// Draw the stages and what they read: Graphviz, Mermaid or SVG
+    Graph(graph::Arguments),
+    /// List a workflow's runs
+    Status(status::Arguments),
     /// Show the artifacts of a workflow's last run
     Show(show::Arguments),
+    /// Compare two workflows, or two runs
+    Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
     Check(check::Arguments),
     /// Write the JSON Schema that editors check workflows by
     Schema(schema::Arguments),
+    /// Bring workflow files into one style
+    Fmt(fmt::Arguments),
     /// Look at plugins
     Plugin(plugin::Arguments),
     /// Serve a plugin to the engine (internal)
@@ -87,6 +99,18 @@ struct Target {
 }
 
 impl Target {
+    /// All variants of a workflow as it is written.
+    fn all_of(workflow: &std::path::Path) -> Self {
+        Self {
+            workflow: workflow.to_owned(),
+            set: Vec::new(),
+            only: Vec::new(),
+            seeds: None,
+            force: Vec::new(),
+            json: false,
+        }
+    }
+
     fn selection(&self) -> Selection {
         Selection {
             set: self.set.clone(),
@@ -110,10 +134,16 @@ enum Failure {
     Store(#[from] restage_cache::Error),
     #[error(transparent)]
     Journal(#[from] JournalError),
+    #[error(transparent)]
+    Format(#[from] fmt::FormatError),
     #[error("cannot find a place for the cache")]
     NoStore,
     #[error("the workflow has not run yet")]
     NeverRan,
+    #[error("there are no two runs of the workflow to compare")]
+    OneRun,
+    #[error("there is no run in {}", .0.display())]
+    NoRun(PathBuf),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -141,6 +171,8 @@ impl Failure {
         match self {
             Self::NoStore => Some("set RESTAGE_CACHE to a folder".into()),
             Self::NeverRan => Some("run it with `restage run`".into()),
+            Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
+            Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
             Self::Load(error) => error.help().map(|help| help.to_string()),
             Self::Plan(PlanError::Catalog(error)) => error.help().map(|help| help.to_string()),
             _ => None,
@@ -150,9 +182,11 @@ impl Failure {
     /// 2: the workflow or the command is wrong; 1: something failed.
     fn exit(&self) -> ExitCode {
         match self {
-            Self::Load(_) | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_)) | Self::NeverRan => {
-                ExitCode::from(2)
-            }
+            Self::Load(_)
+            | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
+            | Self::NeverRan
+            | Self::OneRun
+            | Self::NoRun(_) => ExitCode::from(2),
             _ => ExitCode::from(1),
         }
     }
@@ -194,7 +228,9 @@ impl Command {
             Self::Show(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
             Self::Plugin(arguments) => arguments.json(),
-            Self::Schema(_) | Self::Host => false,
+            Self::Status(arguments) => arguments.json,
+            Self::Diff(arguments) => arguments.json,
+            Self::Graph(_) | Self::Schema(_) | Self::Fmt(_) | Self::Host => false,
         }
     }
 }
@@ -207,9 +243,13 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Run(arguments) => run::run(arguments).await,
             Command::Plan(arguments) => plan::run(arguments).await,
             Command::Why(arguments) => why::run(arguments).await,
+            Command::Graph(arguments) => graph::run(arguments).await,
+            Command::Status(arguments) => status::run(&arguments),
             Command::Show(arguments) => show::run(&arguments),
+            Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Schema(arguments) => schema::run(arguments).await,
+            Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
             Command::Host => Ok(ExitCode::SUCCESS),
         }
@@ -258,6 +298,12 @@ fn say(line: std::fmt::Arguments<'_>) {
     if writeln!(std::io::stdout().lock(), "{line}").is_err() {
         std::process::exit(0);
     }
+}
+
+/// Milliseconds since 1970 as a date and time, UTC.
+fn shown_time(milliseconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 fn print_json(value: &impl serde::Serialize) {

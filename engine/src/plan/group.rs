@@ -288,12 +288,7 @@ impl<'a> Groups<'a> {
     }
 
     /// Tells inputs that take one artifact and would get several, because a stage gathers.
-    fn check_single(
-        &self,
-        stage: &Stage,
-        inputs: &Inputs,
-        problems: &mut Diagnostics,
-    ) {
+    fn check_single(&self, stage: &Stage, inputs: &Inputs, problems: &mut Diagnostics) {
         let Some(offer) = self.catalog.find(&stage.uses.value) else { return };
         for (port, read) in inputs.iter().filter(|(_, read)| read.len() > 1) {
             let takes_one = offer.stage.inputs.iter().any(|known| *known.name == **port && !known.many);

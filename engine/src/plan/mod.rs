@@ -22,7 +22,7 @@ use restage_cache::{ActionKey, Digest, Store};
 use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
-pub(crate) use reason::{Change, History, PastAction, Reason, differences};
+pub(crate) use reason::{History, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
 use crate::{

@@ -42,10 +42,16 @@ impl Code {
 
     fn compare(&self, earlier: &Digest) -> Option<Vec<String>> {
         let folder = self.library.parent()?;
-        let (then, now) = (read_sources(folder, earlier)?, read_sources(folder, &self.identity)?);
-        let names: std::collections::BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-        Some(names.into_iter().filter(|name| then.get(*name) != now.get(*name)).cloned().collect())
+        changed_sources((folder, earlier), (folder, &self.identity))
     }
+}
+
+/// Sources that differ between two identities, each with the folder that lists what it is of; `None` where one is not
+/// listed.
+pub(crate) fn changed_sources(then: (&Path, &Digest), now: (&Path, &Digest)) -> Option<Vec<String>> {
+    let (then, now) = (read_sources(then.0, then.1)?, read_sources(now.0, now.1)?);
+    let names: std::collections::BTreeSet<&String> = then.keys().chain(now.keys()).collect();
+    Some(names.into_iter().filter(|name| then.get(*name) != now.get(*name)).cloned().collect())
 }
 
 fn list_path(folder: &Path, identity: &Digest) -> PathBuf {

@@ -14,7 +14,7 @@ use restage_cache::Store;
 use restage_stage::catalogue::{Catalogue, StageType};
 
 pub(crate) use build::BuildError;
-pub(crate) use code::Code;
+pub(crate) use code::{Code, changed_sources};
 pub(crate) use host::Host;
 pub(crate) use host::{Failure, HOST_COMMAND, StartError};
 pub(crate) use serve::serve;

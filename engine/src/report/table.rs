@@ -1,16 +1,15 @@
 //! The ablation table: per variant the metrics over seeds, the difference to the baseline, what ran for it.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
 
 use comfy_table::{CellAlignment, Table as Drawing, presets::UTF8_HORIZONTAL_ONLY};
 use petgraph::graph::NodeIndex;
 use restage_cache::Store;
-use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
 use crate::{
     plan::{Instance, Plan},
-    run::{End, Summary, event::How},
+    run::{End, Summary, event::How, metrics},
     workflow::MetricRef,
 };
 
@@ -100,7 +99,8 @@ impl Table {
             .chain(["run".to_owned(), "reused".to_owned()]);
         drawing.set_header(heads);
         for row in &self.rows {
-            let values = row.values.iter().map(|series| series.as_ref().map_or("-".to_owned(), shown));
+            let values =
+                row.values.iter().map(|series| series.as_ref().map_or("-".to_owned(), ToString::to_string));
             let difference = (!self.metrics.is_empty())
                 .then(|| row.difference.map_or(String::new(), |difference| format!("{difference:+.3}")));
             drawing.add_row(
@@ -117,10 +117,12 @@ impl Table {
     }
 }
 
-fn shown(series: &Series) -> String {
-    match series.sd {
-        Some(sd) => format!("{:.3} ± {sd:.3}", series.mean),
-        None => format!("{:.3}", series.mean),
+impl std::fmt::Display for Series {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.sd {
+            Some(sd) => write!(f, "{:.3} ± {sd:.3}", self.mean),
+            None => write!(f, "{:.3}", self.mean),
+        }
     }
 }
 
@@ -150,21 +152,11 @@ fn series<'a>(
     let mut by_seed: std::collections::BTreeMap<Option<u64>, Vec<f64>> = std::collections::BTreeMap::new();
     for instance in instances.filter(|instance| *instance.stage == *metric.stage) {
         let action = &plan.graph[instance.action];
-        let ports = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
-        let folders =
-            ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(&**port)?).ok().flatten());
-        let value = folders.filter_map(|folder| read_metric(&folder, &metric.name)).next()?;
+        let value = metrics(action, store).remove(&metric.name)?;
         by_seed.entry(instance.seed).or_default().push(value);
     }
     let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
     Series::new(by_seed.into_values().map(mean).collect())
-}
-
-/// A metrics artifact keeps its numbers in the attributes of its root group.
-fn read_metric(artifact: &Path, name: &str) -> Option<f64> {
-    let text = std::fs::read(artifact.join("zarr.json")).ok()?;
-    let root: serde_json::Value = serde_json::from_slice(&text).ok()?;
-    root.get("attributes")?.get("metrics")?.get(name)?.as_f64()
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ fn add(history: &mut History, events: Vec<Event>) {
 }
 
 /// Folders of a workflow's runs, newest first.
-fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
+pub(crate) fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
     let folder = runs_folder(workflow, store)?;
     let entries = match std::fs::read_dir(&folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -150,7 +150,8 @@ fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
     Ok(runs)
 }
 
-fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
+/// The events of a run, given its folder.
+pub(crate) fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
     let path = run.join(FILE);
     let file = match File::open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -339,7 +339,7 @@ impl Run {
 }
 
 /// The numbers of a metrics artifact, which keeps them in the attributes of its root group.
-fn metrics(action: &Action, store: &Store) -> BTreeMap<String, f64> {
+pub(crate) fn metrics(action: &Action, store: &Store) -> BTreeMap<String, f64> {
     let ports = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
     let folders = ports.filter_map(|(port, _)| store.artifact(action.artifacts.get(&**port)?).ok().flatten());
     let read = |folder: std::path::PathBuf| -> Option<BTreeMap<String, Option<f64>>> {

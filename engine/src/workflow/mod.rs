@@ -138,17 +138,21 @@ pub(crate) struct Gpus {
 /// If it cannot be read, or is not YAML. What else is wrong with it is in [`Workflow::problems`]: stage types and
 /// params are checked by [`Plan::new`](crate::plan::Plan::new), which knows the plugins, and tells it all.
 pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
-    let (source, absolute) = open(path)?;
-    read::workflow(&source, absolute).map_err(|problem| Diagnostics(vec![problem]).into())
+    let bytes =
+        std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+    read(path, bytes)
 }
 
-/// A file's text, and its absolute path.
-fn open(path: &Path) -> Result<(Source, PathBuf), LoadError> {
+/// Reads a workflow from the bytes of its file.
+///
+/// # Errors
+/// Like [`load`].
+pub(crate) fn read(path: &Path, bytes: Vec<u8>) -> Result<Workflow, LoadError> {
     let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
     let absolute = std::path::absolute(path).map_err(unreadable)?;
-    let bytes = std::fs::read(path).map_err(unreadable)?;
     let text = text(bytes).ok_or_else(|| LoadError::NotText { path: path.to_owned() })?;
-    Ok((Source::new(path, text), absolute))
+    let source = Source::new(path, text);
+    read::workflow(&source, absolute).map_err(|problem| Diagnostics(vec![problem]).into())
 }
 
 /// The text of a file; `None` if it is not UTF-8.

@@ -146,10 +146,8 @@ fn of(shape: &Shape) -> Value {
         Shape::Exactly(number) => json!({ "const": number }),
         Shape::Whole(from) => json!({ "type": "integer", "minimum": from }),
         Shape::Flag => json!({ "type": "boolean" }),
-        Shape::Time => json!({ "type": "string", "pattern": "^\\s*([0-9.]+\\s*([mM]?[sS]|[mMhHdD])\\s*)+$" }),
-        Shape::Size => {
-            json!({ "type": "string", "pattern": "^\\s*([0-9.]+\\s*([kKmMgGtT][iI]?)?[bB]\\s*)+$" })
-        }
+        Shape::Time => json!({ "type": "string", "pattern": "^\\s*([0-9]+\\s*[a-zA-Z]+\\s*)+$" }),
+        Shape::Size => json!({ "type": "string", "pattern": "^\\s*[0-9.]+\\s*[a-zA-Z]+\\s*$" }),
         Shape::Reference => json!({ "type": "string", "pattern": "^\\$\\{.+\\}$" }),
         Shape::Output => json!({ "type": "string", "pattern": "^[\\p{L}\\p{N}_-]+(\\.[\\p{L}\\p{N}_-]+)*$" }),
         Shape::Metric => json!({ "type": "string", "pattern": "^.+\\.[\\p{L}\\p{N}_-]+$" }),
