@@ -132,15 +132,7 @@ sweep: { ablate: { no b: { drop: b } } }
 ";
     sandbox.workflow("w.yaml", workflow);
     sandbox.ran(&["w.yaml"]);
-    let list = sandbox.json(&["show", "--json", "--all", "w.yaml", "c"]);
-    let texts: Vec<String> = list
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|artifact| {
-            std::fs::read_to_string(format!("{}/text", artifact["path"].as_str().unwrap())).unwrap()
-        })
-        .collect();
+    let texts: Vec<String> = sandbox.texts("w.yaml", "c").into_iter().map(|(_, text)| text).collect();
     assert_eq!(texts, ["x+x", "xx"]);
 }
 

@@ -109,8 +109,14 @@ impl Sandbox {
     /// The text that a `test` stage of the last run wrote.
     pub(crate) fn text(&self, workflow: &str, stage: &str) -> String {
         let list = self.json(&["show", "--json", workflow, stage]);
-        let path = list[0]["path"].as_str().expect("an artifact").to_owned();
-        std::fs::read_to_string(Path::new(&path).join("text")).expect("a text")
+        text_of(&list[0])
+    }
+
+    /// The texts that a `test` stage of the last run wrote, in all variants and seeds, by variant.
+    pub(crate) fn texts(&self, workflow: &str, stage: &str) -> Vec<(String, String)> {
+        let list = self.json(&["show", "--json", "--all", workflow, stage]);
+        let list = list.as_array().expect("artifacts");
+        list.iter().map(|artifact| (text(&artifact["variant"]), text_of(artifact))).collect()
     }
 
     /// Starts the binary and waits until `ready` says so.
@@ -161,6 +167,12 @@ impl Ended {
     pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.0.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.all()))
     }
+}
+
+/// What is in a `test` stage's artifact, given its entry of `show`.
+fn text_of(artifact: &Value) -> String {
+    let path = artifact["path"].as_str().expect("an artifact");
+    std::fs::read_to_string(Path::new(path).join("text")).expect("a text")
 }
 
 fn text(value: &Value) -> String {

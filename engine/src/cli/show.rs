@@ -36,16 +36,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let path = std::path::absolute(&arguments.workflow)?;
     let events = journal::last_run(&path, &store)?.ok_or(Failure::NeverRan)?;
     let mut instances: Vec<InstanceHead> = Vec::new();
+    let mut baseline = BASELINE.to_owned();
     let mut outputs: BTreeMap<usize, BTreeMap<String, Digest>> = BTreeMap::new();
     for event in events {
         match event {
-            Event::Started { instances: all, .. } => instances = all,
+            Event::Started { instances: all, baseline: chosen, .. } => {
+                instances = all;
+                baseline = chosen.unwrap_or(baseline);
+            }
             Event::Done { action, outputs: digests, .. } => drop(outputs.insert(action, digests)),
             _ => {}
         }
     }
     let wanted = |instance: &&InstanceHead| {
-        (arguments.all || instance.variant == BASELINE)
+        (arguments.all || instance.variant == baseline)
             && arguments.stage.as_ref().is_none_or(|stage| *stage == instance.stage)
     };
     let mut list = Vec::new();

@@ -58,7 +58,7 @@ pub(crate) enum Failure {
     #[error("cancelled")]
     Cancelled,
     /// It was stopped because it took too long.
-    #[error("it took longer than its timeout of {}, and was stopped", seconds(after))]
+    #[error("it took longer than its timeout of {}, and was stopped", humantime::format_duration(*after))]
     TimedOut {
         /// The timeout.
         after: Duration,
@@ -75,10 +75,6 @@ pub(crate) enum Failure {
         /// How.
         message: String,
     },
-}
-
-fn seconds(duration: &Duration) -> String {
-    format!("{} s", duration.as_secs_f64())
 }
 
 impl Failure {

@@ -135,8 +135,9 @@ impl Comparison {
                 parts.push(table([title, "A", "B", ""], rows));
             }
         }
-        if !self.metrics.is_empty() {
-            let rows = self.metrics.iter().map(|row| {
+        let (different, same): (Vec<_>, Vec<_>) = self.metrics.iter().partition(|row| row.a != row.b);
+        if !different.is_empty() {
+            let rows = different.into_iter().map(|row| {
                 let cell =
                     |series: &Option<Series>| series.as_ref().map_or("-".to_owned(), ToString::to_string);
                 let difference =
@@ -149,6 +150,9 @@ impl Comparison {
                 ]
             });
             parts.push(table(["metrics", "A", "B", "B - A"], rows));
+        }
+        if !same.is_empty() {
+            parts.push(format!("metrics: {} the same", same.len()));
         }
         let Artifacts { same, different, stages } = &self.artifacts;
         if same + different > 0 {

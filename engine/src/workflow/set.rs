@@ -126,6 +126,12 @@ impl Body {
                 }
             },
             ["retries" | "timeout" | "resources", ..] => set_execution(stage, &parts, path, value, problems),
+            ["with"] => {
+                grammar::check(value, &grammar::Shape::Named(&grammar::Shape::Any), "`with`", problems);
+                let entries = value.entries().iter();
+                stage.with =
+                    entries.map(|(key, node)| (key.value.clone(), (key.at.clone(), node.clone()))).collect();
+            }
             ["with", param, deeper @ ..] | [param, deeper @ ..] => {
                 let entry = stage
                     .with
@@ -212,14 +218,20 @@ fn set_deep(node: &mut Node, path: &[&str], whole: &Located<String>, value: &Nod
     }
 }
 
-/// Reads `path=value` as given to `--set`; the value is YAML.
+/// Reads `path=value` as given to `--set`. A value that begins like a list, a mapping or a quoted text is YAML; others are
+/// what YAML reads a scalar as, and else the text as it is, so that `=`, `-` or `:` need no quotes within quotes.
 pub(crate) fn argument(text: &str) -> Result<(Located<String>, Node), Diagnostic> {
     let at = Place::argument(text);
     let Some((path, value)) = text.split_once('=') else {
         return Err(Diagnostic::new(&at, "`--set` takes PATH=VALUE", "no `=` here")
             .help("e.g. --set pretrain.temperature=0.2"));
     };
-    let source = Source::argument(value);
-    let node = node::parse(&source)?;
+    let node = if value.trim_start().starts_with(['[', '{', '"', '\'']) {
+        node::parse(&Source::argument(value))?
+    } else {
+        let plain = || Value::Text(value.to_owned());
+        let parsed = if value.is_empty() { plain() } else { node::scalar(value).unwrap_or_else(plain) };
+        Node { value: parsed, at: Place::argument(value) }
+    };
     Ok((Located { value: path.to_owned(), at }, node))
 }

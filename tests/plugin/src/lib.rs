@@ -4,4 +4,4 @@ mod misbehave;
 mod text;
 mod work;
 
-restage_stage::export!("test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave);
+restage_stage::export!("test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave, misbehave::FailFirst);

@@ -1,4 +1,4 @@
-//! A stage that misbehaves on purpose.
+//! Stages that misbehave on purpose: always, or at first.
 
 use restage_stage::{Context, Error, Ports, Result, Stage};
 use schemars::JsonSchema;
@@ -68,6 +68,36 @@ impl Stage for Misbehave {
             },
         }
         ctx.write("text", &Text("survived".into()))
+    }
+}
+
+/// Fails at first.
+pub(crate) struct FailFirst;
+
+/// Params of `test/fail-first`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FailFirstParams {
+    /// How many times it fails before it works.
+    times: usize,
+}
+
+impl Stage for FailFirst {
+    const NAME: &'static str = "fail-first";
+    type Params = FailFirstParams;
+
+    fn ports() -> Ports {
+        Ports::new("Fails at first.").output::<Text>("text", "How often it was tried.")
+    }
+
+    fn run(params: FailFirstParams, ctx: &Context) -> Result<()> {
+        let path = ctx.scratch().join("tries");
+        let tries = std::fs::read(&path).map_or(0, |bytes| bytes.len()) + 1;
+        std::fs::write(&path, vec![b'x'; tries]).map_err(Error::io(&path))?;
+        if tries <= params.times {
+            return Err(Error::invalid("not yet"));
+        }
+        ctx.write("text", &Text(tries.to_string()))
     }
 }
 
