@@ -109,6 +109,27 @@ fn an_exclusion_compares_with_what_is_written_too() {
 }
 
 #[test]
+fn variants_that_differ_late_share_everything_before() {
+    let sandbox = Sandbox::new();
+    let values: Vec<String> = (0..39).map(|value| format!("'{value}'")).collect();
+    let workflow = format!(
+        "
+stages:
+  a: {{ uses: test/write, with: {{ text: x }} }}
+  b: {{ uses: test/join, in: {{ texts: [a, a] }} }}
+  late: {{ uses: test/draw, in: {{ text: b }} }}
+sweep:
+  seeds: [0, 1, 2, 3, 4]
+  grid: {{ late.after: [{}] }}",
+        values.join(", ")
+    );
+    sandbox.workflow("w.yaml", &workflow);
+    let plan = sandbox.json(&["plan", "--json", "w.yaml"]);
+    assert_eq!(plan["variants"].as_array().unwrap().len(), 40);
+    assert_eq!(plan["actions"].as_array().unwrap().len(), 2 + 40 * 5);
+}
+
+#[test]
 fn a_zip_pairs_and_random_draws_the_same_again() {
     let found = variants("sweep:\n  zip: { b.between: [p, q], c.between: [r, s] }");
     let expected = [

@@ -40,6 +40,23 @@ fn the_quickstart_shows_that_both_modalities_are_needed() {
     open_in_python(&sandbox, &quickstart);
 }
 
+/// Every kind of sweep in one file, one more file imported, and a baseline that is chosen.
+#[test]
+fn the_tour_of_the_language_runs() {
+    let sandbox = Sandbox::new();
+    let tour = shipped("tour.yaml");
+    let result = sandbox.json(&["run", "--json", &tour]);
+    let rows = result["table"]["rows"].as_array().expect("rows");
+    // As written, four ablations, a grid of four without one, a zip of two, three draws.
+    assert_eq!(rows.len(), 1 + 4 + (4 - 1) + 2 + 3);
+    assert!(row(&result, "more genes")["difference"].is_null(), "it is what the others are compared with");
+    assert!(row(&result, "as written")["difference"].is_number());
+    let grid = mean(&result, "components.n_components = 20, params.genes = 400", 0);
+    assert!(grid > 0.25, "four regions: chance is a quarter, and it gives {grid}");
+    assert_eq!(sandbox.json(&["run", "--json", &tour])["ran"], 0);
+    open_in_python(&sandbox, &tour);
+}
+
 /// On real sections: no test label reaches a stage that trains, and the table has the baselines beside the result.
 #[test]
 fn her2st_runs_on_real_sections() {

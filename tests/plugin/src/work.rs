@@ -83,7 +83,10 @@ pub(crate) struct Draw;
 /// Params of `test/draw`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct DrawParams {}
+pub(crate) struct DrawParams {
+    /// What comes after the seed. Default empty.
+    after: String,
+}
 
 impl Stage for Draw {
     const NAME: &'static str = "draw";
@@ -96,9 +99,9 @@ impl Stage for Draw {
             .output::<Text>("text", "The text with the seed.")
     }
 
-    fn run(_: DrawParams, ctx: &Context) -> Result<()> {
+    fn run(params: DrawParams, ctx: &Context) -> Result<()> {
         let text = ctx.read_optional::<Text>("text")?.map(|text| text.0).unwrap_or_default();
-        ctx.write("text", &Text(format!("{text}#{}", ctx.seed())))
+        ctx.write("text", &Text(format!("{text}#{}{}", ctx.seed(), params.after)))
     }
 }
 
