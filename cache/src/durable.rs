@@ -7,7 +7,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use rustix::fs::{CWD, RenameFlags, ioctl_ficlone, renameat_with, syncfs};
+use rustix::fs::{
+    AtFlags, CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, ioctl_ficlone, renameat_with, syncfs,
+    utimensat,
+};
 
 use crate::error::{Error, Result};
 
@@ -35,6 +38,7 @@ pub(crate) enum Op {
     Rename,
     Swap,
     Remove,
+    Touch,
 }
 
 impl Op {
@@ -51,6 +55,7 @@ impl Op {
             Op::Rename => "rename something to",
             Op::Swap => "swap something with",
             Op::Remove => "remove",
+            Op::Touch => "set the time of",
         }
     }
 }
@@ -162,6 +167,18 @@ impl Disk {
     /// Removes an empty folder.
     pub(crate) fn remove_empty(&self, folder: &Path) -> Result<()> {
         self.perform(Op::Remove, folder, || fs::remove_dir(folder))
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove_file(&self, file: &Path) -> Result<()> {
+        self.perform(Op::Remove, file, || fs::remove_file(file))
+    }
+
+    /// Gives a file the time of now, by the clock of its file system.
+    pub(crate) fn touch(&self, path: &Path) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        self.perform(Op::Touch, path, || Ok(utimensat(CWD, path, &times, AtFlags::empty())?))
     }
 
     /// Removes a folder with all that is in it. No error if it is not there.

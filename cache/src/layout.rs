@@ -64,6 +64,15 @@ impl Layout {
         self.current.join("scratch")
     }
 
+    /// Who computes what now.
+    pub(crate) fn claims(&self) -> PathBuf {
+        self.current.join("claims")
+    }
+
+    pub(crate) fn claim(&self, key: &ActionKey) -> PathBuf {
+        self.claims().join(key.to_string())
+    }
+
     /// What is known of files that are not in the store.
     pub(crate) fn outsides(&self) -> PathBuf {
         self.current.join("outside")

@@ -14,6 +14,7 @@
 //!       seen/<digest>.json        results that disagree with it
 //!     outside/<digest of a path>    digests of files that are not in the store: a hint, any of it may go
 //!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
+//!     claims/<action key>         who computes it now: others wait; a hint that a dead owner leaves to be taken over
 //!     scratch/<action key>.<owner>/  checkpoints of an action that is not done
 //!   <bucket>/                     folders of the caller's own: see `Store::folder`
 //! ```
@@ -25,6 +26,7 @@
 
 mod action;
 mod artifact;
+mod claim;
 mod digest;
 mod durable;
 mod error;
@@ -46,6 +48,7 @@ mod outside_tests;
 
 pub use action::{Lookup, MissReason, Record, Recorded};
 pub use artifact::Published;
+pub use claim::{BEAT, Claim, Claiming, Holder};
 pub use digest::{ActionKey, Digest, ParseDigestError};
 pub use error::{Error, Refusal, Result};
 pub use store::{Staging, Store};

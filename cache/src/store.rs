@@ -164,11 +164,24 @@ impl Store {
         let staging = self.staging()?;
         let ours = staging.path().join("file");
         self.disk().write(&ours, bytes)?;
-        let Err(refused) = self.disk().link(&ours, place) else { return Ok(true) };
+        self.give_name(&ours, place)
+    }
+
+    /// Creates the file `place`, complete or not at all; a power cut may take or tear it. False if there is one already.
+    pub(crate) fn create_unsynced(&self, place: &Path, bytes: &[u8]) -> Result<bool> {
+        let staging = self.staging()?;
+        let ours = staging.path().join("file");
+        self.disk().write_unsynced(&ours, bytes)?;
+        self.give_name(&ours, place)
+    }
+
+    /// Gives a staged file its final name, unless something has it.
+    fn give_name(&self, ours: &Path, place: &Path) -> Result<bool> {
+        let Err(refused) = self.disk().link(ours, place) else { return Ok(true) };
         // A network file system may do it and lose the reply, so what is there decides, not the error.
         match place.try_exists() {
-            Ok(true) => Ok(same_file(&ours, place)),
-            Ok(false) if is_without_links(&refused) => self.disk().rename(&ours, place).map(|()| true),
+            Ok(true) => Ok(same_file(ours, place)),
+            Ok(false) if is_without_links(&refused) => self.disk().rename(ours, place).map(|()| true),
             _ => Err(refused),
         }
     }
@@ -195,6 +208,10 @@ impl Store {
 
     pub(crate) fn disk(&self) -> &Disk {
         &self.inner.disk
+    }
+
+    pub(crate) fn owner(&self) -> &Owner {
+        &self.inner.owner
     }
 
     pub(crate) fn lately(&self) -> &Lately {

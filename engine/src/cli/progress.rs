@@ -87,6 +87,10 @@ impl Progress {
                     self.line(&format!("     its log: {}", log.display()));
                 }
             }
+            Event::Waiting { action, holder, since } => {
+                let since = super::shown_time(*since);
+                self.line(&format!("  wait {}: {holder} computes it since {since}", self.name(*action)));
+            }
             Event::Retrying { action, message, left } => {
                 self.end(*action);
                 self.line(&format!(

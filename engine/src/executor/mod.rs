@@ -49,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) inputs: BTreeMap<String, Vec<PathBuf>>,
     pub(crate) seed: u64,
     pub(crate) threads: usize,
+    /// Whether it is to be computed although its result may be there.
+    pub(crate) anew: bool,
 }
 
 /// Why a job has no result.

@@ -1,10 +1,14 @@
-//! One action on its way: waiting for threads and memory, tried, and tried again when it fails.
+//! One action on its way: waiting for whoever computes it already, for threads and memory; tried, and tried again when
+//! it fails.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use restage_cache::Store;
+use restage_cache::{BEAT, Claim, Claiming, Holder, Lookup, Store};
 use restage_stage::task;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinHandle,
+};
 
 use super::event::Event;
 use crate::{
@@ -13,7 +17,7 @@ use crate::{
     plugin::Failure,
 };
 
-/// Threads and memory that running stages have claimed. Memory is counted in MiB.
+/// Threads and memory that running stages hold. Memory is counted in MiB.
 pub(super) struct Leases {
     threads: Arc<Semaphore>,
     memory: Arc<Semaphore>,
@@ -22,7 +26,7 @@ pub(super) struct Leases {
 }
 
 /// What a stage waits for before it runs.
-pub(super) struct Claim {
+pub(super) struct Need {
     pub(super) threads: usize,
     memory: usize,
 }
@@ -40,7 +44,7 @@ impl Leases {
     }
 
     /// A stage that asks for more than there is gets all there is, and runs alone.
-    pub(super) fn claim(&self, step: &Step) -> Claim {
+    pub(super) fn need(&self, step: &Step) -> Need {
         let wanted =
             step.execution.memory.map_or(0, |bytes| usize::try_from(bytes >> 20).unwrap_or(usize::MAX));
         if wanted > self.all_memory {
@@ -49,16 +53,16 @@ impl Leases {
                 "asks for {wanted} MiB of memory; this machine has {} MiB", self.all_memory
             );
         }
-        Claim { threads: step.execution.cpus.min(self.all_threads), memory: wanted.min(self.all_memory) }
+        Need { threads: step.execution.cpus.min(self.all_threads), memory: wanted.min(self.all_memory) }
     }
 
-    /// Waits until what is claimed is free. Whoever waits for threads holds memory only, and whoever runs holds both
+    /// Waits until what is needed is free. Whoever waits for threads holds memory only, and whoever runs holds both
     /// and lets both go, so nobody waits in a circle.
-    async fn lease(&self, claim: &Claim) -> [Option<OwnedSemaphorePermit>; 2] {
+    async fn lease(&self, need: &Need) -> [Option<OwnedSemaphorePermit>; 2] {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         // The semaphores are never closed.
-        let memory = self.memory.clone().acquire_many_owned(many(claim.memory)).await.ok();
-        let threads = self.threads.clone().acquire_many_owned(many(claim.threads)).await.ok();
+        let memory = self.memory.clone().acquire_many_owned(many(need.memory)).await.ok();
+        let threads = self.threads.clone().acquire_many_owned(many(need.threads)).await.ok();
         [memory, threads]
     }
 }
@@ -67,6 +71,43 @@ impl Leases {
 fn memory_of_this_machine() -> u64 {
     let info = rustix::system::sysinfo();
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
+/// How often who waits for another run looks whether the result is there.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What became of an action.
+pub(super) enum Became {
+    /// It ran; the claim is held until its result is recorded.
+    Ran(Outputs, Held),
+    /// Another run computed it meanwhile.
+    Joined(Outputs),
+}
+
+/// A claim that is kept alive while it is held.
+pub(super) struct Held {
+    _claim: Arc<Claim>,
+    beats: JoinHandle<()>,
+}
+
+impl Held {
+    fn new(claim: Claim) -> Self {
+        let claim = Arc::new(claim);
+        let beating = claim.clone();
+        let beats = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(BEAT).await;
+                beating.beat();
+            }
+        });
+        Self { _claim: claim, beats }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.beats.abort();
+    }
 }
 
 /// What the tries of one action need.
@@ -80,9 +121,42 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
+    /// Claims an action and computes it, or waits for the one who does.
+    pub(super) async fn join_or_run(self, job: Job, need: Need) -> Result<Became, ExecuteError> {
+        let mut waiting_for: Option<Holder> = None;
+        let held = loop {
+            if *self.cancel.borrow() {
+                return Err(ExecuteError::Stage(Failure::Cancelled));
+            }
+            let claiming = self.store.claim(&job.key);
+            // Also who has the claim looks: the one before may just have recorded the result.
+            if !job.anew
+                && let Lookup::Hit(record) = self.store.lookup(&job.key)?
+            {
+                return Ok(Became::Joined(record.outputs));
+            }
+            match claiming {
+                Claiming::Ours(claim) => break Held::new(claim),
+                Claiming::Others(holder) => {
+                    if waiting_for.as_ref() != Some(&holder) {
+                        let event = Event::Waiting {
+                            action: self.id,
+                            holder: holder.to_string(),
+                            since: holder.since,
+                        };
+                        let _ = self.events.send(event).await;
+                        waiting_for = Some(holder);
+                    }
+                    tokio::time::sleep(LOOK).await;
+                }
+            }
+        };
+        Ok(Became::Ran(self.until_it_works(job, need).await?, held))
+    }
+
     /// Runs a job until it works, or has failed once more often than it may be tried again.
-    pub(super) async fn until_it_works(self, job: Job, claim: Claim) -> Result<Outputs, ExecuteError> {
-        let lease = self.leases.lease(&claim).await;
+    async fn until_it_works(&self, job: Job, need: Need) -> Result<Outputs, ExecuteError> {
+        let lease = self.leases.lease(&need).await;
         let mut left = job.step.execution.retries;
         let result = loop {
             if *self.cancel.borrow() {

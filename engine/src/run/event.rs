@@ -32,6 +32,8 @@ pub(crate) enum Event {
         #[serde(default)]
         baseline: Option<String>,
     },
+    /// Another run computes the action; it is waited for. `since` in milliseconds since 1970.
+    Waiting { action: ActionId, holder: String, since: u64 },
     /// An action was handed to a host.
     Running { action: ActionId },
     /// The action's stage logged something.

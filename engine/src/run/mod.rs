@@ -10,7 +10,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use attempt::{Attempts, Leases};
+use attempt::{Attempts, Became, Leases};
 use event::{ActionHead, Event, How, InstanceHead};
 use petgraph::{Direction, graph::NodeIndex};
 use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
@@ -181,7 +181,7 @@ struct Attempt {
     inputs: BTreeMap<String, Vec<Digest>>,
     threads: usize,
     milliseconds: u64,
-    result: Result<Outputs, ExecuteError>,
+    result: Result<Became, ExecuteError>,
 }
 
 impl Run {
@@ -236,8 +236,15 @@ impl Run {
                 digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
             folders.insert(port.clone(), paths.into_iter().flatten().collect());
         }
-        let claim = self.leases.claim(&step);
-        let job = Job { step, key, inputs: folders, seed: action.seed.unwrap_or(0), threads: claim.threads };
+        let need = self.leases.need(&step);
+        let job = Job {
+            step,
+            key,
+            inputs: folders,
+            seed: action.seed.unwrap_or(0),
+            threads: need.threads,
+            anew: action.decision.is_forced(),
+        };
         let run = Attempts {
             id: node.index(),
             store: self.store.clone(),
@@ -248,8 +255,8 @@ impl Run {
         };
         self.running.spawn(async move {
             let started = Instant::now();
-            let threads = claim.threads;
-            let result = run.until_it_works(job, claim).await;
+            let threads = need.threads;
+            let result = run.join_or_run(job, need).await;
             Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
         });
         Ok(())
@@ -260,7 +267,15 @@ impl Run {
         let Attempt { node, key, inputs, threads, milliseconds, result } = attempt;
         let followers = self.in_flight.remove(&key).unwrap_or_default();
         match result {
-            Ok(outputs) => {
+            Ok(Became::Joined(outputs)) => {
+                let mut ready = Vec::new();
+                for node in std::iter::once(node).chain(followers) {
+                    let (inputs, outputs) = (inputs.clone(), outputs.clone());
+                    ready.extend(self.done(plan, node, How::Cached, key, inputs, outputs).await);
+                }
+                Ok(ready)
+            }
+            Ok(Became::Ran(outputs, held)) => {
                 let action = &plan.graph[node];
                 let record =
                     Record { outputs, provenance: provenance(action, &inputs, threads, milliseconds) };
@@ -275,6 +290,7 @@ impl Run {
                     }
                 };
                 remember(action, &self.store)?;
+                drop(held);
                 let mut ready = Vec::new();
                 for follower in followers {
                     let (inputs, outputs) = (inputs.clone(), outputs.clone());

@@ -1,0 +1,228 @@
+//! Claims: who computes an action now, so that others wait for the result and do not compute it too.
+//!
+//! A claim saves work; nothing is wrong without it. So claiming never fails, takes no lock, and where two claim at the
+//! same instant in spite of everything, both compute and the first record stands.
+//!
+//! A claim is a file, created by a link that only one can win. Its owner touches it while it works. One whose owner is
+//! dead is taken over: on the same machine the process is looked for; from another machine it is dead when the file has
+//! not been touched for [`STALE`], by the clock of the file system on which it lies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::ActionKey;
+use crate::store::Store;
+
+/// How often an owner says that it lives.
+pub const BEAT: Duration = Duration::from_secs(15);
+
+/// Five beats missed: the owner is gone, or its network is.
+const STALE: Duration = Duration::from_secs(75);
+
+/// The answer to [`Store::claim`].
+#[derive(Debug)]
+pub enum Claiming {
+    /// Nobody else computes it: do, and drop the claim when the result is recorded.
+    Ours(Claim),
+    /// Somebody does: look for the result now and then, and claim again.
+    Others(Holder),
+}
+
+/// The right, as far as others respect it, to compute an action. Given back when dropped.
+#[derive(Debug)]
+pub struct Claim {
+    store: Store,
+    /// Where it lies; `None` where none could be made.
+    place: Option<PathBuf>,
+    owner: String,
+}
+
+/// Who computes an action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Where and which process it is, and which of its claims.
+    owner: String,
+    /// The user, where the environment names one.
+    pub user: Option<String>,
+    /// The machine.
+    pub host: String,
+    /// The process.
+    pub process: u32,
+    /// Since when, in milliseconds since 1970.
+    pub since: u64,
+}
+
+impl Store {
+    /// Claims an action. Whoever gets it should look the action up once more: the one before may just have recorded it.
+    pub fn claim(&self, key: &ActionKey) -> Claiming {
+        let place = self.layout().claim(key);
+        let holder = Holder::us(self.owner().fresh_name());
+        let ours = |place: Option<PathBuf>| {
+            Claiming::Ours(Claim { store: self.clone(), place, owner: holder.owner.clone() })
+        };
+        let Ok(bytes) = serde_json::to_vec(&holder) else { return ours(None) };
+        if self.disk().create_folder(&self.layout().claims()).is_err() {
+            return ours(None);
+        }
+        match self.create_unsynced(&place, &bytes) {
+            Ok(true) => return ours(Some(place)),
+            Ok(false) => {}
+            Err(_) => return ours(None),
+        }
+        match self.living_holder(&place) {
+            Some(other) => Claiming::Others(other),
+            // Of two who take over at once the last one has the file, and for a moment both believe to: see above.
+            None => match self.replace_unsynced(&place, &bytes) {
+                Ok(()) => match read(&place) {
+                    Some(other) if other.owner != holder.owner => Claiming::Others(other),
+                    _ => ours(Some(place)),
+                },
+                Err(_) => ours(None),
+            },
+        }
+    }
+
+    /// Who holds the claim, unless it is dead or the claim says nothing.
+    fn living_holder(&self, place: &Path) -> Option<Holder> {
+        let holder = read(place)?;
+        let touched = fs::metadata(place).and_then(|metadata| metadata.modified()).ok()?;
+        // The file system's clock, not ours: the two may differ.
+        let now = self.staging().ok().and_then(|staging| fs::metadata(staging.path()).ok()?.modified().ok());
+        let age = now.unwrap_or_else(SystemTime::now).duration_since(touched).unwrap_or_default();
+        (!self.owner().is_dead(&holder.owner) && age < STALE).then_some(holder)
+    }
+}
+
+impl Claim {
+    /// Says that the owner lives; call it every [`BEAT`].
+    pub fn beat(&self) {
+        if let Some(place) = &self.place {
+            // One that could not be touched looks dead after a while, and costs a computation.
+            drop(self.store.disk().touch(place));
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(place) = &self.place else { return };
+        // One that was taken over meanwhile is another's.
+        if read(place).is_some_and(|holder| holder.owner == self.owner) {
+            drop(self.store.disk().remove_file(place));
+        }
+    }
+}
+
+impl Holder {
+    fn us(owner: String) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        Self {
+            owner,
+            user: std::env::var("USER").ok(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            process: std::process::id(),
+            since: u64::try_from(since).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { user, host, process, .. } = self;
+        match user {
+            Some(user) => write!(f, "{user} on {host} (process {process})"),
+            None => write!(f, "process {process} on {host}"),
+        }
+    }
+}
+
+fn read(place: &Path) -> Option<Holder> {
+    serde_json::from_slice(&fs::read(place).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        (folder, store)
+    }
+
+    fn key() -> ActionKey {
+        ActionKey::derive("test", b"action")
+    }
+
+    #[test]
+    fn one_has_it_until_it_is_given_back() {
+        let (_folder, store) = store();
+        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("nobody else is there") };
+        let Claiming::Others(holder) = store.claim(&key()) else { panic!("it is taken") };
+        assert_eq!(holder.process, std::process::id());
+        let Claiming::Ours(_other) = store.claim(&ActionKey::derive("test", b"other")) else {
+            panic!("free")
+        };
+        drop(claim);
+        assert!(matches!(store.claim(&key()), Claiming::Ours(_)));
+    }
+
+    #[test]
+    fn a_dead_owners_claim_is_taken_over() {
+        let (_folder, store) = store();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let alive = store.owner().fresh_name();
+        let pid = format!(".{}.", std::process::id());
+        let dead = Holder::us(alive.replace(&pid, &format!(".{}.", child.id())));
+        let place = store.layout().claim(&key());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, serde_json::to_vec(&dead).unwrap()).unwrap();
+        assert!(matches!(store.claim(&key()), Claiming::Ours(_)));
+    }
+
+    #[test]
+    fn one_from_elsewhere_is_believed_until_it_misses_its_beats() {
+        let (_folder, store) = store();
+        let elsewhere = Holder::us("host.boot.namespace.7.1-0".into());
+        let place = store.layout().claim(&key());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
+        assert!(matches!(store.claim(&key()), Claiming::Others(holder) if holder == elsewhere));
+        let past = SystemTime::now() - STALE - Duration::from_secs(5);
+        fs::File::options().write(true).open(&place).unwrap().set_modified(past).unwrap();
+        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("it is stale") };
+        let age = || fs::metadata(&place).unwrap().modified().unwrap().elapsed().unwrap_or_default();
+        assert!(age() < STALE);
+        fs::File::open(&place).unwrap().set_modified(past).unwrap();
+        claim.beat();
+        assert!(age() < STALE, "a beat keeps it");
+    }
+
+    #[test]
+    fn what_says_nothing_is_nobodys() {
+        let (_folder, store) = store();
+        let place = store.layout().claim(&key());
+        fs::create_dir_all(place.parent().unwrap()).unwrap();
+        fs::write(&place, "").unwrap();
+        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("an empty claim is nobody's") };
+        fs::remove_file(&place).unwrap();
+        drop(claim);
+        assert!(!place.exists());
+    }
+
+    #[test]
+    fn of_many_at_once_one_gets_it() {
+        let (_folder, store) = store();
+        let claims: Vec<Claiming> = std::thread::scope(|scope| {
+            let claim = || store.claim(&key());
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(claim)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let ours = claims.iter().filter(|claim| matches!(claim, Claiming::Ours(_))).count();
+        assert_eq!(ours, 1);
+    }
+}
