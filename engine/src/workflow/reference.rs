@@ -63,7 +63,7 @@ pub(crate) type Names<'a> = [(&'static str, &'a IndexMap<String, Node>)];
 
 /// What references may bring in all together, so that params that double each other do not fill the memory: bytes of
 /// text, and for each value as much as it takes.
-pub(crate) const ROOM: usize = 1 << 30;
+pub(crate) const ROOM: usize = 1 << 28;
 /// What a value takes besides its text.
 const VALUE: usize = 64;
 

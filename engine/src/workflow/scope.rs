@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::{
     Diagnostic, Diagnostics, Node, Value,
-    reference::{Names, ROOM, interpolate, join, referred},
+    reference::{Names, interpolate, join, referred},
 };
 
 /// Scopes by the prefix of the file that declares them; the workflow's own prefix is empty.
@@ -30,6 +30,9 @@ pub(crate) struct Param {
 
 /// Longer chains of params that refer to each other are nobody's workflow.
 const MAX_CHAIN: usize = 100;
+
+/// What references among params may bring in all together.
+const ROOM: usize = 1 << 24;
 
 /// Scopes with all references replaced.
 #[derive(Debug, Default)]
