@@ -20,7 +20,7 @@ pub fn fuzz_workflow(text: &[u8]) {
     let handler = GraphicalReportHandler::new();
     for problem in &problems.0 {
         let mut rendered = String::new();
-        let written = handler.render_report(&mut rendered, problem).is_ok();
+        let written = handler.render_report(&mut rendered, &workflow::draw(problem)).is_ok();
         // So says `miette`, instead of an excerpt, of a place that the text does not have.
         let placed = !rendered.contains("[Failed to read contents for label");
         assert!(written && placed, "`{problem}` has no place: {:?}", problem.labels);

@@ -42,6 +42,11 @@ impl Sandbox {
 
     /// Writes a file.
     pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.write_bytes(name, text.as_bytes())
+    }
+
+    /// Writes a file that need not be text.
+    pub(crate) fn write_bytes(&self, name: &str, text: &[u8]) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).expect("the sandbox takes files");
         path

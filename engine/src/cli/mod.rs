@@ -326,18 +326,29 @@ fn tell(failure: &Failure, json: bool) {
     }
 }
 
+/// More of one file's mistakes than this scroll out of sight.
+const MAX_DRAWN: usize = 20;
+
 fn tell_diagnostics(diagnostics: &Diagnostics, json: bool) {
     if json {
         let list: Vec<_> = diagnostics.0.iter().map(crate::workflow::Diagnostic::to_json).collect();
         return print_json(&serde_json::json!({ "diagnostics": list }));
     }
-    let handler = GraphicalReportHandler::new();
-    for diagnostic in &diagnostics.0 {
-        let mut text = String::new();
-        // Writing to a String cannot fail.
-        let _ = handler.render_report(&mut text, diagnostic);
-        anstream::eprint!("{text}");
+    // Terminals wrap by themselves, and know how wide they are.
+    let handler = GraphicalReportHandler::new().with_wrap_lines(false);
+    for of_file in diagnostics.0.chunk_by(|a, b| a.file() == b.file()) {
+        for diagnostic in of_file.iter().take(MAX_DRAWN) {
+            let mut text = String::new();
+            // Writing to a String cannot fail.
+            let _ = handler.render_report(&mut text, &workflow::draw(diagnostic));
+            anstream::eprint!("{text}");
+        }
+        if of_file.len() > MAX_DRAWN {
+            let (more, file) = (of_file.len() - MAX_DRAWN, of_file.first().map_or("", |first| first.file()));
+            eprintln!("and {more} more in {file}: `--json` lists them all\n");
+        }
     }
     let count = diagnostics.0.len();
-    eprintln!("{count} mistake{} found", if count == 1 { "" } else { "s" });
+    let beyond = if diagnostics.full() { ", and there may be more" } else { "" };
+    eprintln!("{count} mistake{} found{beyond}", if count == 1 { "" } else { "s" });
 }

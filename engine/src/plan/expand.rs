@@ -66,12 +66,8 @@ fn group(
         let rewired = variant.body.rewired.then(|| wire::resolve(&variant.body, metrics, catalog, problems));
         let other_values = !Arc::ptr_eq(&variant.body.scopes, &as_written.scopes);
         let other_values = other_values.then(|| Resolved::new(&variant.body.scopes, problems));
-        match rewired.as_ref().unwrap_or(&wiring) {
-            Some(wiring) => {
-                groups.of(&variant.body, wiring, other_values.as_ref().unwrap_or(&resolved), problems)
-            }
-            None => Vec::new(),
-        }
+        let wiring = rewired.as_ref().unwrap_or(&wiring);
+        groups.of(&variant.body, wiring, other_values.as_ref().unwrap_or(&resolved), problems)
     });
     let of_variant = of_variant.collect();
     (groups.groups, groups.drafts, of_variant)
@@ -81,8 +77,7 @@ fn group(
 fn distinct(problems: Diagnostics) -> Diagnostics {
     let mut seen = BTreeSet::new();
     let fresh = |problem: &Diagnostic| {
-        let place = (problem.file().to_owned(), problem.labels.first().map(|(at, _)| at.start));
-        seen.insert((problem.message.clone(), place))
+        seen.insert((problem.message.clone(), problem.file().to_owned(), problem.offset()))
     };
     Diagnostics(problems.0.into_iter().filter(fresh).collect())
 }

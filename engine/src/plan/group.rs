@@ -13,8 +13,13 @@ use indexmap::IndexMap;
 use super::{Point, files::Foreign, wire::Wiring};
 use crate::{
     plugin::Catalog,
-    workflow::{Body, Diagnostic, Diagnostics, Node, Resolved, Stage, Value, interpolate, referred, suggest},
+    workflow::{
+        Body, Diagnostic, Diagnostics, Node, ROOM, Resolved, Stage, Value, interpolate, referred, suggest,
+    },
 };
+
+/// More stages at points of their dimensions than this are a slip of the pen.
+const MAX_DRAFTS: usize = 1_000_000;
 
 /// Position of a [`Group`].
 pub(super) type GroupId = usize;
@@ -36,6 +41,8 @@ pub(super) struct Draft {
     pub(super) at: Point,
     /// Params as written, references replaced.
     pub(super) written: serde_json::Value,
+    /// Those among them whose value cannot be had, which is told.
+    pub(super) unknown: Vec<String>,
     /// Texts among them that were written in files of other folders.
     pub(super) foreign: Foreign,
     /// Per input port, sorted, the drafts and ports that it reads.
@@ -60,8 +67,8 @@ type Dims = IndexMap<String, Arc<Dim>>;
 struct Signature {
     /// The stage's text, by its address: variants share what they do not change.
     stage: usize,
-    /// The values that it refers to.
-    values: String,
+    /// The values that it refers to, as a digest: they may be long.
+    values: blake3::Hash,
     /// The groups that it reads.
     inputs: Vec<GroupId>,
 }
@@ -78,6 +85,8 @@ pub(super) struct Groups<'a> {
     referred: HashMap<usize, Arc<[String]>>,
     /// The one point of stages that are not mapped.
     nowhere: Point,
+    /// What references may still bring in.
+    room: usize,
 }
 
 impl<'a> Groups<'a> {
@@ -90,6 +99,7 @@ impl<'a> Groups<'a> {
             known: HashMap::new(),
             referred: HashMap::new(),
             nowhere: Point::default(),
+            room: ROOM,
         }
     }
 
@@ -125,8 +135,8 @@ impl<'a> Groups<'a> {
         list
     }
 
-    /// The values that a stage refers to, as one text.
-    fn referred_values(&mut self, stage: &Arc<Stage>, resolved: &Resolved) -> String {
+    /// The digest of the values that a stage refers to.
+    fn referred_values(&mut self, stage: &Arc<Stage>, resolved: &Resolved) -> blake3::Hash {
         let names = self.referred.entry(Arc::as_ptr(stage) as usize).or_insert_with(|| {
             let mut names = Vec::new();
             let nodes = stage.with.values().chain(stage.foreach.values());
@@ -134,14 +144,11 @@ impl<'a> Groups<'a> {
             names.into_iter().map(str::to_owned).collect()
         });
         let [(_, params), _] = resolved.names(&stage.scope);
-        let mut text = String::new();
-        for name in names.iter() {
-            if let Some(node) = params.get(name) {
-                text.push_str(&node.to_json().to_string());
-                text.push('\n');
-            }
+        let mut hasher = blake3::Hasher::new();
+        for node in names.iter().filter_map(|name| params.get(name)) {
+            hasher.update(node.to_json().to_string().as_bytes()).update(b"\n");
         }
-        text
+        hasher.finalize()
     }
 
     /// Makes a group: one draft for each point of the stage's dimensions.
@@ -156,7 +163,19 @@ impl<'a> Groups<'a> {
     ) -> GroupId {
         let dims = self.dims(name, stage, own, resolved, problems);
         let first = self.drafts.len();
-        let lengths: Vec<usize> = dims.values().map(|dim| dim.values.len()).collect();
+        let mut lengths: Vec<usize> = dims.values().map(|dim| dim.values.len()).collect();
+        let points = lengths.iter().try_fold(1_usize, |points, len| points.checked_mul(*len));
+        if points.is_none_or(|points| first + points > MAX_DRAFTS) {
+            let points = points.map_or_else(|| "endlessly many".to_owned(), |points| points.to_string());
+            let message = format!("`{name}` is mapped over {points} combinations of values");
+            let over: Vec<String> =
+                dims.iter().map(|(dim, values)| format!("`{dim}` with {}", values.values.len())).collect();
+            problems.push(
+                Diagnostic::new(&stage.at, message, format!("mapped over {}", over.join(", ")))
+                    .help("map over fewer values, or `gather` a dimension before this stage"),
+            );
+            lengths = vec![0];
+        }
         for coordinates in Coordinates::new(&lengths) {
             let point: IndexMap<String, Node> = dims
                 .iter()
@@ -168,15 +187,20 @@ impl<'a> Groups<'a> {
             let names = [params, env, ("foreach", &point)];
             let mut written = serde_json::Map::new();
             let mut foreign = Foreign::new();
+            let mut unknown = Vec::new();
             for (param, (_, node)) in &stage.with {
-                let node = interpolate(node, &names, problems);
+                let node = interpolate(node, &names, &mut self.room, problems);
+                if node.is_unknown() {
+                    unknown.push(param.clone());
+                    continue;
+                }
                 find_foreign(&node, &format!("/{param}"), self.folder, &mut foreign);
                 written.insert(param.clone(), node.to_json());
             }
             let inputs = self.inputs(stage, &dims, &coordinates, own, wiring);
             self.check_single(stage, &inputs, problems);
             let group = self.groups.len();
-            self.drafts.push(Draft { group, at, written: written.into(), foreign, inputs });
+            self.drafts.push(Draft { group, at, written: written.into(), unknown, foreign, inputs });
         }
         let drafts = first..self.drafts.len();
         self.groups.push(Group { name: name.clone(), stage: stage.clone(), dims, drafts });
@@ -192,7 +216,7 @@ impl<'a> Groups<'a> {
 
     /// The dimensions of a stage: those of its inputs that it does not gather, then its own.
     fn dims(
-        &self,
+        &mut self,
         name: &str,
         stage: &Stage,
         own: &HashMap<&str, GroupId>,
@@ -242,7 +266,7 @@ impl<'a> Groups<'a> {
                 );
                 continue;
             }
-            let node = interpolate(node, &resolved.names(&stage.scope), problems);
+            let node = interpolate(node, &resolved.names(&stage.scope), &mut self.room, problems);
             let values = dim_values(dim, &node, problems);
             dims.insert(dim.clone(), Arc::new(values));
         }
@@ -308,7 +332,7 @@ impl<'a> Groups<'a> {
 /// The values of `foreach`, references replaced.
 fn dim_values(dim: &str, node: &Node, problems: &mut Diagnostics) -> Dim {
     let values = node.items().to_vec();
-    if values.is_empty() {
+    if values.is_empty() && !node.is_unknown() {
         let message = format!("`{dim}` has nothing to map over");
         problems.push(
             Diagnostic::new(&node.at, message, "expected a list with at least one value")

@@ -49,7 +49,7 @@ pub(super) fn variants(
 ) -> Variants {
     let mut as_written = workflow.body.clone();
     for text in &selection.set {
-        match set_argument(text) {
+        match set_argument(text, problems) {
             Ok((path, value)) => as_written.set(&path, &value, problems),
             Err(problem) => problems.push(problem),
         }

@@ -1,6 +1,9 @@
 //! Checks a variant's wires against the stage types: types known, ports there, kinds equal, nothing missing, no cycle.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
 use restage_stage::catalogue::{InputPort, OutputPort, PortType};
@@ -10,9 +13,9 @@ use crate::{
     workflow::{Body, Diagnostic, Diagnostics, Input, Located, MetricRef, OutputRef, Stage, suggest},
 };
 
-/// A variant whose stages can be ordered.
+/// How a variant's stages are connected.
 pub(super) struct Wiring {
-    /// Stages in an order in which inputs come before their readers.
+    /// Stages in an order in which inputs come before their readers, but for circles, which are told.
     pub(super) order: Vec<Arc<str>>,
     /// The only output of each stage that has one.
     single_outputs: HashMap<Arc<str>, Arc<str>>,
@@ -25,13 +28,13 @@ impl Wiring {
     }
 }
 
-/// Checks all wires; `None` if the stages cannot be ordered.
+/// Checks all wires.
 pub(super) fn resolve(
     body: &Body,
     metrics: &[Located<MetricRef>],
     catalog: &Catalog,
     problems: &mut Diagnostics,
-) -> Option<Wiring> {
+) -> Wiring {
     let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
     for (name, stage) in &body.stages {
         match catalog.find(&stage.uses.value) {
@@ -56,13 +59,13 @@ pub(super) fn resolve(
         }
     }
     check_metrics(metrics, &offers, problems);
-    let order = order(body, problems)?;
+    let order = order(body, problems);
     let single = |(name, offer): (&&str, &Offer<'_>)| match offer.stage.outputs.as_slice() {
         [only] => Some(((*name).into(), only.name.as_str().into())),
         _ => None,
     };
     let single_outputs = offers.iter().filter_map(single).collect();
-    Some(Wiring { order, single_outputs })
+    Wiring { order, single_outputs }
 }
 
 fn check_inputs(
@@ -83,7 +86,10 @@ fn check_inputs(
         };
         if let (false, [_, second, ..]) = (port.many, input.from.as_slice()) {
             let message = format!("input `{port_name}` of `{}` takes one artifact", stage.uses.value);
-            problems.push(Diagnostic::new(&second.at, message, "the second one"));
+            problems.push(
+                Diagnostic::new(&second.at, message, "the second one")
+                    .help("give it one of them, or collect them first with a stage type that takes a list"),
+            );
         }
         for output in &input.from {
             check_wire(port, input, output, offers, problems);
@@ -163,8 +169,8 @@ fn check_metrics(
     }
 }
 
-/// The stages with inputs before their readers; a cycle is told with all its stages.
-fn order(body: &Body, problems: &mut Diagnostics) -> Option<Vec<Arc<str>>> {
+/// The stages with inputs before their readers; circles are told.
+fn order(body: &Body, problems: &mut Diagnostics) -> Vec<Arc<str>> {
     let mut graph: DiGraph<&Arc<str>, ()> = DiGraph::new();
     let nodes: HashMap<&str, _> = body.stages.keys().map(|name| (&**name, graph.add_node(name))).collect();
     for (name, stage) in &body.stages {
@@ -175,19 +181,57 @@ fn order(body: &Body, problems: &mut Diagnostics) -> Option<Vec<Arc<str>>> {
         }
     }
     let components = tarjan_scc(&graph);
-    let mut ordered = true;
     for component in components.iter().filter(|component| component.len() > 1) {
-        ordered = false;
-        let mut names: Vec<&str> = component.iter().map(|node| &**graph[*node]).collect();
-        names.sort_by_key(|name| body.stages.get_index_of(*name));
-        let Some(first) = names.first().and_then(|name| body.stages.get(*name)) else { continue };
-        let message = format!("stages read each other in a circle: {}", names.join(", "));
-        problems.push(
-            Diagnostic::new(&first.at, message, "in the circle")
-                .help("a stage's inputs must exist before it runs"),
-        );
+        let names: HashSet<&str> = component.iter().map(|node| &**graph[*node]).collect();
+        if let Some(first) = body.names().find(|name| names.contains(name)) {
+            tell_circle(&circle(body, first, &names), problems);
+        }
     }
     // Tarjan's components come readers first.
-    let order = components.iter().rev().flatten().map(|node| graph[*node].clone());
-    ordered.then(|| order.collect())
+    components.iter().rev().flatten().map(|node| graph[*node].clone()).collect()
 }
+
+/// A stage, and the output of another that it reads.
+type Reads<'a> = (&'a str, &'a Located<OutputRef>);
+
+/// The shortest way from a stage back to itself, given the stages of its circles.
+fn circle<'a>(body: &'a Body, start: &'a str, members: &HashSet<&str>) -> Vec<Reads<'a>> {
+    let mut came_by: HashMap<&str, Reads<'a>> = HashMap::new();
+    let mut next = VecDeque::from([start]);
+    while let Some(name) = next.pop_front() {
+        let inputs = body.stages.get(name).into_iter().flat_map(|stage| stage.inputs.values());
+        for output in inputs.flat_map(|input| &input.from) {
+            let read = &*output.value.stage;
+            if members.contains(read) && !came_by.contains_key(read) {
+                came_by.insert(read, (name, output));
+                next.push_back(read);
+            }
+        }
+    }
+    let mut way = Vec::new();
+    let mut at = start;
+    while let Some((name, output)) = came_by.get(at).copied() {
+        way.push((name, output));
+        at = name;
+        if at == start {
+            break;
+        }
+    }
+    way.reverse();
+    way
+}
+
+fn tell_circle(way: &[Reads<'_>], problems: &mut Diagnostics) {
+    let Some(((first, wire), others)) = way.split_first() else { return };
+    let names: Vec<&str> = way.iter().map(|(name, _)| *name).chain([*first]).collect();
+    let message = format!("stages read each other in a circle: {}", names.join(" <- "));
+    let label = |name: &str, output: &OutputRef| format!("`{name}` reads `{}`", output.stage);
+    let problem = Diagnostic::new(&wire.at, message, label(first, &wire.value))
+        .help("a stage's inputs must exist before it runs: let one of them read something else");
+    let add =
+        |problem: Diagnostic, (name, output): &Reads<'_>| problem.and(&output.at, label(name, &output.value));
+    problems.push(others.iter().take(MAX_LABELS).fold(problem, add));
+}
+
+/// More places than this are not drawn for one problem.
+const MAX_LABELS: usize = 6;

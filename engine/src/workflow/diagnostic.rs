@@ -7,14 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use miette::{LabeledSpan, NamedSource, Severity, SourceCode};
-
 /// Text of a workflow file; diagnostics quote it.
 #[derive(Clone)]
 pub(crate) struct Source(Arc<File>);
 
 struct File {
-    text: NamedSource<String>,
+    name: String,
+    text: String,
+    /// Where each line begins.
+    lines: Vec<usize>,
     /// Folder that relative paths in it begin at; `None` for the command line.
     folder: Option<PathBuf>,
 }
@@ -22,14 +23,17 @@ struct File {
 impl Source {
     pub(crate) fn new(path: &Path, text: String) -> Self {
         let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(PathBuf::from));
-        let text = NamedSource::new(path.display().to_string(), text).with_language("yaml");
-        Self(Arc::new(File { text, folder }))
+        Self::named(path.display().to_string(), text, folder)
     }
 
     /// Text given on the command line.
     pub(crate) fn argument(text: &str) -> Self {
-        let text = NamedSource::new("command line", text.to_owned()).with_language("yaml");
-        Self(Arc::new(File { text, folder: None }))
+        Self::named("command line".to_owned(), text.to_owned(), None)
+    }
+
+    fn named(name: String, text: String, folder: Option<PathBuf>) -> Self {
+        let lines = [0].into_iter().chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
+        Self(Arc::new(File { name, text, lines, folder }))
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
@@ -37,11 +41,11 @@ impl Source {
     }
 
     pub(crate) fn name(&self) -> &str {
-        self.0.text.name()
+        &self.0.name
     }
 
     pub(crate) fn text(&self) -> &str {
-        self.0.text.inner()
+        &self.0.text
     }
 
     /// Folder that relative paths in it begin at; `None` for the command line.
@@ -51,9 +55,10 @@ impl Source {
 
     /// Line and column of a byte offset, both from 1.
     pub(crate) fn line_column(&self, offset: usize) -> (usize, usize) {
-        let before = &self.text()[..offset.min(self.text().len())];
-        let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |rest| rest.chars().count()) + 1;
+        let line = self.0.lines.partition_point(|begin| *begin <= offset).max(1);
+        let begin = self.0.lines.get(line - 1).copied().unwrap_or(0);
+        let before = self.text().get(begin..offset.min(self.text().len())).unwrap_or_default();
+        let column = before.chars().count() + 1;
         (line, column)
     }
 }
@@ -76,7 +81,16 @@ impl Place {
     pub(crate) fn argument(text: &str) -> Self {
         Self { source: Source::argument(text), span: 0..text.len() }
     }
+
+    /// Line and column of its begin, both from 1.
+    pub(crate) fn line_column(&self) -> (usize, usize) {
+        self.source.line_column(self.span.start)
+    }
 }
+
+/// Longer messages and labels quote something that nobody wrote by hand.
+const MAX_MESSAGE: usize = 2000;
+const MAX_LABEL: usize = 200;
 
 /// One problem.
 #[derive(Clone, Debug)]
@@ -85,84 +99,79 @@ pub(crate) struct Diagnostic {
     pub(crate) message: String,
     /// What to do.
     pub(crate) help: Option<String>,
-    /// Where, with a word on each place; the first is the main one.
-    pub(crate) labels: Vec<(Range<usize>, String)>,
-    /// Places in other files, as `file:line:column: word`.
-    elsewhere: Vec<String>,
-    source: Source,
+    /// Where, with a word on each place; the first is the main one, others may be in other files.
+    pub(crate) labels: Vec<(Place, String)>,
 }
 
 impl Diagnostic {
     pub(crate) fn new(at: &Place, message: impl Into<String>, label: impl Into<String>) -> Self {
-        let labels = vec![(at.span.clone(), label.into())];
-        Self { message: message.into(), help: None, labels, elsewhere: Vec::new(), source: at.source.clone() }
+        let labels = vec![(at.clone(), cut(label.into(), MAX_LABEL))];
+        Self { message: cut(message.into(), MAX_MESSAGE), help: None, labels }
     }
 
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(cut(help.into(), MAX_MESSAGE));
         self
     }
 
-    /// Adds a second place. One in another file cannot be drawn beside the first, so it is told in words.
+    /// Adds a second place.
     pub(crate) fn and(mut self, at: &Place, label: impl Into<String>) -> Self {
-        let label = label.into();
-        if at.source.same(&self.source) {
-            self.labels.push((at.span.clone(), label));
-        } else {
-            let (line, column) = at.source.line_column(at.span.start);
-            self.elsewhere.push(format!("{}:{line}:{column}: {label}", at.source.name()));
-        }
+        self.labels.push((at.clone(), cut(label.into(), MAX_LABEL)));
         self
+    }
+
+    fn main(&self) -> Option<&Place> {
+        self.labels.first().map(|(at, _)| at)
     }
 
     /// The file of the main place.
     pub(crate) fn file(&self) -> &str {
-        self.source.name()
+        self.main().map_or("", |at| at.source.name())
+    }
+
+    /// Where the main place begins, in bytes.
+    pub(crate) fn offset(&self) -> usize {
+        self.main().map_or(0, |at| at.span.start)
     }
 
     /// Line and column of the main place, both from 1.
     pub(crate) fn line_column(&self) -> (usize, usize) {
-        self.source.line_column(self.labels.first().map_or(0, |(at, _)| at.start))
+        self.main().map_or((1, 1), Place::line_column)
     }
 
-    /// For programs: file, line, column, message, help.
+    /// For programs: file, line, column, message, label, help, and the other places.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let (line, column) = self.line_column();
+        let others = self.labels.iter().skip(1).map(|(at, label)| {
+            let (line, column) = at.line_column();
+            serde_json::json!({ "file": at.source.name(), "line": line, "column": column, "label": label })
+        });
         serde_json::json!({
-            "file": self.source.name(), "line": line, "column": column,
-            "message": self.to_string(), "label": self.labels.first().map(|(_, label)| label), "help": self.help,
+            "file": self.file(), "line": line, "column": column, "message": self.message,
+            "label": self.labels.first().map(|(_, label)| label), "help": self.help,
+            "others": others.collect::<Vec<_>>(),
         })
     }
 }
 
+fn cut(mut text: String, longest: usize) -> String {
+    if let Some((end, _)) = text.char_indices().nth(longest) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        self.elsewhere.iter().try_for_each(|place| write!(f, "\n{place}"))
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for Diagnostic {}
 
-impl miette::Diagnostic for Diagnostic {
-    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
-    }
-
-    fn severity(&self) -> Option<Severity> {
-        Some(Severity::Error)
-    }
-
-    fn source_code(&self) -> Option<&dyn SourceCode> {
-        Some(&self.source.0.text)
-    }
-
-    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        Some(Box::new(
-            self.labels.iter().map(|(at, label)| LabeledSpan::new_with_span(Some(label.clone()), at.clone())),
-        ))
-    }
-}
+/// Nobody mends more than this at once; beyond it, no more are looked for.
+pub(crate) const MAX_PROBLEMS: usize = 1000;
 
 /// All problems that were found; never empty when it is an error.
 #[derive(Clone, Debug, Default)]
@@ -170,7 +179,14 @@ pub(crate) struct Diagnostics(pub Vec<Diagnostic>);
 
 impl Diagnostics {
     pub(crate) fn push(&mut self, diagnostic: Diagnostic) {
-        self.0.push(diagnostic);
+        if !self.full() {
+            self.0.push(diagnostic);
+        }
+    }
+
+    /// Whether there are so many that it is no use to look for more.
+    pub(crate) fn full(&self) -> bool {
+        self.0.len() >= MAX_PROBLEMS
     }
 
     /// `value` if nothing was found.
@@ -182,11 +198,12 @@ impl Diagnostics {
         let mut files: Vec<Source> = Vec::new();
         let mut order: Vec<(usize, usize)> = Vec::new();
         for diagnostic in &self.0 {
-            let file = files.iter().position(|file| file.same(&diagnostic.source)).unwrap_or_else(|| {
-                files.push(diagnostic.source.clone());
+            let Some(at) = diagnostic.main() else { continue };
+            let file = files.iter().position(|file| file.same(&at.source)).unwrap_or_else(|| {
+                files.push(at.source.clone());
                 files.len() - 1
             });
-            order.push((file, diagnostic.labels.first().map_or(0, |(at, _)| at.start)));
+            order.push((file, at.span.start));
         }
         let mut sorted: Vec<_> = order.into_iter().zip(self.0).collect();
         sorted.sort_by_key(|(place, _)| *place);
@@ -194,19 +211,43 @@ impl Diagnostics {
     }
 }
 
-/// `; did you mean …?` for the nearest of the known names, else the list of them.
+/// Among more names than this, or longer ones, the nearest is not looked for.
+const MAX_COMPARED: usize = 2000;
+const MAX_NAME: usize = 100;
+/// More names than this are not listed.
+const MAX_LISTED: usize = 20;
+
+/// `did you mean …?` for the nearest of the known names, else the list of them.
 pub(crate) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.into_iter().collect();
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
-        .filter(|(distance, name)| *distance <= 1 + wrong.len().max(name.len()) / 3)
-        .min();
-    match (nearest, known.as_slice()) {
-        (Some((_, name)), _) => format!("did you mean `{name}`?"),
-        (None, []) => "there is none to choose from".into(),
-        (None, names) => format!("one of: {}", names.join(", ")),
+    if let Some(name) = nearest(wrong, &known) {
+        return format!("did you mean `{name}`?");
     }
+    let listed = known.iter().take(MAX_LISTED).copied().collect::<Vec<_>>().join(", ");
+    match known.len() {
+        0 => "there is none to choose from".into(),
+        count if count > MAX_LISTED => format!("one of: {listed}, and {} more", count - MAX_LISTED),
+        _ => format!("one of: {listed}"),
+    }
+}
+
+/// The name that was meant, if one is near enough: but for a few letters, or but for what stands before it.
+fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+    if wrong.len() > MAX_NAME {
+        return None;
+    }
+    let lower = wrong.to_lowercase();
+    let distance = |name: &&'a str| {
+        let longest = wrong.len().max(name.len());
+        if longest > MAX_NAME || wrong.len().abs_diff(name.len()) > 1 + longest / 3 {
+            return None;
+        }
+        let distance = strsim::damerau_levenshtein(&lower, &name.to_lowercase());
+        (distance <= 1 + longest / 3 && distance < longest).then_some((distance, *name))
+    };
+    let near = known.iter().take(MAX_COMPARED).filter_map(distance).min();
+    let last_part = || known.iter().find(|name| name.rsplit(['/', '.']).next() == Some(wrong)).copied();
+    near.map(|(_, name)| name).or_else(last_part)
 }
 
 #[cfg(test)]

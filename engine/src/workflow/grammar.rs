@@ -210,6 +210,9 @@ const RANGE: Shape = Either(
 
 /// Tells everything in which a value differs from a shape. `what` names it in messages.
 pub(super) fn check(node: &Node, shape: &Shape, what: &str, problems: &mut Diagnostics) {
+    if problems.full() {
+        return;
+    }
     let expected = match shape {
         Any => return,
         Text => is(matches!(node.value, Value::Text(_)), "text"),
@@ -325,6 +328,7 @@ pub(crate) fn boolean_word(text: &str) -> Option<bool> {
 pub(super) fn check_key(record: &Shape, name: &Located<String>, value: &Node, problems: &mut Diagnostics) {
     let Record(title, keys) = record else { return };
     match keys.iter().find(|key| key.name == name.value) {
+        None if problems.full() => {}
         Some(key) => check(value, &key.shape, &format!("`{}`", key.name), problems),
         None => {
             let known = keys.iter().map(|key| key.name);

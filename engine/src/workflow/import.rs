@@ -8,7 +8,7 @@ use std::{
 use super::{
     Diagnostic, Diagnostics, Located, Node, Source,
     diagnostic::suggest,
-    grammar, node,
+    file, node,
     read::{self, Part},
     reference::join,
     scope::Param,
@@ -47,11 +47,12 @@ pub(super) fn import(
         problems.push(Diagnostic::new(&written.at, message, label).help(help));
         None
     };
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
+    let text = match file::read(&path) {
+        Ok(text) => text,
         Err(error) => {
             let message = format!("cannot read the imported file {}: {error}", path.display());
-            return wrong(message, "imported here", "the path is relative to the file that imports it");
+            let help = error.help().unwrap_or("the path is relative to the file that imports it");
+            return wrong(message, "imported here", help);
         }
     };
     let file = canonical(&path);
@@ -66,18 +67,14 @@ pub(super) fn import(
         let message = format!("more than {MAX_FILES} files are imported");
         return wrong(message, "by here", "import each file once, where it is needed");
     }
-    let Some(text) = super::text(bytes) else {
-        let message = format!("{} is not UTF-8 text", path.display());
-        return wrong(message, "imported here", "a workflow is a YAML file; save it as UTF-8");
-    };
-    let root = match node::parse(&Source::new(&path, text)) {
+    let root = match node::parse(&Source::new(&path, text), problems) {
         Ok(root) => root,
         Err(problem) => {
             problems.push(problem);
             return None;
         }
     };
-    grammar::check(&root, &grammar::WORKFLOW, "the workflow", problems);
+    read::check_file(&root, problems);
     loader.open.push(file);
     let mut part = read::part(&root, &path, loader, problems);
     loader.open.pop();
@@ -126,7 +123,12 @@ fn under(part: Part, prefix: &str) -> Part {
         }
         (join(prefix, &name).into(), Arc::new(stage))
     });
-    Part { plugins: part.plugins, scopes: scopes.collect(), stages: stages.collect() }
+    Part {
+        plugins: part.plugins,
+        scopes: scopes.collect(),
+        stages: stages.collect(),
+        unread: part.unread.iter().map(|inner| join_scope(prefix, inner)).collect(),
+    }
 }
 
 /// The scope of a file under a prefix: `prep`, and `prep.inner` for what it imports.

@@ -1,6 +1,8 @@
 //! The workflow language: YAML text to a [`Workflow`], or every problem with its place.
 
 mod diagnostic;
+mod excerpt;
+mod file;
 mod grammar;
 mod import;
 mod node;
@@ -10,6 +12,7 @@ mod schema;
 mod scope;
 mod set;
 mod sweep;
+mod traps;
 mod units;
 
 use std::{
@@ -22,9 +25,11 @@ use indexmap::IndexMap;
 
 pub(crate) use diagnostic::suggest;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
+pub(crate) use excerpt::draw;
+pub(crate) use file::FileError;
 pub(crate) use grammar::boolean_word;
 pub(crate) use node::{Located, Node, Value};
-pub(crate) use reference::{OutputRef, interpolate, referred};
+pub(crate) use reference::{OutputRef, ROOM, interpolate, referred};
 pub(crate) use schema::schema;
 pub(crate) use scope::{Resolved, Scopes};
 pub(crate) use set::argument as set_argument;
@@ -55,6 +60,8 @@ pub(crate) struct Body {
     pub(crate) scopes: Arc<Scopes>,
     /// The stages in the order of the files; imported ones first.
     pub(crate) stages: IndexMap<Arc<str>, Arc<Stage>>,
+    /// Prefixes of imports that could not be read, which is told: nothing more is said of what is below them.
+    pub(crate) unread: Arc<[Arc<str>]>,
     /// Whether wires, stage types or the set of stages changed since [`Body::settle`].
     pub(crate) rewired: bool,
 }
@@ -138,9 +145,8 @@ pub(crate) struct Gpus {
 /// If it cannot be read, or is not YAML. What else is wrong with it is in [`Workflow::problems`]: stage types and
 /// params are checked by [`Plan::new`](crate::plan::Plan::new), which knows the plugins, and tells it all.
 pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
-    read(path, bytes)
+    let text = file::read(path).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
+    workflow(path, text)
 }
 
 /// Reads a workflow from the bytes of its file.
@@ -148,46 +154,41 @@ pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
 /// # Errors
 /// Like [`load`].
 pub(crate) fn read(path: &Path, bytes: Vec<u8>) -> Result<Workflow, LoadError> {
-    let unreadable = |source| LoadError::Unreadable { path: path.to_owned(), source };
-    let absolute = std::path::absolute(path).map_err(unreadable)?;
-    let text = text(bytes).ok_or_else(|| LoadError::NotText { path: path.to_owned() })?;
-    let source = Source::new(path, text);
-    read::workflow(&source, absolute).map_err(|problem| Diagnostics(vec![problem]).into())
+    let text = file::text(bytes).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
+    workflow(path, text)
 }
 
-/// The text of a file; `None` if it is not UTF-8.
-fn text(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).ok()?;
-    // Editors on other systems begin files with a byte-order mark; it means nothing here.
-    Some(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+fn workflow(path: &Path, text: String) -> Result<Workflow, LoadError> {
+    let absolute = std::path::absolute(path)
+        .map_err(|source| LoadError::File { path: path.to_owned(), source: source.into() })?;
+    read::workflow(&Source::new(path, text), absolute)
+        .map_err(|problem| LoadError::Invalid(Diagnostics(vec![problem])))
 }
 
 /// Why a workflow file could not be loaded.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
-    /// The file is not there, or may not be read.
+    /// The file is not there, or is no workflow's.
     #[error("cannot read the workflow {}", path.display())]
-    #[diagnostic(help("give the path of a workflow file, e.g. workflows/quickstart.yaml"))]
-    Unreadable {
+    File {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
-    },
-    /// The file is not UTF-8 text.
-    #[error("{} is not UTF-8 text", path.display())]
-    #[diagnostic(help("a workflow is a YAML file; save it as UTF-8"))]
-    NotText {
-        /// The file.
-        path: PathBuf,
+        source: FileError,
     },
     /// The file is not YAML.
     #[error("the workflow is not YAML")]
     Invalid(Diagnostics),
 }
 
-impl From<Diagnostics> for LoadError {
-    fn from(diagnostics: Diagnostics) -> Self {
-        Self::Invalid(diagnostics)
+impl LoadError {
+    /// What to do.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::File { source, .. } => {
+                source.help().or(Some("give the path of a workflow file, e.g. workflows/quickstart.yaml"))
+            }
+            Self::Invalid(_) => None,
+        }
     }
 }

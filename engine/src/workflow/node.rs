@@ -1,14 +1,18 @@
-//! YAML text as a tree in which every value knows its place. The only module that speaks to the YAML crate.
+//! YAML text as a tree in which every value knows its place. With `traps.rs` all that speaks to the YAML crate.
 
-use std::{fmt, ops::Range};
+use std::{collections::HashMap, fmt, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, SeqAccess, Visitor},
+    de::{MapAccess, SeqAccess, Visitor},
 };
 use serde_yaml::Spanned;
 
-use super::diagnostic::{Diagnostic, Place, Source};
+use super::{
+    diagnostic::{Diagnostic, Diagnostics, Place, Source},
+    file::MAX_BYTES,
+    traps,
+};
 
 /// A value with its place.
 #[derive(Clone, Debug)]
@@ -36,6 +40,8 @@ pub(crate) enum Value {
     List(Vec<Node>),
     /// A mapping, in the order of the file.
     Map(Vec<(Located<String>, Node)>),
+    /// Refers to what cannot be had, which is told: nothing more is said about it.
+    Unknown,
 }
 
 /// Something with its place.
@@ -48,59 +54,42 @@ pub(crate) struct Located<T> {
 }
 
 /// Deeper nesting than this is nobody's workflow.
-const MAX_DEPTH: usize = 64;
-/// Longer files than this are nobody's workflow.
-const MAX_BYTES: usize = 1 << 20;
+pub(super) const MAX_DEPTH: usize = 64;
+/// More values than this out of aliases (`*name`) are a trap.
+const MAX_ALIASED: usize = 10_000;
+
+fn options() -> serde_yaml::Options {
+    serde_yaml::options! {
+        // `no` and `on` are text.
+        strict_booleans: true,
+        // So is `010`: sections are numbered like this.
+        leading_zero_numbers_as_strings: true,
+        // Told with both places, and all of them: see `node`.
+        duplicate_keys: serde_yaml::options::DuplicateKeyPolicy::PassThrough,
+        with_snippet: false,
+        budget: serde_yaml::budget! { max_depth: MAX_DEPTH, max_total_scalar_bytes: 2 * MAX_BYTES },
+        alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: MAX_ALIASED },
+    }
+}
 
 /// Parses one YAML document.
-pub(crate) fn parse(source: &Source) -> Result<Node, Diagnostic> {
+pub(crate) fn parse(source: &Source, problems: &mut Diagnostics) -> Result<Node, Diagnostic> {
     let text = source.text();
     if text.len() > MAX_BYTES {
         let message = format!("a workflow file may have {MAX_BYTES} bytes; this one has {}", text.len());
         return Err(Diagnostic::new(&Place { source: source.clone(), span: 0..0 }, message, "too long")
             .help("is it a data file? give its path as a param instead"));
     }
-    let options = serde_yaml::options! {
-        strict_booleans: true,
-        with_snippet: false,
-        budget: serde_yaml::budget! { max_depth: MAX_DEPTH },
-    };
-    let tree: Spanned<Raw> = serde_yaml::from_str_with_options(text, options).map_err(|error| {
+    let tree: Spanned<Raw> = serde_yaml::from_str_with_options(text, options()).map_err(|error| {
         let span = error.location().map_or(0..0, |location| span(&location, text));
-        let at = Place { source: source.clone(), span };
-        let message = error.without_snippet().to_string();
-        let (message, help) = explain(&message, text);
-        let diagnostic = Diagnostic::new(&at, message, "here");
-        match help {
-            Some(help) => diagnostic.help(help),
-            None => diagnostic,
-        }
+        traps::explain(error.without_snippet(), Place { source: source.clone(), span })
     })?;
-    Ok(node(tree, source))
-}
-
-/// The YAML crate's words, without the place that the excerpt shows anyway, and advice for known traps.
-fn explain(message: &str, text: &str) -> (String, Option<String>) {
-    let lower = message.to_lowercase();
-    let help = if text.lines().any(|line| line.trim_start_matches(' ').starts_with('\t')) {
-        Some("YAML is indented with spaces; there is a tab at the start of a line")
-    } else if lower.contains("duplicate") {
-        Some("give each key once; the second would silently replace the first")
-    } else if lower.contains("budget") || lower.contains("depth") {
-        Some("the file is nested more deeply than any workflow is")
-    } else if lower.contains("multiple documents") {
-        Some("a workflow is one document: remove the `---` line")
-    } else {
-        None
-    };
-    let message = message.split(" at line ").next().unwrap_or(message);
-    (format!("not valid YAML: {message}"), help.map(str::to_owned))
+    Ok(node(tree, source, problems))
 }
 
 /// A scalar as YAML reads it; `None` if the text is not one.
 pub(super) fn scalar(text: &str) -> Option<Value> {
-    let options = serde_yaml::options! { strict_booleans: true, with_snippet: false };
-    match serde_yaml::from_str_with_options::<Raw>(text, options).ok()? {
+    match serde_yaml::from_str_with_options::<Raw>(text, options()).ok()? {
         Raw::Leaf(value) => Some(value),
         _ => None,
     }
@@ -123,7 +112,7 @@ enum Raw {
     Map(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
 
-fn node(raw: Spanned<Raw>, source: &Source) -> Node {
+fn node(raw: Spanned<Raw>, source: &Source, problems: &mut Diagnostics) -> Node {
     let place = |location: &serde_yaml::Location| Place {
         source: source.clone(),
         span: span(location, source.text()),
@@ -131,16 +120,21 @@ fn node(raw: Spanned<Raw>, source: &Source) -> Node {
     let at = place(&raw.referenced);
     let value = match raw.value {
         Raw::Leaf(value) => value,
-        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source)).collect()),
-        Raw::Map(entries) => Value::Map(
-            entries
-                .into_iter()
-                .map(|(key, value)| {
-                    let at = place(&key.referenced);
-                    (Located { value: key.value, at }, node(value, source))
-                })
-                .collect(),
-        ),
+        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source, problems)).collect()),
+        Raw::Map(entries) => {
+            let mut first: HashMap<String, Place> = HashMap::with_capacity(entries.len());
+            let mut different = Vec::with_capacity(entries.len());
+            for (key, value) in entries {
+                let at = place(&key.referenced);
+                if let Some(first) = first.get(&key.value) {
+                    problems.push(traps::twice(&key.value, &at, first));
+                    continue;
+                }
+                first.insert(key.value.clone(), at.clone());
+                different.push((Located { value: key.value, at }, node(value, source, problems)));
+            }
+            Value::Map(different)
+        }
     };
     Node { value, at }
 }
@@ -207,11 +201,8 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut entries: Vec<(Spanned<String>, Spanned<Raw>)> = Vec::new();
+        let mut entries = Vec::new();
         while let Some(entry) = map.next_entry::<Spanned<String>, Spanned<Raw>>()? {
-            if entries.iter().any(|(key, _)| key.value == entry.0.value) {
-                return Err(A::Error::custom(format!("duplicate key `{}`", entry.0.value)));
-            }
             entries.push(entry);
         }
         Ok(Raw::Map(entries))
@@ -229,6 +220,17 @@ impl Node {
             Value::Text(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a mapping",
+            Value::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it refers, somewhere inside, to what cannot be had.
+    pub(crate) fn is_unknown(&self) -> bool {
+        match &self.value {
+            Value::Unknown => true,
+            Value::List(items) => items.iter().any(Self::is_unknown),
+            Value::Map(entries) => entries.iter().any(|(_, value)| value.is_unknown()),
+            _ => false,
         }
     }
 
@@ -286,7 +288,7 @@ impl Node {
     /// The plain value.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match &self.value {
-            Value::Null => serde_json::Value::Null,
+            Value::Null | Value::Unknown => serde_json::Value::Null,
             Value::Bool(value) => (*value).into(),
             Value::Int(value) => (*value).into(),
             Value::Float(value) => (*value).into(),
@@ -305,8 +307,15 @@ mod tests {
 
     use super::*;
 
+    /// The value of a text, or the first thing that is wrong with it.
     fn node(text: &str) -> Result<Node, Diagnostic> {
-        parse(&Source::new(Path::new("w.yaml"), text.into()))
+        let mut problems = Diagnostics::default();
+        let node = parse(&Source::new(Path::new("w.yaml"), text.into()), &mut problems)?;
+        problems.0.into_iter().next().map_or(Ok(node), Err)
+    }
+
+    fn json(text: &str) -> serde_json::Value {
+        node(text).map(|node| node.to_json()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
     }
 
     #[test]
@@ -323,26 +332,92 @@ mod tests {
     }
 
     #[test]
-    fn words_are_not_booleans_and_small_numbers_are_numbers() {
-        let json = node("a: no\nb: on\nc: 1e-4\nd: true\ne:\n").unwrap().to_json();
-        assert_eq!(json, serde_json::json!({"a": "no", "b": "on", "c": 1e-4, "d": true, "e": null}));
+    fn words_are_text_and_only_true_and_false_are_booleans() {
+        let read = json("[no, on, Yes, off, n, y, true, False, NULL, '', nothing]");
+        assert_eq!(
+            read,
+            serde_json::json!(["no", "on", "Yes", "off", "n", "y", true, false, null, "", "nothing"])
+        );
+        assert_eq!(
+            json("{ a: ~, b: , c: '~', d: null }"),
+            serde_json::json!({ "a": null, "b": null, "c": "~", "d": null })
+        );
+    }
+
+    #[test]
+    fn numbers_are_what_they_look_like() {
+        let read = json("[1e-4, 1E3, 1_000, 0x1F, 0o17, -5, +5, .5, 5., 1.10, '1.10']");
+        assert_eq!(read, serde_json::json!([1e-4, 1000.0, 1000, 31, 15, -5, 5, 0.5, 5.0, 1.1, "1.10"]));
+        assert_eq!(json("[9223372036854775807, 0.1]"), serde_json::json!([i64::MAX, 0.1]));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_number_stays_text() {
+        // Samples are called so; a time and a date mean something else elsewhere, too.
+        let read = json("[010, 007, 12:30, 2024-01-31, 1.2.3, 1e, 0x, infinity, nan, 5%]");
+        let texts = ["010", "007", "12:30", "2024-01-31", "1.2.3", "1e", "0x", "infinity", "nan", "5%"];
+        assert_eq!(read, serde_json::json!(texts));
+    }
+
+    #[test]
+    fn aliases_and_merge_keys_give_what_they_stand_for() {
+        let read = json("a: &a { x: 1, y: 2 }\nb: *a\nc: { <<: *a, y: 3 }\nd: [&t text, *t]\n");
+        let expected = serde_json::json!({
+            "a": { "x": 1, "y": 2 }, "b": { "x": 1, "y": 2 }, "c": { "x": 1, "y": 3 }, "d": ["text", "text"]
+        });
+        assert_eq!(read, expected);
+        assert_eq!(
+            json("[&a { x: 1 }, { <<: [*a, { x: 2, z: 3 }] }]")[1],
+            serde_json::json!({ "x": 1, "z": 3 })
+        );
+    }
+
+    #[test]
+    fn ends_of_lines_marks_and_characters_of_other_systems_mean_nothing() {
+        let expected = serde_json::json!({ "a": 1, "ä😀": ["b", "c"] });
+        for text in [
+            "a: 1\nä😀: [b, c]",
+            "a: 1\r\nä😀: [b, c]\r\n",
+            "a: 1\nä😀: [\tb,\tc\t]\n",
+            "---\na: 1\nä😀: [b, c]\n...\n",
+        ] {
+            assert_eq!(json(text), expected, "{text:?}");
+        }
+        assert_eq!(json("%YAML 1.2\n---\na: 1\n"), serde_json::json!({ "a": 1 }));
+        assert_eq!(json("1: a\ntrue: b\n1.5: c\n"), serde_json::json!({ "1": "a", "true": "b", "1.5": "c" }));
     }
 
     #[test]
     fn hostile_and_broken_files_are_refused_at_their_place() {
+        let many = |text: &dyn Fn(usize) -> String| (0..90_000).map(text).collect::<String>();
         for text in [
             "a: 1\na: 2\n".to_owned(),
             "a: [1, 2\nb: 3\n".to_owned(),
             "a: .nan\n".to_owned(),
+            "a: -.inf\n".to_owned(),
+            "a: 1e999\n".to_owned(),
+            "a: 9223372036854775808\n".to_owned(),
             "a:\n\t- 1\n".to_owned(),
             "a: 1\n---\nb: 2\n".to_owned(),
             "[".repeat(100_000),
             format!("a: {}", "x".repeat(2 << 20)),
+            format!("a: &a {}\nb: [{}]", "x".repeat(400_000), "*a, ".repeat(100_000)),
+            many(&|key| format!("k{}: 1\n", key / 2)),
         ] {
+            let start = std::time::Instant::now();
             let error = node(&text).map(|node| node.to_json()).expect_err(&text[..text.len().min(40)]);
             assert!(!error.message.is_empty());
+            assert!(start.elapsed().as_secs_f64() < 1.0, "{}", &text[..text.len().min(40)]);
         }
         let error = node("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!(error.line_column().0, 3, "{error}");
+    }
+
+    #[test]
+    fn many_keys_take_no_time() {
+        let text: String = (0..90_000).map(|key| format!("k{key}: 1\n")).collect();
+        let start = std::time::Instant::now();
+        assert_eq!(node(&text).unwrap().entries().len(), 90_000);
+        assert!(start.elapsed().as_secs_f64() < 1.0);
     }
 }

@@ -2,6 +2,7 @@
 //! what the shape cannot say is checked: that names exist, that nothing is given twice.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -25,18 +26,44 @@ pub(super) struct Part {
     pub(super) plugins: Vec<Located<PathBuf>>,
     pub(super) scopes: Scopes,
     pub(super) stages: IndexMap<Arc<str>, Arc<Stage>>,
+    /// Prefixes of imports that could not be read: what they would have brought is not missed a second time.
+    pub(super) unread: Vec<Arc<str>>,
 }
 
 pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagnostic> {
-    let root = node::parse(source)?;
     let mut problems = Diagnostics::default();
-    grammar::check(&root, &grammar::WORKFLOW, "the workflow", &mut problems);
+    let root = node::parse(source, &mut problems)?;
+    check_file(&root, &mut problems);
     let part = part(&root, &path, &mut Loader::new(&path), &mut problems);
-    let body = Body { scopes: Arc::new(part.scopes), stages: part.stages, rewired: false };
+    let body = Body {
+        scopes: Arc::new(part.scopes),
+        stages: part.stages,
+        unread: part.unread.into(),
+        rewired: false,
+    };
     let sweep = root.get("sweep").map_or_else(Sweep::default, |node| sweep::read(node, &body, &mut problems));
     let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = root.get("name").and_then(Node::text).map_or_else(stem, str::to_owned);
     Ok(Workflow { name, path, plugins: part.plugins, body, sweep, problems })
+}
+
+/// Checks a file's shape.
+pub(super) fn check_file(root: &Node, problems: &mut Diagnostics) {
+    match &root.value {
+        Value::Null => problems.push(
+            Diagnostic::new(&root.at, "the file is empty", "expected a workflow")
+                .help("begin with `restage: 1`, then `plugins:` and `stages:`"),
+        ),
+        Value::Map(_) => grammar::check(root, &grammar::WORKFLOW, "the workflow", problems),
+        _ => problems.push(
+            Diagnostic::new(
+                &root.at,
+                format!("a workflow is a mapping, not {}", root.kind()),
+                "expected `restage: 1`",
+            )
+            .help("it has lines `key: value`; is there a space after each colon?"),
+        ),
+    }
 }
 
 /// Reads one file's plugins, scopes and stages. Its shape is checked already.
@@ -57,29 +84,56 @@ pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader, problems: &mut
             );
             continue;
         }
-        if let Some(imported) = import::import(prefix, node, folder, loader, problems) {
-            part.plugins.extend(imported.plugins);
-            part.scopes.extend(imported.scopes);
-            part.stages.extend(imported.stages);
+        if reserved(prefix, problems) {
+            continue;
+        }
+        match import::import(prefix, node, folder, loader, problems) {
+            Some(imported) => {
+                part.plugins.extend(imported.plugins);
+                part.scopes.extend(imported.scopes);
+                part.stages.extend(imported.stages);
+                part.unread.extend(imported.unread);
+            }
+            None => part.unread.push(prefix.value.as_str().into()),
         }
     }
     let own = root.get("stages").map(Node::entries).unwrap_or_default();
-    if own.is_empty() && part.stages.is_empty() && root.get("import").is_none() {
+    let is_mapping = matches!(root.value, Value::Map(_));
+    if is_mapping
+        && root.get("stages").is_none_or(|stages| matches!(stages.value, Value::Map(_)))
+        && own.is_empty()
+        && part.stages.is_empty()
+        && root.get("import").is_none()
+    {
+        let at =
+            root.entries().iter().find(|(key, _)| key.value == "stages").map_or(&root.at, |(key, _)| &key.at);
         problems.push(
-            Diagnostic::new(&root.at, "the workflow has no stages", "expected `stages:`")
+            Diagnostic::new(at, "the workflow has no stages", "expected `stages:` with at least one")
                 .help("add one, e.g. `stages: { section: { uses: visium/load, with: { path: … } } }`"),
         );
     }
-    let imported: Vec<Arc<str>> = part.stages.keys().cloned().collect();
-    let is_stage = |name: &str| {
-        own.iter().any(|(own, _)| own.value == name) || imported.iter().any(|imported| **imported == *name)
-    };
+    let names: HashSet<Arc<str>> =
+        part.stages.keys().cloned().chain(own.iter().map(|(name, _)| name.value.as_str().into())).collect();
+    let is_stage = |name: &str| names.contains(name);
     for (name, node) in own {
+        reserved(name, problems);
         let stage = stage(&name.at, node, &is_stage, problems);
         part.stages.insert(name.value.as_str().into(), Arc::new(stage));
     }
-    check_wires(own, &part.stages, problems);
+    check_wires(own, &part, problems);
     part
+}
+
+/// Tells a name that paths of values need for something else.
+fn reserved(name: &Located<String>, problems: &mut Diagnostics) -> bool {
+    let reserved = name.value == "params";
+    if reserved {
+        problems.push(
+            Diagnostic::new(&name.at, "nothing can be called `params`", "expected another name")
+                .help("`params.x` is the path of a param of the workflow, in `sweep:` and in `--set`"),
+        );
+    }
+    reserved
 }
 
 /// The key of a mapping, with its place.
@@ -113,30 +167,29 @@ fn scope(root: &Node, problems: &mut Diagnostics) -> Scope {
             _ => named,
         };
         for (name, default) in declared {
-            if let Some(node) = variable(&name, default, problems) {
-                env.insert(name.value, node);
-            }
+            let node = variable(&name, default, problems);
+            env.insert(name.value, node);
         }
     }
     Scope { params, env: Arc::new(env) }
 }
 
 /// The value of a declared environment variable.
-fn variable(name: &Located<String>, default: Option<&Node>, problems: &mut Diagnostics) -> Option<Node> {
+fn variable(name: &Located<String>, default: Option<&Node>, problems: &mut Diagnostics) -> Node {
     use std::env::VarError;
     match (std::env::var(&name.value), default) {
-        (Ok(text), _) => Some(Node { value: Value::Text(text), at: name.at.clone() }),
-        (Err(VarError::NotPresent), Some(default)) => Some(default.clone()),
+        (Ok(text), _) => Node { value: Value::Text(text), at: name.at.clone() },
+        (Err(VarError::NotPresent), Some(default)) => default.clone(),
         (Err(VarError::NotPresent), None) => {
             let message = format!("`{}` is not set in the environment", name.value);
             let help = format!("set it, or give a default: `env: {{ {}: VALUE }}`", name.value);
             problems.push(Diagnostic::new(&name.at, message, "declared here, without a default").help(help));
-            None
+            Node { value: Value::Unknown, at: name.at.clone() }
         }
         (Err(VarError::NotUnicode(_)), _) => {
             let message = format!("the environment's `{}` is not UTF-8 text", name.value);
             problems.push(Diagnostic::new(&name.at, message, "declared here"));
-            None
+            Node { value: Value::Unknown, at: name.at.clone() }
         }
     }
 }
@@ -207,13 +260,9 @@ pub(super) fn output_refs(node: &Node, is_stage: &impl Fn(&str) -> bool) -> Vec<
 }
 
 /// Checks what can be known without the plugins: that inputs name stages, other than their own.
-fn check_wires(
-    own: &[(Located<String>, Node)],
-    stages: &IndexMap<Arc<str>, Arc<Stage>>,
-    problems: &mut Diagnostics,
-) {
+fn check_wires(own: &[(Located<String>, Node)], part: &Part, problems: &mut Diagnostics) {
     for (name, _) in own {
-        let Some(stage) = stages.get(name.value.as_str()) else { continue };
+        let Some(stage) = part.stages.get(name.value.as_str()).filter(|_| !problems.full()) else { continue };
         for output in stage.inputs.values().flat_map(|input| &input.from) {
             if *output.value.stage == *name.value {
                 let message = format!("stage `{}` reads itself", name.value);
@@ -224,7 +273,8 @@ fn check_wires(
                 check_stage(
                     &output.value.stage,
                     &output.at,
-                    stages.keys().map(|name| &**name),
+                    &part.stages,
+                    &part.unread,
                     "read here",
                     problems,
                 );
@@ -233,16 +283,25 @@ fn check_wires(
     }
 }
 
-/// Tells if there is no stage of that name.
-pub(super) fn check_stage<'a>(
+/// Tells if there is no stage of that name, unless it would be of an import that could not be read.
+pub(super) fn check_stage(
     name: &str,
     at: &Place,
-    known: impl Iterator<Item = &'a str> + Clone,
+    stages: &IndexMap<Arc<str>, Arc<Stage>>,
+    unread: &[Arc<str>],
     label: &str,
     problems: &mut Diagnostics,
 ) {
-    if !known.clone().any(|known| known == name) {
+    if !stages.contains_key(name) && !is_unread(name, unread) {
         let message = format!("there is no stage `{name}`");
+        let known = stages.keys().map(|known| &**known);
         problems.push(Diagnostic::new(at, message, label).help(suggest(name, known)));
     }
+}
+
+/// Whether a name is below the prefix of an import that could not be read.
+pub(super) fn is_unread(name: &str, unread: &[Arc<str>]) -> bool {
+    unread.iter().any(|prefix| {
+        name.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+    })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Diagnostic, Diagnostics, Node, Value, diagnostic::suggest, node};
+use super::{Diagnostic, Diagnostics, Node, Place, Value, diagnostic::suggest, node};
 
 /// An output of a stage. Without a port: its only output.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,22 +61,70 @@ pub(super) fn is_name(text: &str) -> bool {
 /// Names that a value may refer to, by scope: `params`, `foreach`, `env`.
 pub(crate) type Names<'a> = [(&'static str, &'a IndexMap<String, Node>)];
 
+/// What references may bring in all together, so that params that double each other do not fill the memory: bytes of
+/// text, and for each value as much as it takes.
+pub(crate) const ROOM: usize = 1 << 28;
+/// What a value takes besides its text.
+const VALUE: usize = 64;
+
 /// Replaces references in a value. A value that is one reference takes the type of what it refers to; inside
-/// longer text the referred value is written out. `$${` stands for `${` itself.
+/// longer text the referred value is written out. `$${` stands for `${` itself. A value whose references cannot be had
+/// is unknown, and what refers to it is, too: that is told once, where it begins.
 ///
-/// What comes out knows where its *value* was written: relative paths are relative to that file.
-pub(crate) fn interpolate(node: &Node, names: &Names<'_>, problems: &mut Diagnostics) -> Node {
+/// What comes out knows where its *value* was written: relative paths are relative to that file. `room` is what
+/// references may still bring in.
+pub(crate) fn interpolate(
+    node: &Node,
+    names: &Names<'_>,
+    room: &mut usize,
+    problems: &mut Diagnostics,
+) -> Node {
     let value = match &node.value {
-        Value::Text(text) if text.contains("${") => return interpolate_text(node, text, names, problems),
+        Value::Text(text) if text.contains("${") => {
+            return interpolate_text(node, text, names, room, problems);
+        }
         Value::List(items) => {
-            Value::List(items.iter().map(|item| interpolate(item, names, problems)).collect())
+            Value::List(items.iter().map(|item| interpolate(item, names, room, problems)).collect())
         }
         Value::Map(entries) => Value::Map(
-            entries.iter().map(|(key, value)| (key.clone(), interpolate(value, names, problems))).collect(),
+            entries
+                .iter()
+                .map(|(key, value)| (key.clone(), interpolate(value, names, room, problems)))
+                .collect(),
         ),
         plain => plain.clone(),
     };
     Node { value, at: node.at.clone() }
+}
+
+/// How much room a value takes.
+fn size(node: &Node) -> usize {
+    VALUE
+        + match &node.value {
+            Value::Text(text) => text.len(),
+            Value::List(items) => items.iter().map(size).sum(),
+            Value::Map(entries) => entries.iter().map(|(key, value)| key.value.len() + size(value)).sum(),
+            _ => 0,
+        }
+}
+
+/// Takes what a value needs out of the room. That there is not enough is told when it happens first.
+fn takes(room: &mut usize, found: &Node, at: &Place, problems: &mut Diagnostics) -> bool {
+    if *room == 0 {
+        return false;
+    }
+    *room = room.saturating_sub(size(found));
+    if *room == 0 {
+        problems.push(
+            Diagnostic::new(
+                at,
+                "the references bring in more than any workflow needs",
+                "here it is too much",
+            )
+            .help("values that hold others twice, which hold others twice, grow without end"),
+        );
+    }
+    *room > 0
 }
 
 /// A piece of a text: itself, or what a reference names.
@@ -110,10 +158,18 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-fn interpolate_text(node: &Node, text: &str, names: &Names<'_>, problems: &mut Diagnostics) -> Node {
+fn interpolate_text(
+    node: &Node,
+    text: &str,
+    names: &Names<'_>,
+    room: &mut usize,
+    problems: &mut Diagnostics,
+) -> Node {
+    let unknown = || Node { value: Value::Unknown, at: node.at.clone() };
     let pieces = pieces(text);
     let mut at = node.at.clone();
     let mut written = String::new();
+    let mut known = true;
     for (index, piece) in pieces.iter().enumerate() {
         match piece {
             Piece::Plain(text) => written.push_str(text),
@@ -126,10 +182,17 @@ fn interpolate_text(node: &Node, text: &str, names: &Names<'_>, problems: &mut D
                     )
                     .help("write `${params.name}`, or `$${` for the characters themselves"),
                 );
-                return node.clone();
+                known = false;
             }
             Piece::Reference(name) => {
-                let Some((scope, found)) = look_up(node, name, names, problems) else { return node.clone() };
+                let found = look_up(node, name, names, problems);
+                let Some((scope, found)) = found.filter(|(_, found)| !found.is_unknown()) else {
+                    known = false;
+                    continue;
+                };
+                if !takes(room, found, &node.at, problems) {
+                    return unknown();
+                }
                 if pieces.len() == 1 {
                     return if scope == "env" { typed(found) } else { found.clone() };
                 }
@@ -143,7 +206,7 @@ fn interpolate_text(node: &Node, text: &str, names: &Names<'_>, problems: &mut D
             }
         }
     }
-    Node { value: Value::Text(written), at }
+    if known { Node { value: Value::Text(written), at } } else { unknown() }
 }
 
 /// The environment holds texts; one that is a number or a boolean as YAML writes it stands for that.
@@ -163,29 +226,45 @@ fn look_up<'a>(
     problems: &mut Diagnostics,
 ) -> Option<(&'static str, &'a Node)> {
     let (scope, key) = name.split_once('.').unwrap_or((name, ""));
+    let wrong =
+        |message: String, help: String| Diagnostic::new(&node.at, message, "referred to here").help(help);
     let Some((scope, known)) = names.iter().find(|(known, _)| *known == scope) else {
-        let known = names.iter().map(|(known, _)| *known);
         let help = match scope {
             "foreach" => "only the params of a mapped stage may refer to what it is mapped over".to_owned(),
-            _ => format!("references begin with a scope; {}", suggest(scope, known)),
+            // A name without its scope.
+            _ => match names.iter().find(|(_, known)| known.contains_key(name)) {
+                Some((scope, _)) => format!("did you mean `${{{scope}.{name}}}`?"),
+                None => {
+                    let scopes = names.iter().map(|(known, _)| *known);
+                    format!("references begin with a scope, e.g. `${{params.x}}`; {}", suggest(scope, scopes))
+                }
+            },
         };
-        problems
-            .push(Diagnostic::new(&node.at, format!("unknown reference `${{{name}}}`"), "here").help(help));
+        problems.push(wrong(format!("unknown reference `${{{name}}}`"), help));
         return None;
     };
     let found = known.get(key);
     if found.is_none() {
-        let help = match *scope {
-            "env" => format!("declare it: `env: [{key}]`"),
-            "foreach" if known.is_empty() => {
-                "the stage is not mapped: give it `foreach:`, or read a stage that has".into()
+        let (what, none) = match *scope {
+            "env" => ("environment variable", format!("declare it: `env: [{key}]`")),
+            "foreach" => {
+                let help = "the stage is not mapped: give it `foreach:`, or read a stage that has".to_owned();
+                ("dimension", help)
             }
+            _ => ("param", format!("the file has no params: add `params: {{ {key}: VALUE }}`")),
+        };
+        let help = match (*scope, known.is_empty()) {
+            (_, true) => none,
+            // The right name may be one that is not declared.
+            ("env", false) => format!("{none}, or: {}", suggest(key, known.keys().map(String::as_str))),
             _ => suggest(key, known.keys().map(String::as_str)),
         };
-        problems.push(
-            Diagnostic::new(&node.at, format!("there is no `{key}` among {scope}"), "referred to here")
-                .help(help),
-        );
+        let message = match (*scope, key) {
+            (_, "") => format!("`${{{name}}}` names no {what}"),
+            ("env", _) => format!("the environment variable `{key}` is not declared"),
+            _ => format!("there is no {what} `{key}`"),
+        };
+        problems.push(wrong(message, help));
     }
     Some((scope, found?))
 }
@@ -211,7 +290,6 @@ pub(crate) fn referred<'a>(node: &'a Node, scope: &str, found: &mut Vec<&'a str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workflow::Place;
 
     fn text(value: &str) -> Node {
         Node { value: Value::Text(value.into()), at: Place::argument(value) }
@@ -227,7 +305,8 @@ mod tests {
         let (params, mut problems) = (params(), Diagnostics::default());
         let env = [("N".to_owned(), text("5")), ("V".to_owned(), text("1.10"))].into();
         let names = [("params", &params), ("env", &env)];
-        let mut json = |value: &str| interpolate(&text(value), &names, &mut problems).to_json();
+        let mut json =
+            |value: &str| interpolate(&text(value), &names, &mut ROOM.clone(), &mut problems).to_json();
         assert_eq!(json("${params.epochs}"), 50);
         assert_eq!(json("${params.dir}/A1-${params.epochs}"), "data/A1-50");
         assert_eq!(json("no reference"), "no reference");
@@ -241,13 +320,15 @@ mod tests {
     fn a_wrong_reference_names_the_right_one() {
         let params = params();
         let mut problems = Diagnostics::default();
-        interpolate(&text("${params.epoch}"), &[("params", &params)], &mut problems);
-        interpolate(&text("${param.epochs}"), &[("params", &params)], &mut problems);
-        interpolate(&text("${params.epochs"), &[("params", &params)], &mut problems);
+        for wrong in ["${params.epoch}", "${param.epochs}", "${params.epochs", "${epochs}"] {
+            let unknown = interpolate(&text(wrong), &[("params", &params)], &mut ROOM.clone(), &mut problems);
+            assert!(unknown.is_unknown(), "{wrong}");
+        }
         let help: Vec<_> = problems.0.iter().filter_map(|problem| problem.help.as_deref()).collect();
         assert_eq!(help[0], "did you mean `epochs`?");
         assert!(help[1].contains("did you mean `params`?"), "{help:?}");
-        assert_eq!(help.len(), 3);
+        assert_eq!(help[3], "did you mean `${params.epochs}`?");
+        assert_eq!(help.len(), 4);
     }
 
     #[test]

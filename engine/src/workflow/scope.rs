@@ -5,8 +5,8 @@ use std::{collections::HashMap, sync::Arc};
 use indexmap::IndexMap;
 
 use super::{
-    Diagnostic, Diagnostics, Node,
-    reference::{Names, interpolate, referred},
+    Diagnostic, Diagnostics, Node, Value,
+    reference::{Names, interpolate, join, referred},
 };
 
 /// Scopes by the prefix of the file that declares them; the workflow's own prefix is empty.
@@ -28,6 +28,12 @@ pub(crate) struct Param {
     pub(crate) scope: Arc<str>,
 }
 
+/// Longer chains of params that refer to each other are nobody's workflow.
+const MAX_CHAIN: usize = 100;
+
+/// What references among params may bring in all together.
+const ROOM: usize = 1 << 24;
+
 /// Scopes with all references replaced.
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
@@ -47,7 +53,14 @@ impl Resolved {
             env: scopes.iter().map(|(prefix, scope)| (prefix.clone(), scope.env.clone())).collect(),
             none: IndexMap::new(),
         };
-        let mut walk = Walk { scopes, resolved: &mut resolved, states: HashMap::new(), problems };
+        let mut walk = Walk {
+            scopes,
+            resolved: &mut resolved,
+            states: HashMap::new(),
+            open: Vec::new(),
+            room: ROOM,
+            problems,
+        };
         for (prefix, scope) in scopes {
             for name in scope.params.keys() {
                 walk.visit(prefix, name);
@@ -70,11 +83,17 @@ enum State {
     Done,
 }
 
+/// A param by the prefix of its file and its name.
+type Id = (Arc<str>, String);
+
 /// Visits params so that what one refers to comes before it.
 struct Walk<'a> {
     scopes: &'a Scopes,
     resolved: &'a mut Resolved,
-    states: HashMap<(Arc<str>, String), State>,
+    states: HashMap<Id, State>,
+    /// Those on the way, each referring to the next.
+    open: Vec<Id>,
+    room: usize,
     problems: &'a mut Diagnostics,
 }
 
@@ -86,35 +105,72 @@ impl Walk<'_> {
         match self.states.get(&id) {
             Some(State::Done) => return,
             Some(State::OnTheWay) => {
-                let message = format!("the param `{name}` refers to itself, directly or through others");
-                self.problems.push(Diagnostic::new(&param.node.at, message, "part of the circle"));
-                return;
+                self.tell_circle(&id);
+                return self.set(&id, Value::Unknown, &param.node);
+            }
+            None if self.open.len() >= MAX_CHAIN => {
+                let message = format!("more than {MAX_CHAIN} params refer to each other in a row");
+                self.problems.push(
+                    Diagnostic::new(&param.node.at, message, "one too many")
+                        .help("refer to the first of them directly"),
+                );
+                return self.set(&id, Value::Unknown, &param.node);
             }
             None => {}
         }
         self.states.insert(id.clone(), State::OnTheWay);
+        self.open.push(id.clone());
         let mut others = Vec::new();
         referred(&param.node, "params", &mut others);
         for other in &others {
             self.visit(&param.scope, other);
         }
-        if !others.is_empty() || has_reference(&param.node) {
+        self.open.pop();
+        // Of a circle, nothing is known.
+        let known = self.states.get(&id) == Some(&State::OnTheWay);
+        if known && (!others.is_empty() || has_reference(&param.node)) {
             let names: &Names<'_> = &self.resolved.names(&param.scope);
-            let node = interpolate(&param.node, names, self.problems);
-            if let Some(value) = self.resolved.params.get_mut(prefix).and_then(|params| params.get_mut(name))
-            {
-                *value = node;
-            }
+            let node = interpolate(&param.node, names, &mut self.room, self.problems);
+            self.set(&id, node.value.clone(), &node);
         }
         self.states.insert(id, State::Done);
+    }
+
+    fn set(&mut self, id: &Id, value: Value, node: &Node) {
+        let params = self.resolved.params.get_mut(&id.0);
+        if let Some(place) = params.and_then(|params| params.get_mut(&id.1)) {
+            *place = Node { value, at: node.at.clone() };
+        }
+        self.states.insert(id.clone(), State::Done);
+    }
+
+    /// Tells the circle that closes at a param.
+    fn tell_circle(&mut self, id: &Id) {
+        let circle = self.open.iter().skip_while(|open| *open != id).cloned().collect::<Vec<_>>();
+        let name = |(prefix, name): &Id| join(prefix, name);
+        let names: Vec<String> = circle.iter().chain([id]).map(name).collect();
+        let message = match circle.as_slice() {
+            [_] => format!("the param `{}` refers to itself", name(id)),
+            _ => format!("params refer to each other in a circle: {}", names.join(" -> ")),
+        };
+        let places = circle
+            .iter()
+            .filter_map(|(prefix, name)| Some(&self.scopes.get(prefix)?.params.get(name)?.node.at));
+        let problem = places.take(6).fold(None, |problem: Option<Diagnostic>, at| match problem {
+            Some(problem) => Some(problem.and(at, "and this")),
+            None => Some(Diagnostic::new(at, &message, "refers to the next")),
+        });
+        if let Some(problem) = problem {
+            self.problems.push(problem.help("give one of them a value of its own"));
+        }
     }
 }
 
 fn has_reference(node: &Node) -> bool {
     match &node.value {
-        super::Value::Text(text) => text.contains("${"),
-        super::Value::List(items) => items.iter().any(has_reference),
-        super::Value::Map(entries) => entries.iter().any(|(_, value)| has_reference(value)),
+        Value::Text(text) => text.contains("${"),
+        Value::List(items) => items.iter().any(has_reference),
+        Value::Map(entries) => entries.iter().any(|(_, value)| has_reference(value)),
         _ => false,
     }
 }

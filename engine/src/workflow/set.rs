@@ -3,21 +3,30 @@
 
 use std::sync::Arc;
 
+use indexmap::IndexMap;
+
 use super::{
     Body, Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Stage, Value,
     diagnostic::suggest,
     grammar, node,
-    read::{self, check_stage},
+    read::{self, check_stage, is_unread},
     reference::join,
 };
 
 impl Body {
     /// Sets the value at a path.
     pub(crate) fn set(&mut self, path: &Located<String>, value: &Node, problems: &mut Diagnostics) {
+        if path.value.split('.').count() > node::MAX_DEPTH {
+            let message = "the path leads more deeply into a value than any workflow is nested";
+            return problems.push(Diagnostic::new(&path.at, message, "set here").help("shorten it"));
+        }
         if let Some((scope, rest)) = self.param_path(&path.value) {
             return self.set_param(&scope, &rest, path, value, problems);
         }
         let Some((name, rest)) = self.stage_path(&path.value) else {
+            if is_unread(&path.value, &self.unread) {
+                return;
+            }
             let first = path.value.split('.').next().unwrap_or_default();
             let known = self.names().chain(["params"]);
             problems.push(
@@ -81,7 +90,7 @@ impl Body {
         problems: &mut Diagnostics,
     ) {
         let rewires = rest.first().is_some_and(|first| first == "in");
-        let names: Vec<Arc<str>> = if rewires { self.stages.keys().cloned().collect() } else { Vec::new() };
+        let others = if rewires { self.stages.clone() } else { IndexMap::new() };
         let Some(stage) = self.stages.get_mut(&**name).map(Arc::make_mut) else { return };
         let parts: Vec<&str> = rest.iter().map(String::as_str).collect();
         match parts.as_slice() {
@@ -102,11 +111,11 @@ impl Body {
                     &format!("`{port}`"),
                     problems,
                 );
-                let is_stage = |name: &str| names.iter().any(|known| **known == *name);
+                let is_stage = |name: &str| others.contains_key(name);
                 let from = read::output_refs(value, &is_stage);
                 for output in &from {
-                    let known = names.iter().map(|name| &**name);
-                    check_stage(&output.value.stage, &output.at, known, "read here", problems);
+                    let unread = &self.unread;
+                    check_stage(&output.value.stage, &output.at, &others, unread, "read here", problems);
                 }
                 stage.inputs.insert((*port).to_owned(), Input { at: path.at.clone(), from });
                 self.rewired = true;
@@ -220,14 +229,17 @@ fn set_deep(node: &mut Node, path: &[&str], whole: &Located<String>, value: &Nod
 
 /// Reads `path=value` as given to `--set`. A value that begins like a list, a mapping or a quoted text is YAML; others are
 /// what YAML reads a scalar as, and else the text as it is, so that `=`, `-` or `:` need no quotes within quotes.
-pub(crate) fn argument(text: &str) -> Result<(Located<String>, Node), Diagnostic> {
+pub(crate) fn argument(
+    text: &str,
+    problems: &mut Diagnostics,
+) -> Result<(Located<String>, Node), Diagnostic> {
     let at = Place::argument(text);
     let Some((path, value)) = text.split_once('=') else {
         return Err(Diagnostic::new(&at, "`--set` takes PATH=VALUE", "no `=` here")
             .help("e.g. --set pretrain.temperature=0.2"));
     };
     let node = if value.trim_start().starts_with(['[', '{', '"', '\'']) {
-        node::parse(&Source::argument(value))?
+        node::parse(&Source::argument(value), problems)?
     } else {
         let plain = || Value::Text(value.to_owned());
         let parsed = if value.is_empty() { plain() } else { node::scalar(value).unwrap_or_else(plain) };

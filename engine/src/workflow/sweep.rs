@@ -123,7 +123,7 @@ fn metrics(node: &Node, body: &Body, problems: &mut Diagnostics) -> Vec<Located<
     for Located { value, at } in node.texts() {
         // One without a dot was told by the grammar.
         let Some((stage, name)) = value.rsplit_once('.') else { continue };
-        check_stage(stage, &at, body.stages.keys().map(|name| &**name), "its metric", problems);
+        check_stage(stage, &at, &body.stages, &body.unread, "its metric", problems);
         let metric = MetricRef { stage: stage.to_owned(), name: name.to_owned() };
         metrics.push(Located { value: metric, at });
     }

@@ -1,7 +1,12 @@
-//! A plugin for the end-to-end tests: `test/write`, `test/join` and `test/draw` work, `test/misbehave` does not.
+//! A plugin for the end-to-end tests: `test/write`, `test/join`, `test/draw` and `test/steps` work, `test/misbehave`
+//! does not, and the others have ports and params to get wrong.
 
 mod misbehave;
 mod text;
+mod typed;
 mod work;
 
-restage_stage::export!("test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave, misbehave::FailFirst);
+restage_stage::export!(
+    "test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave, misbehave::FailFirst,
+    typed::Section, typed::Thin, typed::Embed, typed::Train, typed::Evaluate
+);
