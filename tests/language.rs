@@ -157,6 +157,18 @@ fn the_baseline_may_be_a_variant() {
     assert_eq!(plan["baseline"], "plus");
     let only = sandbox.json(&["plan", "--json", "w.yaml", "--only", "baseline"]);
     assert_eq!(only["variants"], json!(["plus"]));
+    sandbox.workflow(
+        "some.yaml",
+        &format!("{SWEEP}{}", sweep.replace("{ baseline", "{ only: [star, baseline], baseline")),
+    );
+    let variants =
+        |more: &[&str]| sandbox.json(&[&["plan", "--json", "some.yaml"], more].concat())["variants"].clone();
+    assert_eq!(variants(&[]), json!(["plus", "star"]), "those that the file asks for, in the sweep's order");
+    assert_eq!(
+        variants(&["--only", "as written"]),
+        json!(["as written"]),
+        "the command line asks for others"
+    );
     sandbox.ran(&["w.yaml"]);
     assert_eq!(sandbox.text("w.yaml", "c"), "x+x+x+x", "`show` shows the baseline");
 }

@@ -90,7 +90,7 @@ pub(super) fn variants(
         None => own_name,
     };
     let baseline: Arc<str> = baseline.into();
-    let list = select(made.list, selection, &baseline, problems);
+    let list = select(made.list, workflow, selection, &baseline, problems);
     Variants { as_written, list, baseline }
 }
 
@@ -128,33 +128,33 @@ fn changed(as_written: &Body, changes: &Changes, problems: &mut Diagnostics) -> 
     body
 }
 
-/// The variants that `--only` and `--seeds` leave.
+/// The variants that `--only` asks for, or else the sweep's `only:`.
 fn select(
     variants: Vec<Variant>,
+    workflow: &Workflow,
     selection: &Selection,
     baseline: &str,
     problems: &mut Diagnostics,
 ) -> Vec<Variant> {
-    if selection.only.is_empty() {
+    let asked = selection.only.iter().map(|name| Located { value: name.clone(), at: Place::argument(name) });
+    let asked: Vec<Located<String>> = asked.collect();
+    let only = if asked.is_empty() { &workflow.sweep.only } else { &asked };
+    if only.is_empty() {
         return variants;
     }
-    let wanted = |variant: &Variant| {
-        let name = &*variant.name;
-        selection.only.iter().any(|only| only == name || (only == BASELINE && name == baseline))
-    };
-    for only in &selection.only {
-        if only != BASELINE && !variants.iter().any(|variant| *variant.name == **only) {
+    for Located { value, at } in only {
+        if value != BASELINE && !variants.iter().any(|variant| *variant.name == **value) {
             let known = variants.iter().map(|variant| &*variant.name);
             problems.push(
-                Diagnostic::new(
-                    &Place::argument(only),
-                    format!("there is no variant `{only}`"),
-                    "asked for here",
-                )
-                .help(suggest(only, known)),
+                Diagnostic::new(at, format!("there is no variant `{value}`"), "asked for here")
+                    .help(suggest(value, known)),
             );
         }
     }
+    let wanted = |variant: &Variant| {
+        let name = &*variant.name;
+        only.iter().any(|only| only.value == name || (only.value == BASELINE && name == baseline))
+    };
     variants.into_iter().filter(wanted).collect()
 }
 

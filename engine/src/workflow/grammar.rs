@@ -169,6 +169,7 @@ const SWEEP: Shape = Record(
             "A variant for the first values, one for the second ones, and so on.",
         ),
         key("random", RANDOM, "Variants with values drawn at random."),
+        key("only", OneOrMore(&Text), "Variants to take, of all of these; `--only` takes others instead."),
         key(
             "exclude",
             List(&Paths(&Any), 1),

@@ -21,6 +21,8 @@ pub(crate) struct Sweep {
     pub(crate) random: Option<Random>,
     /// Combinations of values to leave out.
     pub(crate) exclude: Vec<Exclusion>,
+    /// Variants to take; all if empty.
+    pub(crate) only: Vec<Located<String>>,
 }
 
 impl Default for Sweep {
@@ -34,6 +36,7 @@ impl Default for Sweep {
             zip: Vec::new(),
             random: None,
             exclude: Vec::new(),
+            only: Vec::new(),
         }
     }
 }
@@ -111,7 +114,8 @@ pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Swee
     let exclude = node.get("exclude").map(Node::items).unwrap_or_default().iter();
     let exclude =
         exclude.map(|node| Exclusion { at: node.at.clone(), values: node.entries().to_vec() }).collect();
-    Sweep { metrics, seeds, baseline, ablate, grid: axes("grid"), zip, random, exclude }
+    let only = node.get("only").map(Node::texts).unwrap_or_default();
+    Sweep { metrics, seeds, baseline, ablate, grid: axes("grid"), zip, random, exclude, only }
 }
 
 fn axis((path, values): &(Located<String>, Node)) -> Axis {
