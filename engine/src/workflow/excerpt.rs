@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn lines_are_counted_from_the_top_of_the_file() {
-        let source = Source::new(Path::new("w.yaml"), "x: 1\n".repeat(50) + "here: 1\n" + &"y: 1\n".repeat(50));
+        let source =
+            Source::new(Path::new("w.yaml"), "x: 1\n".repeat(50) + "here: 1\n" + &"y: 1\n".repeat(50));
         let text = drawn(&Diagnostic::new(&place(&source, "here"), "it is wrong", "here"));
         assert!(text.contains("w.yaml:51:1]") && text.contains(" 51 |"), "{text}");
     }

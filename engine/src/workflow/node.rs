@@ -84,6 +84,7 @@ pub(crate) fn parse(source: &Source, problems: &mut Diagnostics) -> Result<Node,
         let span = error.location().map_or(0..0, |location| span(&location, text));
         traps::explain(error.without_snippet(), Place { source: source.clone(), span })
     })?;
+    traps::tagged(source, problems);
     Ok(node(tree, source, problems))
 }
 
@@ -97,12 +98,25 @@ pub(super) fn scalar(text: &str) -> Option<Value> {
 
 fn span(location: &serde_yaml::Location, text: &str) -> Range<usize> {
     let span = location.span();
-    let Some(start) = span.byte_offset().and_then(|offset| usize::try_from(offset).ok()) else { return 0..0 };
+    let Some(start) = span.byte_offset().and_then(|offset| usize::try_from(offset).ok()) else {
+        let start = offset(location, text);
+        return start..text.ceil_char_boundary((start + 1).min(text.len()));
+    };
     let start = start.min(text.len());
     let len = span.byte_len().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
     // A block's span reaches to the next token; what a reader wants underlined is its first line.
-    let end = text[start..].find('\n').map_or(text.len(), |line| start + line);
-    start..(start + len).min(end).max(start)
+    let end = text.floor_char_boundary((start + len).min(text.len()));
+    let line = text.get(start..end).and_then(|inside| inside.find('\n'));
+    start..line.map_or(end, |line| start + line)
+}
+
+/// The byte of a line and column: of what it cannot read, the parser knows no more.
+fn offset(location: &serde_yaml::Location, text: &str) -> usize {
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+    let line = text.split_inclusive('\n').take(number(location.line()));
+    let start: usize = line.map(str::len).sum();
+    let rest = text.get(start..).unwrap_or_default();
+    rest.char_indices().nth(number(location.column())).map_or(text.len(), |(column, _)| start + column)
 }
 
 /// A node as the deserializer makes it: children with places, itself without.
@@ -120,9 +134,7 @@ fn node(raw: Spanned<Raw>, source: &Source, problems: &mut Diagnostics) -> Node 
     let at = place(&raw.referenced);
     let value = match raw.value {
         Raw::Leaf(value) => value,
-        Raw::List(items) => {
-            Value::List(items.into_iter().map(|item| node(item, source, problems)).collect())
-        }
+        Raw::List(items) => Value::List(items.into_iter().map(|item| node(item, source, problems)).collect()),
         Raw::Map(entries) => {
             let mut first: HashMap<String, Place> = HashMap::with_capacity(entries.len());
             let mut different = Vec::with_capacity(entries.len());
@@ -340,7 +352,10 @@ mod tests {
             read,
             serde_json::json!(["no", "on", "Yes", "off", "n", "y", true, false, null, "", "nothing"])
         );
-        assert_eq!(json("{ a: ~, b: , c: '~', d: null }"), serde_json::json!({ "a": null, "b": null, "c": "~", "d": null }));
+        assert_eq!(
+            json("{ a: ~, b: , c: '~', d: null }"),
+            serde_json::json!({ "a": null, "b": null, "c": "~", "d": null })
+        );
     }
 
     #[test]
@@ -365,13 +380,21 @@ mod tests {
             "a": { "x": 1, "y": 2 }, "b": { "x": 1, "y": 2 }, "c": { "x": 1, "y": 3 }, "d": ["text", "text"]
         });
         assert_eq!(read, expected);
-        assert_eq!(json("[&a { x: 1 }, { <<: [*a, { x: 2, z: 3 }] }]")[1], serde_json::json!({ "x": 1, "z": 3 }));
+        assert_eq!(
+            json("[&a { x: 1 }, { <<: [*a, { x: 2, z: 3 }] }]")[1],
+            serde_json::json!({ "x": 1, "z": 3 })
+        );
     }
 
     #[test]
     fn ends_of_lines_marks_and_characters_of_other_systems_mean_nothing() {
         let expected = serde_json::json!({ "a": 1, "ä😀": ["b", "c"] });
-        for text in ["a: 1\nä😀: [b, c]", "a: 1\r\nä😀: [b, c]\r\n", "a: 1\nä😀: [\tb,\tc\t]\n", "---\na: 1\nä😀: [b, c]\n...\n"] {
+        for text in [
+            "a: 1\nä😀: [b, c]",
+            "a: 1\r\nä😀: [b, c]\r\n",
+            "a: 1\nä😀: [\tb,\tc\t]\n",
+            "---\na: 1\nä😀: [b, c]\n...\n",
+        ] {
             assert_eq!(json(text), expected, "{text:?}");
         }
         assert_eq!(json("%YAML 1.2\n---\na: 1\n"), serde_json::json!({ "a": 1 }));

@@ -226,7 +226,8 @@ fn look_up<'a>(
     problems: &mut Diagnostics,
 ) -> Option<(&'static str, &'a Node)> {
     let (scope, key) = name.split_once('.').unwrap_or((name, ""));
-    let wrong = |message: String, help: String| Diagnostic::new(&node.at, message, "referred to here").help(help);
+    let wrong =
+        |message: String, help: String| Diagnostic::new(&node.at, message, "referred to here").help(help);
     let Some((scope, known)) = names.iter().find(|(known, _)| *known == scope) else {
         let help = match scope {
             "foreach" => "only the params of a mapped stage may refer to what it is mapped over".to_owned(),
@@ -250,12 +251,18 @@ fn look_up<'a>(
                 let help = "the stage is not mapped: give it `foreach:`, or read a stage that has".to_owned();
                 ("dimension", help)
             }
-            _ => ("param", format!("the file has no params: add `params: {{ {key}: VALUE }}`")),
+            _ => {
+                let help = format!("this file has no params of its own: add `params: {{ {key}: VALUE }}`");
+                ("param", help)
+            }
         };
         let help = match (*scope, known.is_empty()) {
             (_, true) => none,
             // The right name may be one that is not declared.
-            ("env", false) => format!("{none}, or: {}", suggest(key, known.keys().map(String::as_str))),
+            ("env", false) => {
+                let near = suggest(key, known.keys().map(String::as_str));
+                format!("{near}{} {none}", if near.ends_with('?') { " else" } else { "; else" })
+            }
             _ => suggest(key, known.keys().map(String::as_str)),
         };
         let message = match (*scope, key) {
@@ -304,7 +311,8 @@ mod tests {
         let (params, mut problems) = (params(), Diagnostics::default());
         let env = [("N".to_owned(), text("5")), ("V".to_owned(), text("1.10"))].into();
         let names = [("params", &params), ("env", &env)];
-        let mut json = |value: &str| interpolate(&text(value), &names, &mut ROOM.clone(), &mut problems).to_json();
+        let mut json =
+            |value: &str| interpolate(&text(value), &names, &mut ROOM.clone(), &mut problems).to_json();
         assert_eq!(json("${params.epochs}"), 50);
         assert_eq!(json("${params.dir}/A1-${params.epochs}"), "data/A1-50");
         assert_eq!(json("no reference"), "no reference");
@@ -319,8 +327,7 @@ mod tests {
         let params = params();
         let mut problems = Diagnostics::default();
         for wrong in ["${params.epoch}", "${param.epochs}", "${params.epochs", "${epochs}"] {
-            let unknown =
-                interpolate(&text(wrong), &[("params", &params)], &mut ROOM.clone(), &mut problems);
+            let unknown = interpolate(&text(wrong), &[("params", &params)], &mut ROOM.clone(), &mut problems);
             assert!(unknown.is_unknown(), "{wrong}");
         }
         let help: Vec<_> = problems.0.iter().filter_map(|problem| problem.help.as_deref()).collect();

@@ -53,7 +53,14 @@ impl Resolved {
             env: scopes.iter().map(|(prefix, scope)| (prefix.clone(), scope.env.clone())).collect(),
             none: IndexMap::new(),
         };
-        let mut walk = Walk { scopes, resolved: &mut resolved, states: HashMap::new(), open: Vec::new(), room: ROOM, problems };
+        let mut walk = Walk {
+            scopes,
+            resolved: &mut resolved,
+            states: HashMap::new(),
+            open: Vec::new(),
+            room: ROOM,
+            problems,
+        };
         for (prefix, scope) in scopes {
             for name in scope.params.keys() {
                 walk.visit(prefix, name);
@@ -146,15 +153,20 @@ impl Walk<'_> {
             [_] => format!("the param `{}` refers to itself", name(id)),
             _ => format!("params refer to each other in a circle: {}", names.join(" -> ")),
         };
-        let places = circle.iter().filter_map(|(prefix, name)| {
-            Some(&self.scopes.get(prefix)?.params.get(name)?.node.at)
+        let places = circle.iter().zip(names.iter().zip(names.iter().skip(1)));
+        let places = places.filter_map(|((prefix, param), (name, next))| {
+            let at = &self.scopes.get(prefix)?.params.get(param)?.node.at;
+            Some((at, format!("`{name}` refers to `{next}`")))
         });
-        let problem = places.take(6).fold(None, |problem: Option<Diagnostic>, at| match problem {
-            Some(problem) => Some(problem.and(at, "and this")),
-            None => Some(Diagnostic::new(at, &message, "refers to the next")),
+        let problem = places.take(6).fold(None, |problem: Option<Diagnostic>, (at, label)| match problem {
+            Some(problem) => Some(problem.and(at, label)),
+            None => Some(Diagnostic::new(at, &message, label)),
         });
         if let Some(problem) = problem {
-            self.problems.push(problem.help("give one of them a value of its own"));
+            self.problems.push(problem.help(match circle.as_slice() {
+                [_] => "give it a value of its own",
+                _ => "give one of them a value of its own",
+            }));
         }
     }
 }
