@@ -76,12 +76,16 @@ fn case(text: &str) -> Case<'_> {
 }
 
 /// What is told of a case.
-fn told(sandbox: &Sandbox, folder: &str, case: &Case<'_>) -> String {
+fn told(sandbox: &Sandbox, folder: &str, case: &Case<'_>, wrong: &mut Vec<String>) -> String {
     for (name, text) in &case.files {
         write(&sandbox.path(folder), name, if text == "\n" { "" } else { text });
     }
+    let start = Instant::now();
     let ended = check(sandbox, folder, &[&[case.run], &*case.arguments].concat(), &case.env);
-    assert_eq!(ended.code(), Some(2), "`{}` is not refused: {}", case.title, ended.all());
+    assert!(start.elapsed() < Duration::from_secs(1), "`{}` takes {:?}", case.title, start.elapsed());
+    if ended.code() != Some(2) {
+        wrong.push(format!("`{}` is not refused: {}", case.title, ended.all()));
+    }
     let root = sandbox.path("").display().to_string();
     let text = ended.err().replace(&root, "/").replace(&format!("/{folder}/"), "/here/");
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
@@ -94,6 +98,7 @@ fn every_kind_of_mistake_is_told_so_that_it_can_be_mended() {
     let mut topics: Vec<_> = std::fs::read_dir(checkout().join("tests/mistakes")).unwrap().collect();
     topics.sort_by_key(|topic| topic.as_ref().unwrap().path());
     let mut kinds = 0;
+    let mut wrong = Vec::new();
     let mut titles = std::collections::BTreeSet::new();
     for topic in topics {
         let path = topic.unwrap().path();
@@ -104,13 +109,14 @@ fn every_kind_of_mistake_is_told_so_that_it_can_be_mended() {
             let text = format!("{text}\n");
             let case = case(&text);
             assert!(titles.insert(case.title.to_owned()), "`{}` is there twice", case.title);
-            drawn += &told(&sandbox, &format!("{name}-{index}"), &case);
+            drawn += &told(&sandbox, &format!("{name}-{index}"), &case, &mut wrong);
             drawn.push('\n');
             kinds += 1;
         }
         insta::assert_snapshot!(name, drawn);
     }
     assert!(kinds >= 100, "{kinds}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// Checks a file, which must end in a clear error within a second, and gives what is told.

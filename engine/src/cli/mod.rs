@@ -173,7 +173,7 @@ impl Failure {
             Self::NeverRan => Some("run it with `restage run`".into()),
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
-            Self::Load(error) => error.help().map(|help| help.to_string()),
+            Self::Load(error) => error.help(),
             Self::Plan(PlanError::Catalog(error)) => error.help().map(|help| help.to_string()),
             _ => None,
         }

@@ -8,10 +8,13 @@ use std::{
 use restage_stage::catalogue::StageType;
 use serde_json::Value;
 
-use super::group::{Draft, Group};
+use super::{
+    group::{Draft, Group},
+    words::{missing, problem},
+};
 use crate::{
     plugin::Catalog,
-    workflow::{Diagnostic, Diagnostics, Node, Stage, boolean_word, suggest},
+    workflow::{Diagnostic, Diagnostics, Stage, suggest},
 };
 
 /// At the points of its dimensions, a stage's params may be wrong in many ways; so many are told.
@@ -101,9 +104,14 @@ impl Told {
             && told.insert(message.clone())
         {
             let known = properties(stage_type).into_iter().flat_map(|known| known.keys());
-            problems.push(
-                Diagnostic::new(at, message, "unknown param").help(suggest(param, known.map(String::as_str))),
-            );
+            let help = match suggest(param, known.map(String::as_str)) {
+                // `weight: 0,5` between braces is a weight and a 5.
+                names if param.chars().all(|c| c.is_ascii_digit()) => {
+                    format!("decimal numbers have a point: `0.{param}`; else {names}")
+                }
+                names => names,
+            };
+            problems.push(Diagnostic::new(at, message, "unknown param").help(help));
         }
     }
 }
@@ -120,10 +128,15 @@ async fn tell(
     let mut told = BTreeSet::new();
     loop {
         // A param whose reference cannot be had is not missing.
-        if missing(&messages).is_some_and(|param| draft.unknown.contains(&param)) {
+        let is_known = |param: String| draft.unknown.contains(&param) || stage.misshapen;
+        if missing(&messages).is_some_and(is_known) {
             return;
         }
-        let (problem, param) = problem(stage, &messages);
+        let Some(offer) = catalog.find(&stage.uses.value) else { return };
+        let origin = |param: &str| {
+            draft.origins.iter().find(|(from, _)| from == param).map(|(_, place)| place.clone())
+        };
+        let (problem, param) = problem(stage, offer.stage, &messages, origin);
         let fresh = told.insert(problem.message.clone());
         problems.push(problem);
         let removed = param.is_some_and(|param| remove(&mut written, &param));
@@ -158,45 +171,4 @@ fn unknown_params(stage: &Stage, stage_type: &StageType, written: &Value) -> Vec
     let is_known = |param: &str| known.map_or(!takes_none, |known| known.contains_key(param));
     let unknown = |param: &&String| !is_known(param) && written.get(*param).is_some();
     stage.with.keys().filter(unknown).cloned().collect()
-}
-
-/// The param that a plugin misses.
-fn missing(messages: &[String]) -> Option<String> {
-    let message = messages.first()?;
-    message.strip_prefix("missing field `")?.split('`').next().map(str::to_owned)
-}
-
-/// The plugin's words on wrong params, at the param that they begin with, and that param.
-fn problem(stage: &Stage, messages: &[String]) -> (Diagnostic, Option<String>) {
-    let message = messages.join(": ");
-    let param =
-        message.strip_prefix('`').and_then(|rest| rest.split(['.', '[', '`']).next()).map(str::to_owned);
-    match param.as_ref().and_then(|param| stage.with.get(param)) {
-        Some((_, node)) => {
-            let advice = advice(node, &message);
-            let problem = Diagnostic::new(&node.at, message, "this value");
-            let problem = match advice {
-                Some(advice) => problem.help(advice),
-                None => problem,
-            };
-            (problem, param)
-        }
-        None => {
-            let text =
-                missing(messages).map(|param| format!("`{}` needs the param `{param}`", stage.uses.value));
-            let help = "`restage plugin list WORKFLOW` shows the params of every stage type";
-            let at = &stage.uses.at;
-            (Diagnostic::new(at, text.unwrap_or(message), "in the params of this stage").help(help), None)
-        }
-    }
-}
-
-/// Words for mistakes that YAML invites.
-fn advice(node: &Node, message: &str) -> Option<String> {
-    let text = node.text()?;
-    if message.contains("boolean") {
-        return boolean_word(text).map(|word| format!("`{text}` is text; write `{word}`"));
-    }
-    let wants_number = ["expected f", "expected u", "expected i"].iter().any(|words| message.contains(words));
-    (wants_number && text.parse::<f64>().is_ok()).then(|| "without quotes it is a number".to_owned())
 }

@@ -14,7 +14,8 @@ use super::{Point, files::Foreign, wire::Wiring};
 use crate::{
     plugin::Catalog,
     workflow::{
-        Body, Diagnostic, Diagnostics, Node, ROOM, Resolved, Stage, Value, interpolate, referred, suggest,
+        Body, Diagnostic, Diagnostics, Node, Place, ROOM, Resolved, Stage, Value, interpolate, referred,
+        suggest,
     },
 };
 
@@ -43,6 +44,8 @@ pub(super) struct Draft {
     pub(super) written: serde_json::Value,
     /// Those among them whose value cannot be had, which is told.
     pub(super) unknown: Vec<String>,
+    /// Those among them whose value was written elsewhere, and where.
+    pub(super) origins: Vec<(String, Place)>,
     /// Texts among them that were written in files of other folders.
     pub(super) foreign: Foreign,
     /// Per input port, sorted, the drafts and ports that it reads.
@@ -187,12 +190,15 @@ impl<'a> Groups<'a> {
             let names = [params, env, ("foreach", &point)];
             let mut written = serde_json::Map::new();
             let mut foreign = Foreign::new();
-            let mut unknown = Vec::new();
-            for (param, (_, node)) in &stage.with {
-                let node = interpolate(node, &names, &mut self.room, problems);
+            let (mut unknown, mut origins) = (Vec::new(), Vec::new());
+            for (param, (_, raw)) in &stage.with {
+                let node = interpolate(raw, &names, &mut self.room, problems);
                 if node.is_unknown() {
                     unknown.push(param.clone());
                     continue;
+                }
+                if node.at.span != raw.at.span || !node.at.source.same(&raw.at.source) {
+                    origins.push((param.clone(), node.at.clone()));
                 }
                 find_foreign(&node, &format!("/{param}"), self.folder, &mut foreign);
                 written.insert(param.clone(), node.to_json());
@@ -200,7 +206,7 @@ impl<'a> Groups<'a> {
             let inputs = self.inputs(stage, &dims, &coordinates, own, wiring);
             self.check_single(stage, &inputs, problems);
             let group = self.groups.len();
-            self.drafts.push(Draft { group, at, written: written.into(), unknown, foreign, inputs });
+            self.drafts.push(Draft { group, at, written: written.into(), unknown, origins, foreign, inputs });
         }
         let drafts = first..self.drafts.len();
         self.groups.push(Group { name: name.clone(), stage: stage.clone(), dims, drafts });
@@ -224,6 +230,7 @@ impl<'a> Groups<'a> {
         problems: &mut Diagnostics,
     ) -> Dims {
         let mut dims = Dims::new();
+        let mut through: HashMap<&str, &Place> = HashMap::new();
         for output in stage.inputs.values().flat_map(|input| &input.from) {
             let Some(group) = own.get(&*output.value.stage).and_then(|group| self.groups.get(*group)) else {
                 continue;
@@ -239,12 +246,18 @@ impl<'a> Groups<'a> {
                                 message,
                                 format!("here: {}", values.shown.join(", ")),
                             )
-                            .and(&stage.at, format!("another input has: {}", known.shown.join(", ")))
+                            .and(
+                                through.get(&**dim).copied().unwrap_or(&stage.at),
+                                format!("here: {}", known.shown.join(", ")),
+                            )
                             .help("give one of the dimensions another name, or both the same values"),
                         );
                     }
                     Some(_) => {}
-                    None => drop(dims.insert(dim.clone(), values.clone())),
+                    None => {
+                        dims.insert(dim.clone(), values.clone());
+                        through.insert(dim, &output.at);
+                    }
                 }
             }
         }
@@ -252,10 +265,13 @@ impl<'a> Groups<'a> {
         for gathered in &stage.gather {
             if dims.shift_remove(&gathered.value).is_none() && !inherited.contains(&gathered.value) {
                 let message = format!("no input of `{name}` is mapped over `{}`", gathered.value);
-                problems.push(
-                    Diagnostic::new(&gathered.at, message, "gathered here")
-                        .help(suggest(&gathered.value, inherited.iter().map(String::as_str))),
-                );
+                let help = match inherited.as_slice() {
+                    [] => {
+                        "no input is mapped at all: remove `gather:`, or give a stage above `foreach:`".into()
+                    }
+                    known => suggest(&gathered.value, known.iter().map(String::as_str)),
+                };
+                problems.push(Diagnostic::new(&gathered.at, message, "gathered here").help(help));
             }
         }
         for (dim, (at, node)) in &stage.foreach {
@@ -266,8 +282,8 @@ impl<'a> Groups<'a> {
                 );
                 continue;
             }
-            let node = interpolate(node, &resolved.names(&stage.scope), &mut self.room, problems);
-            let values = dim_values(dim, &node, problems);
+            let values = interpolate(node, &resolved.names(&stage.scope), &mut self.room, problems);
+            let values = dim_values(dim, node, &values, problems);
             dims.insert(dim.clone(), Arc::new(values));
         }
         dims
@@ -329,14 +345,17 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// The values of `foreach`, references replaced.
-fn dim_values(dim: &str, node: &Node, problems: &mut Diagnostics) -> Dim {
+/// The values of `foreach`: as written, and with references replaced.
+fn dim_values(dim: &str, written: &Node, node: &Node, problems: &mut Diagnostics) -> Dim {
     let values = node.items().to_vec();
-    if values.is_empty() && !node.is_unknown() {
-        let message = format!("`{dim}` has nothing to map over");
+    // What is written here as no list was told when the file was read.
+    let is_reference = written.text().is_some_and(|text| text.contains("${"));
+    if values.is_empty() && is_reference && !node.is_unknown() {
+        let message = format!("`{dim}` refers to {}, not to a list", node.kind());
         problems.push(
-            Diagnostic::new(&node.at, message, "expected a list with at least one value")
-                .help("e.g. `foreach: { sample: [A1, B1] }`, or a reference to a param that is a list"),
+            Diagnostic::new(&written.at, message, "mapped over this")
+                .and(&node.at, "expected a list with at least one value")
+                .help("e.g. `[A1, B1]`"),
         );
     }
     let mut shown: Vec<String> = Vec::with_capacity(values.len());

@@ -14,6 +14,7 @@ mod oracle;
 mod reason;
 mod variant;
 mod wire;
+mod words;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 

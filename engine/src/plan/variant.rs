@@ -103,6 +103,8 @@ struct Made {
 impl Made {
     fn add(&mut self, name: String, at: Option<&Place>, body: Body, problems: &mut Diagnostics) {
         match (self.names.get(&name), at) {
+            // That an ablation cannot be called so was told when the file was read.
+            (Some(None), Some(_)) if name == BASELINE => {}
             (Some(first), Some(at)) => {
                 let message = format!("two variants are called `{name}`");
                 let problem = Diagnostic::new(at, message, "the second one");
@@ -336,9 +338,10 @@ fn drop_stage(body: &mut Body, dropped: &Located<String>, catalog: &Catalog, pro
         let connected = same_type.find_map(|input| stage.inputs.get(&input.name));
         connected.map(|input| input.from.clone()).ok_or_else(|| {
             let takes: Vec<String> =
-                offer.stage.inputs.iter().map(|input| format!("{}: {}", input.name, input.kind)).collect();
+                offer.stage.inputs.iter().map(|input| format!("`{}` ({})", input.name, input.kind)).collect();
             let takes = if takes.is_empty() { "nothing".to_owned() } else { takes.join(", ") };
-            format!("its output `{}` is {}, and it takes {takes}", port.name, port.kind)
+            let output = format!("`{}` ({})", port.name, port.kind);
+            format!("nothing that it reads can take the place of its output {output}: it reads {takes}")
         })
     };
     for reader in body.stages.values_mut() {

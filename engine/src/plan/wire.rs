@@ -10,7 +10,9 @@ use restage_stage::catalogue::{InputPort, OutputPort, PortType};
 
 use crate::{
     plugin::{Catalog, Offer},
-    workflow::{Body, Diagnostic, Diagnostics, Input, Located, MetricRef, OutputRef, Stage, suggest},
+    workflow::{
+        Body, Diagnostic, Diagnostics, Input, Located, MetricRef, OutputRef, Stage, nearest, suggest,
+    },
 };
 
 /// How a variant's stages are connected.
@@ -41,21 +43,12 @@ pub(super) fn resolve(
             Some(offer) => drop(offers.insert(name, offer)),
             // A stage without its type was told when the file was read.
             None if stage.uses.value.is_empty() => {}
-            None => {
-                let known: Vec<String> = catalog.names().collect();
-                let message = format!("unknown stage type `{}`", stage.uses.value);
-                let help = if known.is_empty() {
-                    "the workflow names no plugins: add `plugins: [{ path: … }]`".to_owned()
-                } else {
-                    suggest(&stage.uses.value, known.iter().map(String::as_str))
-                };
-                problems.push(Diagnostic::new(&stage.uses.at, message, "here").help(help));
-            }
+            None => problems.push(unknown_type(&stage.uses, catalog)),
         }
     }
     for (name, stage) in &body.stages {
         if let Some(offer) = offers.get(&**name) {
-            check_inputs(name, stage, offer, &offers, problems);
+            check_inputs(name, stage, offer, body, &offers, problems);
         }
     }
     check_metrics(metrics, &offers, problems);
@@ -68,10 +61,33 @@ pub(super) fn resolve(
     Wiring { order, single_outputs }
 }
 
+fn unknown_type(uses: &Located<String>, catalog: &Catalog) -> Diagnostic {
+    let known: Vec<String> = catalog.names().collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    let plugin = uses.value.split_once('/').map(|(plugin, _)| plugin);
+    let plugins: Vec<&str> = catalog.plugins().map(|(name, _)| name).collect();
+    let missing = plugin.filter(|plugin| !plugins.contains(plugin) && nearest(&uses.value, &known).is_none());
+    let (label, help) = match missing {
+        _ if known.is_empty() => {
+            ("no plugin offers it", "the workflow names no plugins: add `plugins: [{ path: … }]`".to_owned())
+        }
+        Some(plugin) => {
+            let help = format!(
+                "add the folder of `{plugin}` to `plugins:`; so far there is: {}",
+                plugins.join(", ")
+            );
+            ("of a plugin that is not named", help)
+        }
+        None => ("no plugin offers it", suggest(&uses.value, known)),
+    };
+    Diagnostic::new(&uses.at, format!("unknown stage type `{}`", uses.value), label).help(help)
+}
+
 fn check_inputs(
     name: &str,
     stage: &Stage,
     offer: &Offer<'_>,
+    body: &Body,
     offers: &HashMap<&str, Offer<'_>>,
     problems: &mut Diagnostics,
 ) {
@@ -86,19 +102,29 @@ fn check_inputs(
         };
         if let (false, [_, second, ..]) = (port.many, input.from.as_slice()) {
             let message = format!("input `{port_name}` of `{}` takes one artifact", stage.uses.value);
+            let first = input.from.first().map_or(&input.at, |first| &first.at);
             problems.push(
                 Diagnostic::new(&second.at, message, "the second one")
+                    .and(first, "the first one")
                     .help("give it one of them, or collect them first with a stage type that takes a list"),
             );
         }
         for output in &input.from {
-            check_wire(port, input, output, offers, problems);
+            check_wire(port, input, output, body, offers, problems);
         }
     }
+    let is_port = |name: &str| ports.iter().any(|port| port.name == name);
     for port in ports.iter().filter(|port| !port.optional && !stage.inputs.contains_key(&port.name)) {
+        // One that is misspelled is told already.
+        let misspelled = |name: &String| !is_port(name) && nearest(name, &[&port.name]).is_some();
+        if stage.misshapen || stage.inputs.keys().any(misspelled) {
+            continue;
+        }
         let message = format!("stage `{name}` lacks its input `{}`", port.name);
+        let kind = if port.kind == PortType::Any { String::new() } else { format!(" ({})", port.kind) };
+        let label = format!("`{}` reads `{}`{kind}", stage.uses.value, port.name);
         problems.push(
-            Diagnostic::new(&stage.uses.at, message, format!("`{}` reads a {}", stage.uses.value, port.kind))
+            Diagnostic::new(&stage.uses.at, message, label)
                 .help(format!("add `in: {{ {}: STAGE.OUTPUT }}` ({})", port.name, port.doc)),
         );
     }
@@ -108,6 +134,7 @@ fn check_wire(
     port: &InputPort,
     input: &Input,
     output: &Located<OutputRef>,
+    body: &Body,
     offers: &HashMap<&str, Offer<'_>>,
     problems: &mut Diagnostics,
 ) {
@@ -120,18 +147,20 @@ fn check_wire(
         (None, [only]) => Some(only),
         (None, _) => None,
     };
+    let from = body.stages.get(&output.value.stage).map_or(&output.at, |stage| &stage.uses.at);
     let Some(found) = found else {
         let (message, help) = match &output.value.port {
             Some(name) => {
                 (format!("stage `{}` has no output `{name}`", output.value.stage), suggest(name, names()))
             }
             None => {
-                let names: Vec<&str> = names().collect();
-                let message = format!("stage `{}` has {} outputs", output.value.stage, names.len());
-                (message, format!("say which: {}", names.join(", ")))
+                let full = names().map(|name| format!("`{}.{name}`", output.value.stage)).collect::<Vec<_>>();
+                let message = format!("stage `{}` has {} outputs", output.value.stage, full.len());
+                (message, format!("say which one: {}", full.join(" or ")))
             }
         };
-        return problems.push(Diagnostic::new(&output.at, message, "read here").help(help));
+        let has = format!("its outputs: {}", names().collect::<Vec<_>>().join(", "));
+        return problems.push(Diagnostic::new(&output.at, message, "read here").and(from, has).help(help));
     };
     let fits = found.kind == port.kind || [found.kind, port.kind].contains(&PortType::Any);
     if !fits {
@@ -141,12 +170,13 @@ fn check_wire(
         let fitting: Vec<String> =
             fitting.map(|known| format!("`{}.{}`", output.value.stage, known.name)).collect();
         let diagnostic = Diagnostic::new(&output.at, message, format!("this is {}", found.kind))
-            .and(&input.at, format!("this takes {}", port.kind));
+            .and(&input.at, format!("this takes {}", port.kind))
+            .and(from, format!("`{}` comes from here", found.name));
         problems.push(match fitting.as_slice() {
             [] if found.kind == PortType::TestLabels => {
                 diagnostic.help("test labels are for evaluation only: reading them elsewhere would leak")
             }
-            [] => diagnostic.help(format!("read an output of type {}", port.kind)),
+            [] => diagnostic.help(format!("read an output of type {} of another stage", port.kind)),
             some => diagnostic.help(format!("did you mean {}?", some.join(" or "))),
         });
     }

@@ -86,6 +86,13 @@ impl Catalog {
             match std::fs::canonicalize(&path.value) {
                 // A workflow and what it imports may name the same one.
                 Ok(canonical) if paths.contains(&canonical) => {}
+                Ok(canonical) if canonical.is_dir() && !canonical.join("Cargo.toml").is_file() => {
+                    let message = format!("there is no crate in the folder {}", canonical.display());
+                    problems.push(
+                        Diagnostic::new(&path.at, message, "expected a `Cargo.toml` in it")
+                            .help("a plugin is a crate's folder, or a built library; `path:` is relative to the file that it is written in"),
+                    );
+                }
                 Ok(canonical) => {
                     paths.push(canonical);
                     places.push(&path.at);
@@ -100,7 +107,8 @@ impl Catalog {
                 }
             }
         }
-        if problems.0.len() > known {
+        // Without all plugins nobody knows which stage types there are.
+        if problems.0.len() > known || workflow.more_plugins {
             return problems.or(Self { plugins: BTreeMap::new() }).map_err(CatalogError::Workflow);
         }
         let mut problems = Diagnostics::default();

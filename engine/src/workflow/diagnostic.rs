@@ -82,6 +82,11 @@ impl Place {
         Self { source: Source::argument(text), span: 0..text.len() }
     }
 
+    /// The place so many bytes later in another text.
+    pub(super) fn shifted(&self, source: &Source, by: usize) -> Self {
+        Self { source: source.clone(), span: self.span.start + by..self.span.end + by }
+    }
+
     /// Line and column of its begin, both from 1.
     pub(crate) fn line_column(&self) -> (usize, usize) {
         self.source.line_column(self.span.start)
@@ -117,6 +122,14 @@ impl Diagnostic {
     /// Adds a second place.
     pub(crate) fn and(mut self, at: &Place, label: impl Into<String>) -> Self {
         self.labels.push((at.clone(), cut(label.into(), MAX_LABEL)));
+        self
+    }
+
+    /// The same, so many bytes later in another text.
+    pub(super) fn shifted(mut self, source: &Source, by: usize) -> Self {
+        for (at, _) in &mut self.labels {
+            *at = at.shifted(source, by);
+        }
         self
     }
 
@@ -232,7 +245,7 @@ pub(crate) fn suggest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>)
 }
 
 /// The name that was meant, if one is near enough: but for a few letters, or but for what stands before it.
-fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
     if wrong.len() > MAX_NAME {
         return None;
     }

@@ -2,15 +2,20 @@
 
 use std::{fs::File, io::Read, path::Path};
 
+use super::diagnostic::nearest;
+
 /// Longer files than this are nobody's workflow.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// Why a file is no workflow's.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
+    /// Nothing is there.
+    #[error("there is no such file")]
+    Missing,
     /// The system refuses.
     #[error("{0}")]
-    Refused(#[from] std::io::Error),
+    Refused(std::io::Error),
     /// Nothing that can be read to an end: a folder, a device, a pipe.
     #[error("it is {0}, not a file")]
     NotAFile(&'static str),
@@ -33,9 +38,29 @@ impl FileError {
         match self {
             Self::TooLong => Some("is it a data file? give its path as a param of a stage instead"),
             Self::NotText { .. } => Some("a workflow is a YAML file; save it as UTF-8"),
-            Self::Refused(_) | Self::NotAFile(_) => None,
+            Self::Missing | Self::Refused(_) | Self::NotAFile(_) => None,
         }
     }
+}
+
+impl From<std::io::Error> for FileError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::Missing,
+            _ => Self::Refused(error),
+        }
+    }
+}
+
+/// The file that was meant, if one beside it has a near name.
+pub(super) fn near(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let entries = std::fs::read_dir(folder).ok()?.take(1000).flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    nearest(name, &names).map(|name| format!("did you mean `{name}`?"))
 }
 
 /// Reads a file, and not a byte more of it than a workflow may have.

@@ -51,8 +51,9 @@ pub(super) fn import(
         Ok(text) => text,
         Err(error) => {
             let message = format!("cannot read the imported file {}: {error}", path.display());
-            let help = error.help().unwrap_or("the path is relative to the file that imports it");
-            return wrong(message, "imported here", help);
+            let relative = "the path is relative to the file that imports it";
+            let help = error.help().map(str::to_owned).or_else(|| file::near(&path));
+            return wrong(message, "imported here", &help.unwrap_or_else(|| relative.to_owned()));
         }
     };
     let file = canonical(&path);
@@ -125,6 +126,7 @@ fn under(part: Part, prefix: &str) -> Part {
     });
     Part {
         plugins: part.plugins,
+        more_plugins: part.more_plugins,
         scopes: scopes.collect(),
         stages: stages.collect(),
         unread: part.unread.iter().map(|inner| join_scope(prefix, inner)).collect(),

@@ -1,5 +1,6 @@
 //! The workflow language: YAML text to a [`Workflow`], or every problem with its place.
 
+mod check;
 mod diagnostic;
 mod excerpt;
 mod file;
@@ -23,11 +24,11 @@ use std::{
 
 use indexmap::IndexMap;
 
-pub(crate) use diagnostic::suggest;
+pub(crate) use check::boolean_word;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
+pub(crate) use diagnostic::{nearest, suggest};
 pub(crate) use excerpt::draw;
 pub(crate) use file::FileError;
-pub(crate) use grammar::boolean_word;
 pub(crate) use node::{Located, Node, Value};
 pub(crate) use reference::{OutputRef, ROOM, interpolate, referred};
 pub(crate) use schema::schema;
@@ -44,6 +45,8 @@ pub(crate) struct Workflow {
     pub(crate) path: PathBuf,
     /// Plugins by their absolute path: a source folder, or a built library.
     pub(crate) plugins: Vec<Located<PathBuf>>,
+    /// Whether there are more, which could not be read; that is told.
+    pub(crate) more_plugins: bool,
     /// What overrides change.
     pub(crate) body: Body,
     /// What is varied.
@@ -97,6 +100,8 @@ pub(crate) struct Stage {
     pub(crate) gather: Vec<Located<String>>,
     /// How it is run. Recorded, not part of any key.
     pub(crate) execution: Execution,
+    /// Whether `in` or `with` has another shape than it may, which is told: nothing is missed in them.
+    pub(crate) misshapen: bool,
 }
 
 /// What an input port reads.
@@ -183,10 +188,12 @@ pub(crate) enum LoadError {
 
 impl LoadError {
     /// What to do.
-    pub(crate) fn help(&self) -> Option<&'static str> {
+    pub(crate) fn help(&self) -> Option<String> {
         match self {
-            Self::File { source, .. } => {
-                source.help().or(Some("give the path of a workflow file, e.g. workflows/quickstart.yaml"))
+            Self::File { path, source } => {
+                let example = "give the path of a workflow file, e.g. workflows/quickstart.yaml";
+                let help = source.help().map(str::to_owned).or_else(|| file::near(path));
+                Some(help.unwrap_or_else(|| example.to_owned()))
             }
             Self::Invalid(_) => None,
         }

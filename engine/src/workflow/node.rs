@@ -84,6 +84,7 @@ pub(crate) fn parse(source: &Source, problems: &mut Diagnostics) -> Result<Node,
         let span = error.location().map_or(0..0, |location| span(&location, text));
         traps::explain(error.without_snippet(), Place { source: source.clone(), span })
     })?;
+    traps::tagged(source, problems);
     Ok(node(tree, source, problems))
 }
 
@@ -97,12 +98,25 @@ pub(super) fn scalar(text: &str) -> Option<Value> {
 
 fn span(location: &serde_yaml::Location, text: &str) -> Range<usize> {
     let span = location.span();
-    let Some(start) = span.byte_offset().and_then(|offset| usize::try_from(offset).ok()) else { return 0..0 };
+    let Some(start) = span.byte_offset().and_then(|offset| usize::try_from(offset).ok()) else {
+        let start = offset(location, text);
+        return start..text.ceil_char_boundary((start + 1).min(text.len()));
+    };
     let start = start.min(text.len());
     let len = span.byte_len().and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
     // A block's span reaches to the next token; what a reader wants underlined is its first line.
-    let end = text[start..].find('\n').map_or(text.len(), |line| start + line);
-    start..(start + len).min(end).max(start)
+    let end = text.floor_char_boundary((start + len).min(text.len()));
+    let line = text.get(start..end).and_then(|inside| inside.find('\n'));
+    start..line.map_or(end, |line| start + line)
+}
+
+/// The byte of a line and column: of what it cannot read, the parser knows no more.
+fn offset(location: &serde_yaml::Location, text: &str) -> usize {
+    let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX).saturating_sub(1);
+    let line = text.split_inclusive('\n').take(number(location.line()));
+    let start: usize = line.map(str::len).sum();
+    let rest = text.get(start..).unwrap_or_default();
+    rest.char_indices().nth(number(location.column())).map_or(text.len(), |(column, _)| start + column)
 }
 
 /// A node as the deserializer makes it: children with places, itself without.

@@ -11,8 +11,8 @@ use indexmap::IndexMap;
 
 use super::{
     Body, Diagnostic, Diagnostics, Execution, Gpus, Input, Located, Node, OutputRef, Place, Scopes, Source,
-    Stage, Sweep, Value, Workflow,
-    diagnostic::suggest,
+    Stage, Sweep, Value, Workflow, check,
+    diagnostic::{nearest, suggest},
     grammar,
     import::{self, Loader},
     node,
@@ -24,6 +24,8 @@ use super::{
 #[derive(Default)]
 pub(super) struct Part {
     pub(super) plugins: Vec<Located<PathBuf>>,
+    /// Whether there are more, which could not be read.
+    pub(super) more_plugins: bool,
     pub(super) scopes: Scopes,
     pub(super) stages: IndexMap<Arc<str>, Arc<Stage>>,
     /// Prefixes of imports that could not be read: what they would have brought is not missed a second time.
@@ -35,6 +37,7 @@ pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagn
     let root = node::parse(source, &mut problems)?;
     check_file(&root, &mut problems);
     let part = part(&root, &path, &mut Loader::new(&path), &mut problems);
+    let more_plugins = part.more_plugins;
     let body = Body {
         scopes: Arc::new(part.scopes),
         stages: part.stages,
@@ -44,7 +47,7 @@ pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagn
     let sweep = root.get("sweep").map_or_else(Sweep::default, |node| sweep::read(node, &body, &mut problems));
     let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = root.get("name").and_then(Node::text).map_or_else(stem, str::to_owned);
-    Ok(Workflow { name, path, plugins: part.plugins, body, sweep, problems })
+    Ok(Workflow { name, path, plugins: part.plugins, more_plugins, body, sweep, problems })
 }
 
 /// Checks a file's shape.
@@ -54,7 +57,7 @@ pub(super) fn check_file(root: &Node, problems: &mut Diagnostics) {
             Diagnostic::new(&root.at, "the file is empty", "expected a workflow")
                 .help("begin with `restage: 1`, then `plugins:` and `stages:`"),
         ),
-        Value::Map(_) => grammar::check(root, &grammar::WORKFLOW, "the workflow", problems),
+        Value::Map(_) => check::check(root, &grammar::WORKFLOW, "the workflow", problems),
         _ => problems.push(
             Diagnostic::new(
                 &root.at,
@@ -69,7 +72,9 @@ pub(super) fn check_file(root: &Node, problems: &mut Diagnostics) {
 /// Reads one file's plugins, scopes and stages. Its shape is checked already.
 pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader, problems: &mut Diagnostics) -> Part {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut part = Part { plugins: plugins(root, folder), ..Part::default() };
+    let plugins = plugins(root, folder);
+    let listed = root.get("plugins").map_or(0, |plugins| plugins.items().len().max(1));
+    let mut part = Part { more_plugins: plugins.len() < listed, plugins, ..Part::default() };
     part.scopes.insert("".into(), scope(root, problems));
     for (prefix, node) in root.get("import").map(Node::entries).into_iter().flatten() {
         if let Some(stage) = root.get("stages").and_then(|stages| key(stages, &prefix.value)) {
@@ -90,27 +95,20 @@ pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader, problems: &mut
         match import::import(prefix, node, folder, loader, problems) {
             Some(imported) => {
                 part.plugins.extend(imported.plugins);
+                part.more_plugins |= imported.more_plugins;
                 part.scopes.extend(imported.scopes);
                 part.stages.extend(imported.stages);
                 part.unread.extend(imported.unread);
             }
-            None => part.unread.push(prefix.value.as_str().into()),
+            None => {
+                part.unread.push(prefix.value.as_str().into());
+                part.more_plugins = true;
+            }
         }
     }
     let own = root.get("stages").map(Node::entries).unwrap_or_default();
-    let is_mapping = matches!(root.value, Value::Map(_));
-    if is_mapping
-        && root.get("stages").is_none_or(|stages| matches!(stages.value, Value::Map(_)))
-        && own.is_empty()
-        && part.stages.is_empty()
-        && root.get("import").is_none()
-    {
-        let at =
-            root.entries().iter().find(|(key, _)| key.value == "stages").map_or(&root.at, |(key, _)| &key.at);
-        problems.push(
-            Diagnostic::new(at, "the workflow has no stages", "expected `stages:` with at least one")
-                .help("add one, e.g. `stages: { section: { uses: visium/load, with: { path: … } } }`"),
-        );
+    if own.is_empty() && part.stages.is_empty() {
+        check_stages(root, problems);
     }
     let names: HashSet<Arc<str>> =
         part.stages.keys().cloned().chain(own.iter().map(|(name, _)| name.value.as_str().into())).collect();
@@ -122,6 +120,24 @@ pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader, problems: &mut
     }
     check_wires(own, &part, problems);
     part
+}
+
+/// Tells that there are no stages, unless something else is the reason, which is told.
+fn check_stages(root: &Node, problems: &mut Diagnostics) {
+    let is_mapping = |node: &Node| matches!(node.value, Value::Map(_));
+    let misspelled = |(key, _): &(Located<String>, Node)| {
+        grammar::WORKFLOW.key(&key.value).is_none() && nearest(&key.value, &["stages"]).is_some()
+    };
+    let right = is_mapping(root) && root.get("stages").is_none_or(is_mapping) && root.get("import").is_none();
+    let stages = key(root, "stages");
+    if !right || (stages.is_none() && root.entries().iter().any(misspelled)) {
+        return;
+    }
+    let at = stages.map_or(&root.at, |stages| &stages.at);
+    problems.push(
+        Diagnostic::new(at, "the workflow has no stages", "expected `stages:` with at least one")
+            .help("add one, e.g. `stages: { section: { uses: visium/load, with: { path: … } } }`"),
+    );
 }
 
 /// Tells a name that paths of values need for something else.
@@ -217,6 +233,8 @@ fn stage(at: &Place, node: &Node, is_stage: &impl Fn(&str) -> bool, problems: &m
             problems.push(Diagnostic::new(&dim.at, message, "again here").help("name each dimension once"));
         }
     }
+    let is_mapping = |node: &Node| matches!(node.value, Value::Map(_));
+    let misshapen = ["in", "with"].iter().any(|key| node.get(key).is_some_and(|node| !is_mapping(node)));
     Stage {
         at: at.clone(),
         scope: "".into(),
@@ -227,6 +245,7 @@ fn stage(at: &Place, node: &Node, is_stage: &impl Fn(&str) -> bool, problems: &m
         foreach: named("foreach"),
         gather,
         execution,
+        misshapen,
     }
 }
 
@@ -270,17 +289,26 @@ fn check_wires(own: &[(Located<String>, Node)], part: &Part, problems: &mut Diag
                     Diagnostic::new(&output.at, message, "here").help("read the output of another stage"),
                 );
             } else {
-                check_stage(
-                    &output.value.stage,
-                    &output.at,
-                    &part.stages,
-                    &part.unread,
-                    "read here",
-                    problems,
-                );
+                check_output(output, &part.stages, &part.unread, problems);
             }
         }
     }
+}
+
+/// Tells if the stage of an output is not there.
+pub(super) fn check_output(
+    output: &Located<OutputRef>,
+    stages: &IndexMap<Arc<str>, Arc<Stage>>,
+    unread: &[Arc<str>],
+    problems: &mut Diagnostics,
+) {
+    // Below the prefix of an import, a name has a dot: `prep.counts` is a stage, and no output of a stage `prep`.
+    let prefix = format!("{}.", output.value.stage);
+    let whole = output.value.to_string();
+    let is_prefix =
+        !stages.contains_key(&output.value.stage) && stages.keys().any(|stage| stage.starts_with(&prefix));
+    let name = if is_prefix { &whole } else { &*output.value.stage };
+    check_stage(name, &output.at, stages, unread, "read here", problems);
 }
 
 /// Tells if there is no stage of that name, unless it would be of an import that could not be read.

@@ -251,12 +251,18 @@ fn look_up<'a>(
                 let help = "the stage is not mapped: give it `foreach:`, or read a stage that has".to_owned();
                 ("dimension", help)
             }
-            _ => ("param", format!("the file has no params: add `params: {{ {key}: VALUE }}`")),
+            _ => {
+                let help = format!("this file has no params of its own: add `params: {{ {key}: VALUE }}`");
+                ("param", help)
+            }
         };
         let help = match (*scope, known.is_empty()) {
             (_, true) => none,
             // The right name may be one that is not declared.
-            ("env", false) => format!("{none}, or: {}", suggest(key, known.keys().map(String::as_str))),
+            ("env", false) => {
+                let near = suggest(key, known.keys().map(String::as_str));
+                format!("{near}{} {none}", if near.ends_with('?') { " else" } else { "; else" })
+            }
             _ => suggest(key, known.keys().map(String::as_str)),
         };
         let message = match (*scope, key) {

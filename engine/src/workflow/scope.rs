@@ -153,15 +153,20 @@ impl Walk<'_> {
             [_] => format!("the param `{}` refers to itself", name(id)),
             _ => format!("params refer to each other in a circle: {}", names.join(" -> ")),
         };
-        let places = circle
-            .iter()
-            .filter_map(|(prefix, name)| Some(&self.scopes.get(prefix)?.params.get(name)?.node.at));
-        let problem = places.take(6).fold(None, |problem: Option<Diagnostic>, at| match problem {
-            Some(problem) => Some(problem.and(at, "and this")),
-            None => Some(Diagnostic::new(at, &message, "refers to the next")),
+        let places = circle.iter().zip(names.iter().zip(names.iter().skip(1)));
+        let places = places.filter_map(|((prefix, param), (name, next))| {
+            let at = &self.scopes.get(prefix)?.params.get(param)?.node.at;
+            Some((at, format!("`{name}` refers to `{next}`")))
+        });
+        let problem = places.take(6).fold(None, |problem: Option<Diagnostic>, (at, label)| match problem {
+            Some(problem) => Some(problem.and(at, label)),
+            None => Some(Diagnostic::new(at, &message, label)),
         });
         if let Some(problem) = problem {
-            self.problems.push(problem.help("give one of them a value of its own"));
+            self.problems.push(problem.help(match circle.as_slice() {
+                [_] => "give it a value of its own",
+                _ => "give one of them a value of its own",
+            }));
         }
     }
 }

@@ -6,16 +6,21 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{
-    Body, Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Stage, Value,
+    Body, Diagnostic, Diagnostics, Input, Located, Node, Place, Source, Stage, Value, check,
     diagnostic::suggest,
     grammar, node,
-    read::{self, check_stage, is_unread},
+    read::{self, check_output, is_unread},
     reference::join,
 };
 
 impl Body {
     /// Sets the value at a path.
     pub(crate) fn set(&mut self, path: &Located<String>, value: &Node, problems: &mut Diagnostics) {
+        // A path in a file that is none was told by the grammar.
+        let is_file = path.at.source.folder().is_some();
+        if is_file && path.value.split('.').any(str::is_empty) {
+            return;
+        }
         if path.value.split('.').count() > node::MAX_DEPTH {
             let message = "the path leads more deeply into a value than any workflow is nested";
             return problems.push(Diagnostic::new(&path.at, message, "set here").help("shorten it"));
@@ -27,7 +32,10 @@ impl Body {
             if is_unread(&path.value, &self.unread) {
                 return;
             }
-            let first = path.value.split('.').next().unwrap_or_default();
+            let Some((first, _)) = path.value.split_once('.').or((!is_file).then_some((&*path.value, "")))
+            else {
+                return;
+            };
             let known = self.names().chain(["params"]);
             problems.push(
                 Diagnostic::new(&path.at, format!("there is no stage `{first}`"), "set here")
@@ -99,13 +107,13 @@ impl Body {
                     .help(format!("name a param of it: `{name}.PARAM`")),
             ),
             ["uses"] => {
-                grammar::check(value, &grammar::Shape::Text, "`uses`", problems);
+                check::check(value, &grammar::Shape::Text, "`uses`", problems);
                 stage.uses =
                     Located { value: value.text().unwrap_or_default().to_owned(), at: value.at.clone() };
                 self.rewired = true;
             }
             ["in", port] => {
-                grammar::check(
+                check::check(
                     value,
                     &grammar::Shape::OneOrMore(&grammar::Shape::Output),
                     &format!("`{port}`"),
@@ -115,7 +123,7 @@ impl Body {
                 let from = read::output_refs(value, &is_stage);
                 for output in &from {
                     let unread = &self.unread;
-                    check_stage(&output.value.stage, &output.at, &others, unread, "read here", problems);
+                    check_output(output, &others, unread, problems);
                 }
                 stage.inputs.insert((*port).to_owned(), Input { at: path.at.clone(), from });
                 self.rewired = true;
@@ -180,8 +188,12 @@ impl Body {
             None => {
                 let help = suggest(name, params.keys().map(String::as_str));
                 problems.push(
-                    Diagnostic::new(&path.at, format!("the workflow has no `{}`", path.value), "set here")
-                        .help(help),
+                    Diagnostic::new(
+                        &path.at,
+                        format!("there is no param `{}`", join(scope, name)),
+                        "set here",
+                    )
+                    .help(help),
                 );
             }
         }
@@ -200,7 +212,7 @@ fn set_execution(
     set_deep(&mut entry, parts, path, value);
     let before = problems.0.len();
     for (key, value) in entry.entries() {
-        grammar::check_key(&grammar::STAGE, key, value, problems);
+        check::check_key(&grammar::STAGE, key, value, problems);
         if problems.0.len() == before {
             read::read_execution(&key.value, value, &mut stage.execution);
         }
@@ -238,12 +250,36 @@ pub(crate) fn argument(
         return Err(Diagnostic::new(&at, "`--set` takes PATH=VALUE", "no `=` here")
             .help("e.g. --set pretrain.temperature=0.2"));
     };
+    // The value is read by itself, and shown as a part of the argument.
+    let mut own = Diagnostics::default();
+    let begin = path.len() + 1;
+    let shift = |problem: Diagnostic| problem.shifted(&at.source, begin);
     let node = if value.trim_start().starts_with(['[', '{', '"', '\'']) {
-        node::parse(&Source::argument(value), problems)?
+        node::parse(&Source::argument(value), &mut own).map_err(shift)?
     } else {
         let plain = || Value::Text(value.to_owned());
         let parsed = if value.is_empty() { plain() } else { node::scalar(value).unwrap_or_else(plain) };
         Node { value: parsed, at: Place::argument(value) }
     };
-    Ok((Located { value: path.to_owned(), at }, node))
+    own.0.into_iter().map(shift).for_each(|problem| problems.push(problem));
+    let name = Place { source: at.source.clone(), span: 0..path.len() };
+    Ok((Located { value: path.to_owned(), at: name }, shifted(node, &at.source, begin)))
+}
+
+/// A value that stands so many bytes later in another text.
+fn shifted(node: Node, source: &Source, by: usize) -> Node {
+    let value = match node.value {
+        Value::List(items) => Value::List(items.into_iter().map(|item| shifted(item, source, by)).collect()),
+        Value::Map(entries) => Value::Map(
+            entries
+                .into_iter()
+                .map(|(key, value)| {
+                    let key = Located { value: key.value, at: key.at.shifted(source, by) };
+                    (key, shifted(value, source, by))
+                })
+                .collect(),
+        ),
+        plain => plain,
+    };
+    Node { value, at: node.at.shifted(source, by) }
 }

@@ -1,6 +1,6 @@
 //! `sweep:`: what a workflow varies and compares, as data. Which variants that makes is the plan's to say.
 
-use super::{Body, Diagnostic, Diagnostics, Located, Node, Place, Value, grammar, read::check_stage};
+use super::{Body, Diagnostic, Diagnostics, Located, Node, Place, Value, check, read::check_stage};
 
 /// What a workflow varies and compares.
 #[derive(Clone, Debug)]
@@ -103,6 +103,8 @@ pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Swee
     let axes = |key: &str| -> Vec<Axis> {
         node.get(key).map(Node::entries).unwrap_or_default().iter().map(axis).collect()
     };
+    let mut grid = axes("grid");
+    grid.iter_mut().for_each(|axis| axis.each_once(problems));
     let metrics = node.get("metric").map(|node| metrics(node, body, problems)).unwrap_or_default();
     let seeds = node.get("seeds").map_or_else(|| vec![0], |node| seeds(node, problems));
     let baseline = node.get("baseline").and_then(|node| node.texts().into_iter().next());
@@ -115,7 +117,34 @@ pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Swee
     let exclude =
         exclude.map(|node| Exclusion { at: node.at.clone(), values: node.entries().to_vec() }).collect();
     let only = node.get("only").map(Node::texts).unwrap_or_default();
-    Sweep { metrics, seeds, baseline, ablate, grid: axes("grid"), zip, random, exclude, only }
+    Sweep { metrics, seeds, baseline, ablate, grid, zip, random, exclude, only }
+}
+
+impl Axis {
+    /// Tells values that are there twice, and drops them: each makes a variant.
+    fn each_once(&mut self, problems: &mut Diagnostics) {
+        let mut seen = std::collections::HashMap::new();
+        let path = &self.path.value;
+        self.values.retain(|value| {
+            let written =
+                value.text().map_or_else(|| value.to_json().to_string(), |text| format!("`{text}`"));
+            match seen.get(&written) {
+                None => {
+                    seen.insert(written, value.at.clone());
+                    true
+                }
+                Some(first) => {
+                    let message = format!("`{path}` has the value {written} twice");
+                    problems.push(
+                        Diagnostic::new(&value.at, message, "again here")
+                            .and(first, "first here")
+                            .help("each value makes one variant; remove one of them"),
+                    );
+                    false
+                }
+            }
+        });
+    }
 }
 
 fn axis((path, values): &(Located<String>, Node)) -> Axis {
@@ -165,8 +194,20 @@ fn ablation(name: &Located<String>, node: &Node, problems: &mut Diagnostics) -> 
                 .help("give each path an ablation of its own, so that each row of the table has one cause; or use `grid:`"),
         );
     }
+    let mut first = first;
+    if let Some(axis) = &mut first {
+        axis.each_once(problems);
+    }
     let drop = node.get("drop").map(Node::texts).unwrap_or_default();
-    if set.is_empty() && first.is_none() && drop.is_empty() {
+    // Another key, and a value of another shape, was told by the grammar.
+    if node
+        .entries()
+        .iter()
+        .all(|(_, value)| matches!(&value.value, Value::Map(entries) if entries.is_empty()))
+        && set.is_empty()
+        && first.is_none()
+        && drop.is_empty()
+    {
         problems.push(
             Diagnostic::new(
                 &name.at,
@@ -204,7 +245,7 @@ fn range(node: &Node, problems: &mut Diagnostics) -> Option<Range> {
         return Some(Range::Choice(values.clone()));
     }
     let (kind, ends) = node.entries().first()?;
-    let (low, high) = grammar::bounds(ends)?;
+    let (low, high) = check::bounds(ends)?;
     match (kind.value.as_str(), ends.items()) {
         ("uniform", _) => Some(Range::Uniform(low, high)),
         ("log_uniform", _) if low > 0.0 => Some(Range::LogUniform(low, high)),
