@@ -144,7 +144,7 @@ impl Body {
             },
             ["retries" | "timeout" | "resources", ..] => set_execution(stage, &parts, path, value, problems),
             ["with"] => {
-                grammar::check(value, &grammar::Shape::Named(&grammar::Shape::Any), "`with`", problems);
+                check::check(value, &grammar::Shape::Named(&grammar::Shape::Any), "`with`", problems);
                 let entries = value.entries().iter();
                 stage.with =
                     entries.map(|(key, node)| (key.value.clone(), (key.at.clone(), node.clone()))).collect();
