@@ -64,16 +64,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 /// Formats a file; tells whether that changes it.
 fn file(path: &Path, check: bool) -> Result<bool, Failure> {
     // The loader says what is wrong with a file that is not YAML, and where.
-    let problems = workflow::load(path)?.problems;
+    workflow::check_yaml(path)?;
     let text = std::fs::read_to_string(path).map_err(|source| FormatError::Read(path.into(), source))?;
-    let formatted = match format(path, &text) {
-        Ok(formatted) => formatted,
-        // What keeps a file from being formatted safely, e.g. a key that stands twice, is a mistake of the file.
-        Err(FormatError::Unsafe { .. }) if !problems.0.is_empty() => {
-            return Err(workflow::LoadError::Invalid(problems).into());
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let formatted = format(path, &text)?;
     let changes = formatted != text;
     if changes && !check {
         replace(path, &formatted).map_err(|source| FormatError::Write(path.into(), source))?;
