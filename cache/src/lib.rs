@@ -31,6 +31,7 @@ mod error;
 mod lately;
 mod layout;
 mod manifest;
+mod mend;
 mod outside;
 mod owner;
 mod stat;
