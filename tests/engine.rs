@@ -84,6 +84,35 @@ fn an_early_change_reruns_everything_after_it_unless_it_makes_no_difference() {
 }
 
 #[test]
+fn what_is_gone_runs_again_only_if_something_needs_it() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  a: { uses: test/write, with: { text: x } }
+  b: { uses: test/join, in: { texts: [a, a] } }
+  c: { uses: test/join, in: { texts: [b, b] } }
+  d: { uses: test/join, in: { texts: [a, a, a] } }
+";
+    sandbox.workflow("w.yaml", workflow);
+    sandbox.ran(&["w.yaml"]);
+    let remove = |stage: &str| {
+        let list = sandbox.json(&["show", "--json", "w.yaml", stage]);
+        let tree = std::path::Path::new(list[0]["path"].as_str().unwrap());
+        std::fs::remove_dir_all(tree.parent().unwrap()).unwrap();
+    };
+    let words = || sandbox.decisions(&["w.yaml"]).into_iter().map(|(_, word)| word).collect::<Vec<_>>();
+    remove("a");
+    remove("b");
+    assert_eq!(words(), ["cached"; 4], "whatever reads them is there");
+    assert_eq!(sandbox.ran(&["w.yaml"]), 0);
+    let c = sandbox.text("w.yaml", "c");
+    remove("c");
+    assert_eq!(words(), ["run", "may run", "may run", "may run"]);
+    assert_eq!(sandbox.ran(&["w.yaml"]), 3, "all that it takes to make c; d is there");
+    assert_eq!(sandbox.text("w.yaml", "c"), c);
+}
+
+#[test]
 fn a_dry_run_on_a_fresh_project_tells_the_whole_plan() {
     let sandbox = sandbox();
     let decisions = sandbox.decisions(&["w.yaml", "--only", "baseline"]);

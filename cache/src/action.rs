@@ -124,6 +124,11 @@ impl Store {
         }))
     }
 
+    /// What is recorded of the action, whether or not its artifacts are still there. `None` if nothing readable is.
+    pub fn recorded(&self, key: &ActionKey) -> Result<Option<Record>> {
+        Ok(self.read(key)?.ok())
+    }
+
     /// Records the result of an action, whose artifacts must have been published. On disk when this returns.
     ///
     /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone or damaged.

@@ -48,7 +48,7 @@ pub(crate) enum Flaw {
 
 /// What `files/` has under the digest of one of our files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
+pub(crate) enum Stored {
     /// Nothing.
     No,
     /// The same bytes.
@@ -260,7 +260,7 @@ impl Store {
     }
 
     /// The one rename that makes an artifact visible. True if a whole one is there that is not ours.
-    fn settle(&self, pending: &Path, digest: &Digest) -> Result<bool> {
+    pub(crate) fn settle(&self, pending: &Path, digest: &Digest) -> Result<bool> {
         let place = self.layout().artifact(digest);
         if let Some(shard) = place.parent() {
             self.disk().create_folder(shard)?;
@@ -307,7 +307,7 @@ fn is_sound(path: &Path, entry: &Entry, sealed: SystemTime) -> io::Result<bool> 
 
 /// What is stored at `path`, where `entry`'s bytes should be. They are read: good bytes in hand are not given up for a
 /// name.
-fn find(path: &Path, entry: &Entry) -> Stored {
+pub(crate) fn find(path: &Path, entry: &Entry) -> Stored {
     let same_size = |meta: &fs::Metadata| meta.is_file() && meta.len() == entry.size;
     match fs::symlink_metadata(path) {
         Err(_) => Stored::No,
@@ -320,7 +320,7 @@ fn find(path: &Path, entry: &Entry) -> Stored {
     }
 }
 
-fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+pub(crate) fn unless_absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Err(error) if is_absent(&error) => Ok(None),
         other => other.map(Some),

@@ -33,6 +33,7 @@ mod error;
 mod lately;
 mod layout;
 mod manifest;
+mod mend;
 mod outside;
 mod owner;
 mod stat;

@@ -36,6 +36,16 @@ impl Sandbox {
         Self { folder: tempfile::tempdir().expect("a temporary folder") }
     }
 
+    /// In memory where there is room: for tests that write thousands of files and flush them.
+    pub(crate) fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        let room = rustix::fs::statvfs(memory).map_or(0, |disk| disk.f_bavail * disk.f_frsize);
+        if room < 1 << 30 {
+            return Self::new();
+        }
+        Self { folder: tempfile::tempdir_in(memory).expect("a temporary folder") }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

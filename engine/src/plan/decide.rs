@@ -7,8 +7,12 @@ use std::{
     fs::File,
 };
 
-use petgraph::graph::{DiGraph, NodeIndex};
-use restage_cache::{Digest, Lookup, MissReason, Store};
+use petgraph::{
+    Direction,
+    graph::{DiGraph, NodeIndex},
+};
+use restage_cache::{ActionKey, Digest, Lookup, MissReason, Store};
+use restage_stage::catalogue::PortType;
 
 use super::{
     Action, Instance, Plan, PlanError,
@@ -65,15 +69,46 @@ pub(super) fn decide(
     let past_of =
         |instance: Option<&Instance>| instance.and_then(|instance| history.nearest(instance, &baseline));
     let past: Vec<Option<&PastAction>> = plan.first_instances().into_iter().map(past_of).collect();
-    for (node, past) in order.zip(past) {
-        let decided = decide_one(&plan.graph, node, past, store, &ran_before, forced.contains(&node))?;
-        let action = &mut plan.graph[node];
-        (action.decision, action.key, action.artifacts) = decided;
+    // Results that are gone from the store, and whether somebody needs them. One that nobody reads any more is taken by
+    // what is recorded of it, until somebody turns out to read it.
+    let mut gone: BTreeMap<NodeIndex, bool> = BTreeMap::new();
+    loop {
+        for (node, past) in order.clone().zip(&past) {
+            let forced = forced.contains(&node);
+            let decided = decide_one(&plan.graph, node, *past, store, &ran_before, forced, &mut gone)?;
+            let action = &mut plan.graph[node];
+            (action.decision, action.key, action.artifacts) = decided;
+        }
+        if !find_needed(&plan.graph, &mut gone) {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
-type Decided = (Decision, Option<restage_cache::ActionKey>, BTreeMap<String, Digest>);
+/// Marks what is gone and needed: because it is a result in itself, or because what reads it is not cached, or is gone and
+/// needed too. False if that was known already.
+fn find_needed(graph: &DiGraph<Action, ()>, gone: &mut BTreeMap<NodeIndex, bool>) -> bool {
+    let unknown: Vec<NodeIndex> =
+        gone.iter().rev().filter(|(_, needed)| !**needed).map(|(node, _)| *node).collect();
+    let mut found = false;
+    // Readers come after what they read, so from the last one on.
+    for node in unknown {
+        let mut readers = graph.neighbors_directed(node, Direction::Outgoing).peekable();
+        // Tables show the metrics of stages in between.
+        let is_result = readers.peek().is_none()
+            || graph[node].step.outputs.iter().any(|(_, kind)| *kind == PortType::Metrics);
+        let is_needed = is_result
+            || readers
+                .any(|reader| graph[reader].decision != Decision::Cached || gone.get(&reader) == Some(&true));
+        if is_needed {
+            gone.insert(node, true);
+            found = true;
+        }
+    }
+    found
+}
+
+type Decided = (Decision, Option<ActionKey>, BTreeMap<String, Digest>);
 
 fn decide_one(
     graph: &DiGraph<Action, ()>,
@@ -82,6 +117,7 @@ fn decide_one(
     store: &Store,
     ran_before: &HashSet<Digest>,
     forced: bool,
+    gone: &mut BTreeMap<NodeIndex, bool>,
 ) -> Result<Decided, PlanError> {
     let action = &graph[node];
     let sources = action.inputs.iter().flat_map(|(_, sources)| sources);
@@ -114,10 +150,16 @@ fn decide_one(
     if forced {
         return Ok((Decision::Run(vec![Reason::Forced]), Some(key), BTreeMap::new()));
     }
-    let miss = match store.lookup(&key)? {
+    let miss = match look_up(store, &key)? {
         Lookup::Hit(record) => return Ok((Decision::Cached, Some(key), record.outputs)),
         Lookup::Miss(miss) => miss,
     };
+    if matches!(miss, MissReason::Gone { .. })
+        && !*gone.entry(node).or_insert(false)
+        && let Some(record) = store.recorded(&key)?
+    {
+        return Ok((Decision::Cached, Some(key), record.outputs));
+    }
     let reasons = match miss {
         MissReason::Gone { port, .. } => vec![Reason::Gone { port }],
         MissReason::Damaged { port, file, .. } => vec![Reason::Damaged { port, file }],
@@ -131,6 +173,19 @@ fn decide_one(
         },
     };
     Ok((Decision::Run(reasons), Some(key), BTreeMap::new()))
+}
+
+/// Looks a result up. A damaged one is mended if that needs no stage to run.
+fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, PlanError> {
+    let mut tried = HashSet::new();
+    loop {
+        match store.lookup(key)? {
+            // What cannot be mended, for whatever reason, is computed again.
+            Lookup::Miss(MissReason::Damaged { digest, .. })
+                if tried.insert(digest) && store.mend(&digest).unwrap_or(false) => {}
+            answer => return Ok(answer),
+        }
+    }
 }
 
 /// Names of the actions that an input port reads.

@@ -269,7 +269,7 @@ impl Plan {
     }
 
     /// Actions in an order in which inputs come before their readers.
-    pub(crate) fn order(&self) -> impl Iterator<Item = NodeIndex> + use<> {
+    pub(crate) fn order(&self) -> impl Iterator<Item = NodeIndex> + Clone + use<> {
         // Nodes are added after the nodes that they read, so their own order is one; cycles are refused before.
         self.graph.node_indices()
     }
