@@ -99,7 +99,9 @@ fn changed(op: Op, path: &Path) -> Vec<u64> {
         Op::Remove => {
             walk(path).iter().filter(|path| !has_two_names(path)).filter_map(|path| inode(path)).collect()
         }
-        Op::Protect | Op::Clone | Op::SyncFile | Op::SyncFolder | Op::SyncFileSystem => Vec::new(),
+        Op::Protect | Op::Touch | Op::Clone | Op::SyncFile | Op::SyncFolder | Op::SyncFileSystem => {
+            Vec::new()
+        }
     }
 }
 

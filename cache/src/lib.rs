@@ -15,6 +15,9 @@
 //!     outside/<digest of a path>    digests of files that are not in the store: a hint, any of it may go
 //!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
 //!     scratch/<action key>.<owner>/  checkpoints of an action that is not done
+//!     pins/<name>.json            names that keep artifacts from every sweep
+//!     trash/<seconds>-<owner>/    what a sweep moved away; deleted by one that comes later
+//!     quarantine/                 what was found damaged, by one rename; never deleted by the store
 //!   <bucket>/                     folders of the caller's own: see `Store::folder`
 //! ```
 //!
@@ -22,31 +25,51 @@
 //! (tree and manifest by one rename), then the record. A process that dies or a machine that loses power at any instant
 //! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
 //! same thing are both right. The reasons are in the crate's README.
+//!
+//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::usage`]. They
+//! give data; who prints it decides how.
 
 mod action;
+mod area;
 mod artifact;
 mod digest;
 mod durable;
 mod error;
+mod gc;
+mod inventory;
 mod lately;
 mod layout;
+mod leftovers;
 mod manifest;
 mod outside;
 mod owner;
+mod pin;
+mod reach;
 mod stat;
 mod store;
+mod sweep;
 mod tree;
+mod usage;
 
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod gc_oracle;
+#[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
 mod outside_tests;
 
 pub use action::{Lookup, MissReason, Record, Recorded};
+pub use area::Area;
 pub use artifact::Published;
 pub use digest::{ActionKey, Digest, ParseDigestError};
 pub use error::{Error, Refusal, Result};
+pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
+pub use pin::Pin;
 pub use store::{Staging, Store};
+pub use sweep::{GcReport, Refused};
 pub use tree::tree_digest;
+pub use usage::{AreaUsage, ArtifactUsage, Share, Usage};

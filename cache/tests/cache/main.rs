@@ -7,3 +7,4 @@ mod kill;
 mod speed;
 mod store;
 mod tree;
+mod upkeep;
