@@ -26,7 +26,7 @@
 //! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
 //! same thing are both right. The reasons are in the crate's README.
 //!
-//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::usage`]. They
+//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`]. They
 //! give data; who prints it decides how.
 
 mod action;
@@ -45,11 +45,13 @@ mod outside;
 mod owner;
 mod pin;
 mod reach;
+mod repair;
 mod stat;
 mod store;
 mod sweep;
 mod tree;
 mod usage;
+mod verify;
 
 #[cfg(test)]
 mod crash;
@@ -69,7 +71,9 @@ pub use digest::{ActionKey, Digest, ParseDigestError};
 pub use error::{Error, Refusal, Result};
 pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
 pub use pin::Pin;
+pub use repair::Repair;
 pub use store::{Staging, Store};
 pub use sweep::{GcReport, Refused};
 pub use tree::tree_digest;
 pub use usage::{AreaUsage, ArtifactUsage, Share, Usage};
+pub use verify::{BadRecord, Damage, Verdict, Verification, Verified, VerifyOptions};

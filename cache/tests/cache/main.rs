@@ -8,3 +8,4 @@ mod speed;
 mod store;
 mod tree;
 mod upkeep;
+mod verify;
