@@ -26,13 +26,14 @@
 //! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
 //! same thing are both right. The reasons are in the crate's README.
 //!
-//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`]. They
+//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`], [`doctor`]. They
 //! give data; who prints it decides how.
 
 mod action;
 mod area;
 mod artifact;
 mod digest;
+mod doctor;
 mod durable;
 mod error;
 mod gc;
@@ -68,6 +69,7 @@ pub use action::{Lookup, MissReason, Record, Recorded};
 pub use area::Area;
 pub use artifact::Published;
 pub use digest::{ActionKey, Digest, ParseDigestError};
+pub use doctor::{Examples, Finding, doctor};
 pub use error::{Error, Refusal, Result};
 pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
 pub use pin::Pin;

@@ -4,6 +4,7 @@
 
 mod common;
 mod kill;
+mod sharing;
 mod speed;
 mod store;
 mod tree;
