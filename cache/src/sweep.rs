@@ -71,8 +71,8 @@ impl Store {
 
         of(Area::Records).for_each(|removal| drop(sweep.move_away(removal)));
         // Also where the reply says that nothing was moved, as it may be wrong.
-        let homes: Vec<PathBuf> =
-            of(Area::Records).filter_map(|removal| removal.path.parent()).map(Path::to_path_buf).collect();
+        let homes = of(Area::Records).filter_map(|removal| removal.path.parent());
+        let homes: Vec<PathBuf> = homes.filter(|home| home.is_dir()).map(Path::to_path_buf).collect();
         self.disk().sync_all(self.layout().current(), &[], &homes)?;
 
         let artifacts = sweep.move_artifacts(plan)?;
