@@ -47,7 +47,6 @@ probes! {
     probe_10_tampered_output_is_restored
     probe_11_killed_in_the_second_stage_runs_that_again
     probe_12_two_runs_at_once_both_end_well
-    #[ignore = "single flight is not there yet"]
     probe_12_two_runs_at_once_do_the_work_once
     probe_13_a_plan_of_what_never_ran_is_whole_and_gives_reasons
     probe_14_a_plan_after_an_edit_tells_run_from_may_run

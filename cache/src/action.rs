@@ -2,19 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::Flaw;
+use crate::artifact::{Flaw, read_with_time};
 use crate::digest::{ActionKey, Digest};
 use crate::error::{Error, Result, is_absent};
 use crate::layout::{RECORD, SEEN};
 use crate::store::Store;
 
 /// The version of the JSON on disk.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
+
+/// The time of a record is when it was last of use. A hit sets it if it is older than this.
+const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The result of an action.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -81,6 +84,13 @@ struct OnDisk {
     record: Record,
 }
 
+/// A record, its bytes, and when it was last of use.
+struct Written {
+    record: Record,
+    bytes: Vec<u8>,
+    used: SystemTime,
+}
+
 /// What is read first, to know whether the rest can be.
 #[derive(Deserialize)]
 struct Version {
@@ -110,12 +120,14 @@ impl Store {
     ///
     /// An error only if nothing can be said: a disk that does not answer is not a miss.
     pub fn lookup(&self, key: &ActionKey) -> Result<Lookup> {
-        let record = match self.read(key)? {
-            Ok(record) => record,
+        let Written { record, bytes, used } = match self.read(key)? {
+            Ok(written) => written,
             Err(reason) => return Ok(Lookup::Miss(reason)),
         };
         let Some((port, digest, flaw)) = self.missing(&record, Store::flaw_lately)? else {
-            return Ok(Lookup::Hit(record));
+            // Last: a record that is still there now keeps its artifacts from every sweep to come.
+            let stays = self.used(&self.layout().action(key).join(RECORD), &bytes, used);
+            return Ok(if stays { Lookup::Hit(record) } else { Lookup::Miss(MissReason::Never) });
         };
         let port = port.clone();
         Ok(Lookup::Miss(match flaw {
@@ -126,7 +138,28 @@ impl Store {
 
     /// What is recorded of the action, whether or not its artifacts are still there. `None` if nothing readable is.
     pub fn recorded(&self, key: &ActionKey) -> Result<Option<Record>> {
-        Ok(self.read(key)?.ok())
+        Ok(self.read(key)?.ok().map(|written| written.record))
+    }
+
+    /// Notes that a record was of use, at most once a day. False if it was swept away meanwhile; that it cannot be noted
+    /// is no error.
+    fn used(&self, place: &Path, bytes: &[u8], used: SystemTime) -> bool {
+        if !SystemTime::now().duration_since(used).is_ok_and(|age| age >= FRESH) {
+            return true;
+        }
+        match self.disk().touch(place) {
+            Ok(()) => true,
+            Err(error) if error.is_missing() => false,
+            Err(_) => {
+                // Another user's file. A copy takes its name by a swap, which cannot bring back what was swept away.
+                drop(self.staging().and_then(|staging| {
+                    let ours = staging.path().join("file");
+                    self.disk().write(&ours, bytes)?;
+                    self.disk().swap(&ours, place)
+                }));
+                true
+            }
+        }
     }
 
     /// Records the result of an action, whose artifacts must have been published. On disk when this returns.
@@ -143,7 +176,15 @@ impl Store {
         let home = self.layout().action(key);
         let place = home.join(RECORD);
         self.disk().create_folder(&home)?;
-        let recorded = if self.create(&place, &bytes)? {
+        let created = match self.create(&place, &bytes) {
+            // A sweep has just removed the folder, which was empty and old.
+            Err(error) if error.is_missing() => {
+                self.disk().create_folder(&home)?;
+                self.create(&place, &bytes)
+            }
+            other => other,
+        };
+        let recorded = if created? {
             Recorded::First
         } else {
             match self.lookup(key)? {
@@ -190,10 +231,13 @@ impl Store {
         Ok(None)
     }
 
-    fn read(&self, key: &ActionKey) -> Result<Result<Record, MissReason>> {
+    fn read(&self, key: &ActionKey) -> Result<Result<Written, MissReason>> {
         let path = self.layout().action(key).join(RECORD);
-        Ok(match fs::read(&path) {
-            Ok(bytes) => parse(&bytes, key).map_err(MissReason::Unreadable),
+        Ok(match read_with_time(&path) {
+            Ok((bytes, used)) => match parse(&bytes, key) {
+                Ok(record) => Ok(Written { record, bytes, used }),
+                Err(why) => Err(MissReason::Unreadable(why)),
+            },
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
                 Err(MissReason::Unreadable(error.to_string()))
             }
@@ -203,8 +247,13 @@ impl Store {
     }
 }
 
+/// The version of the record that these bytes are, whether or not we can read the rest.
+pub(crate) fn version(bytes: &[u8]) -> Option<u32> {
+    serde_json::from_slice(bytes).ok().map(|Version { version }| version)
+}
+
 /// The record of `key`, or why the bytes are not one.
-fn parse(bytes: &[u8], key: &ActionKey) -> Result<Record, String> {
+pub(crate) fn parse(bytes: &[u8], key: &ActionKey) -> Result<Record, String> {
     let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if version != VERSION {
         return Err(format!("it has version {version}, this restage knows {VERSION}"));

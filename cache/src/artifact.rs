@@ -12,6 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use rayon::prelude::*;
 
+use crate::area::Area;
 use crate::digest::Digest;
 use crate::error::{Error, Refusal, Result, is_absent};
 use crate::lately::Outside;
@@ -72,8 +73,7 @@ impl Store {
         let manifest = Manifest::new(entries);
         let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: folder.clone(), why })?;
         let digest = Manifest::digest(&encoded);
-        let existed =
-            self.flaw(&digest)?.is_none() || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
+        let existed = self.renewed(&digest)? || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
         // Also for another's artifact: it may be visible and not yet on disk, and a record will rely on it.
         if let Some(shard) = self.layout().artifact(&digest).parent() {
             self.disk().sync_folder(shard)?;
@@ -81,6 +81,16 @@ impl Store {
         self.disk().sync_folder(&self.layout().artifacts())?;
         let bytes = manifest.entries().iter().map(|entry| entry.size).sum();
         Ok(Published { digest, bytes, files: manifest.entries().len() as u64, existed })
+    }
+
+    /// Whether the artifact is there, and now as young as one just published, so that no sweep takes it before it has a
+    /// record. Another user's cannot be made so; that user's sweep reads the records once more.
+    fn renewed(&self, digest: &Digest) -> Result<bool> {
+        if self.flaw(digest)?.is_some() {
+            return Ok(false);
+        }
+        let swept = self.disk().touch(&self.layout().artifact(digest)).is_err_and(|error| error.is_missing());
+        Ok(!swept)
     }
 
     /// The artifact's folder: plain and read-only, to be opened in place. `None` if it is not there, lacks a file or was
@@ -187,13 +197,14 @@ impl Store {
         let pending = work.path().join("artifact");
         let tree = pending.join(TREE);
         self.disk().create_folder(&pending)?;
+        self.disk().open_up(&pending)?;
         self.disk().write(&pending.join(MANIFEST), encoded)?;
         let moved = self.disk().rename(folder, &tree).and_then(|()| {
             let files: Vec<_> = manifest.entries().iter().map(|entry| tree.join(&entry.path)).collect();
             let below = folders.iter().map(|relative| tree.join(relative));
             let folders: Vec<_> = below.chain([tree.clone(), pending.clone()]).collect();
             self.disk().sync_all(&pending, &files, &folders)?;
-            self.offer(&tree, manifest, &stored, work.path());
+            self.offer(&tree, manifest, &stored);
             self.settle(&pending, digest)
         });
         if moved.is_err() {
@@ -242,21 +253,21 @@ impl Store {
 
     /// Gives new files, which are on disk by now, their names in `files/` for later publishers to share. Never an error:
     /// nobody depends on those names.
-    fn offer(&self, tree: &Path, manifest: &Manifest, stored: &[Stored], work: &Path) {
-        let offer = |(index, (entry, stored)): (usize, (&Entry, &Stored))| {
+    fn offer(&self, tree: &Path, manifest: &Manifest, stored: &[Stored]) {
+        let offer = |(entry, stored): (&Entry, &Stored)| {
             let ours = tree.join(&entry.path);
             let place = self.layout().file(&entry.digest);
-            let fresh = work.join(format!("offer-{index}"));
             let shard = place.parent().map(|shard| self.disk().create_folder(shard));
             match (stored, shard) {
                 (Stored::No, Some(Ok(()))) => drop(self.disk().link(&ours, &place)),
                 (Stored::Damaged, Some(Ok(()))) => {
-                    drop(self.disk().link(&ours, &fresh).and_then(|()| self.disk().rename(&fresh, &place)));
+                    let aside = self.quarantine(Area::Files, &entry.digest.to_string(), &place);
+                    drop(aside.and_then(|()| self.disk().link(&ours, &place)));
                 }
                 _ => {}
             }
         };
-        manifest.entries().par_iter().zip(stored).enumerate().for_each(offer);
+        manifest.entries().par_iter().zip(stored).for_each(offer);
     }
 
     /// The one rename that makes an artifact visible. True if a whole one is there that is not ours.
@@ -289,7 +300,8 @@ impl Store {
     }
 }
 
-fn read_with_time(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
+/// The content of a file, and when it was written.
+pub(crate) fn read_with_time(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
     let mut file = File::open(path)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;

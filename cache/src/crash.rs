@@ -16,12 +16,12 @@ fn key() -> ActionKey {
 }
 
 /// In memory where there is such a place: hundreds of stores are made and flushed.
-fn temp() -> TempDir {
+pub(crate) fn temp() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { TempDir::new().unwrap() }
 }
 
-fn write(top: &Path, files: &[(&str, &str)]) {
+pub(crate) fn write(top: &Path, files: &[(&str, &str)]) {
     for (path, content) in files {
         let path = top.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -161,7 +161,7 @@ fn attempt(before: fn(&Path), files: &[(&str, &str)], number: usize, fault: Faul
     let older = record(root);
     let faults = Faults::at(number, fault);
     faults.trust(root);
-    let opened = Store::open_on(Disk { faults }, root);
+    let opened = Store::open_on(Disk::with(faults), root);
     let failed = match &opened {
         Ok(store) => {
             let result = publish(store, files);

@@ -98,6 +98,11 @@ impl ActionKey {
         ActionKey(Digest::from_bytes(blake3::derive_key(context, cbor)))
     }
 
+    /// The key whose name in the store this is.
+    pub(crate) const fn from_digest(digest: Digest) -> ActionKey {
+        ActionKey(digest)
+    }
+
     /// The key as a plain digest.
     pub const fn as_digest(&self) -> &Digest {
         &self.0

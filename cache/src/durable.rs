@@ -23,6 +23,13 @@ const SEALED: u32 = 0o444;
 /// Folders stay writable for their owner, or `rm -r` and renames would fail for them.
 const FOLDER: u32 = 0o755;
 
+/// The store's own folders where several users share it: whoever is in the group may add to them, and what is added
+/// belongs to that group.
+const SHARED_FOLDER: u32 = 0o2775;
+
+/// What a root folder has where several users share the store: its group writes, and new things get that group.
+const SHARED_BITS: u32 = 0o2020;
+
 /// The operations, as the words of an error: `cannot create the folder …`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -63,12 +70,26 @@ impl Op {
 /// The disk, as something that can be changed.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
+    /// Several users share the store: see [`Disk::suit`].
+    shared: bool,
     /// Fails operations on purpose.
     #[cfg(test)]
     pub(crate) faults: crate::faults::Faults,
 }
 
 impl Disk {
+    #[cfg(test)]
+    pub(crate) fn with(faults: crate::faults::Faults) -> Disk {
+        Disk { faults, shared: false }
+    }
+
+    /// Learns from the root folder whether several users share the store.
+    pub(crate) fn suit(&mut self, root: &Path) -> Result<()> {
+        let mode = fs::metadata(root).map_err(Error::io("look at", root))?.mode();
+        self.shared = is_shared(mode);
+        Ok(())
+    }
+
     /// Every operation goes through here.
     fn perform<T>(&self, op: Op, path: &Path, act: impl FnOnce() -> io::Result<T>) -> Result<T> {
         #[cfg(test)]
@@ -81,7 +102,25 @@ impl Disk {
         if path.is_dir() {
             return Ok(());
         }
-        self.perform(Op::CreateFolder, path, || DirBuilder::new().recursive(true).create(path))
+        if !self.shared {
+            return self.perform(Op::CreateFolder, path, || DirBuilder::new().recursive(true).create(path));
+        }
+        let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
+        missing.into_iter().rev().try_for_each(|folder| self.create_shared(folder))
+    }
+
+    /// One folder that the whole group can write to, whatever this process's umask is. One that somebody else has made
+    /// meanwhile is left as it is.
+    fn create_shared(&self, folder: &Path) -> Result<()> {
+        let ours = self.perform(Op::CreateFolder, folder, || match fs::create_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(false),
+            other => other.map(|()| true),
+        })?;
+        if !ours {
+            return Ok(());
+        }
+        let mode = Permissions::from_mode(SHARED_FOLDER);
+        self.perform(Op::Protect, folder, || File::open(folder)?.set_permissions(mode))
     }
 
     /// A file that was not there before, on disk when this returns.
@@ -115,6 +154,13 @@ impl Disk {
             return Ok(());
         }
         self.perform(Op::Protect, folder, || fs::set_permissions(folder, Permissions::from_mode(FOLDER)))
+    }
+
+    /// The file or folder was changed now, says its time. Who may write to it may do this, and its owner.
+    pub(crate) fn touch(&self, path: &Path) -> Result<()> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let times = Timestamps { last_access: now, last_modification: now };
+        self.perform(Op::Touch, path, || Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?))
     }
 
     /// A second name `to`, which must not be there, for the file `from`.
@@ -174,13 +220,6 @@ impl Disk {
         self.perform(Op::Remove, file, || fs::remove_file(file))
     }
 
-    /// Gives a file the time of now, by the clock of its file system.
-    pub(crate) fn touch(&self, path: &Path) -> Result<()> {
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
-        self.perform(Op::Touch, path, || Ok(utimensat(CWD, path, &times, AtFlags::empty())?))
-    }
-
     /// Removes a folder with all that is in it. No error if it is not there.
     pub(crate) fn remove(&self, folder: &Path) -> Result<()> {
         self.perform(Op::Remove, folder, || match fs::remove_dir_all(folder) {
@@ -188,4 +227,9 @@ impl Disk {
             other => other,
         })
     }
+}
+
+/// Whether a root folder with this mode says that several users share the store.
+pub(crate) fn is_shared(mode: u32) -> bool {
+    mode & SHARED_BITS == SHARED_BITS
 }

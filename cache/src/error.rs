@@ -68,6 +68,37 @@ pub enum Error {
          and not `v` with a number"
     )]
     BucketName(String),
+    /// Not a name for a pin.
+    #[error(
+        "`{0}` is not a name for a pin: use up to 100 letters, digits, `-`, `_` and `.`, a letter or a digit first"
+    )]
+    PinName(String),
+    /// A pin cannot be read, so nobody can say what it keeps.
+    #[error("the pin `{}` cannot be read ({why}): repair it or remove that file; until then nothing is removed", path.display())]
+    Pin {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What is to be pinned is not there.
+    #[error(
+        "cannot pin artifact {digest} as `{name}`: it is not in the cache, or not whole; run what makes it first"
+    )]
+    NothingToPin {
+        /// The pin.
+        name: String,
+        /// The artifact.
+        digest: Digest,
+    },
+    /// A record that a later version wrote: nobody can say what it keeps.
+    #[error("the record `{}` has version {found}, which this restage does not know: update restage; until then nothing is removed", path.display())]
+    NewerRecord {
+        /// The file.
+        path: PathBuf,
+        /// The version it has.
+        found: u32,
+    },
     /// A manifest could not be encoded.
     #[error("cannot encode the manifest of `{}`: {why}", folder.display())]
     Manifest {
@@ -119,6 +150,11 @@ impl Error {
     /// For `map_err`: the operating system refused to do this to `path`.
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
         move |source| Error::Io { doing, path: path.to_path_buf(), source }
+    }
+
+    /// Whether it says that something is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
     pub(crate) fn refused(path: impl Into<PathBuf>, why: Refusal) -> Error {

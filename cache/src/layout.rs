@@ -83,6 +83,21 @@ impl Layout {
         self.outsides().join(Digest::of(real.as_os_str().as_encoded_bytes()).to_string())
     }
 
+    /// Named roots of the sweep.
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.current.join("pins")
+    }
+
+    /// What a sweep moved out of the way, to be deleted by a later one.
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.current.join("trash")
+    }
+
+    /// What was found damaged.
+    pub(crate) fn quarantine(&self) -> PathBuf {
+        self.current.join("quarantine")
+    }
+
     pub(crate) fn file(&self, digest: &Digest) -> PathBuf {
         digest.within(&self.files())
     }

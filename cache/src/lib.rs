@@ -16,6 +16,9 @@
 //!     staging/<host>.<boot>.<ns>.<pid>.<nonce>/   work of a living process, or swept
 //!     claims/<action key>         who computes it now: others wait; a hint that a dead owner leaves to be taken over
 //!     scratch/<action key>.<owner>/  checkpoints of an action that is not done
+//!     pins/<name>.json            names that keep artifacts from every sweep
+//!     trash/<seconds>-<owner>/    what a sweep moved away; deleted by one that comes later
+//!     quarantine/                 what was found damaged, by one rename; never deleted by the store
 //!   <bucket>/                     folders of the caller's own: see `Store::folder`
 //! ```
 //!
@@ -23,34 +26,60 @@
 //! (tree and manifest by one rename), then the record. A process that dies or a machine that loses power at any instant
 //! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
 //! same thing are both right. The reasons are in the crate's README.
+//!
+//! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`], [`doctor`]. They
+//! give data; who prints it decides how.
 
 mod action;
+mod area;
 mod artifact;
 mod claim;
 mod digest;
+mod doctor;
 mod durable;
 mod error;
+mod gc;
+mod inventory;
 mod lately;
 mod layout;
+mod leftovers;
 mod manifest;
 mod mend;
 mod outside;
 mod owner;
+mod pin;
+mod reach;
+mod repair;
 mod stat;
 mod store;
+mod sweep;
 mod tree;
+mod usage;
+mod verify;
 
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod gc_oracle;
+#[cfg(test)]
+mod gc_tests;
+#[cfg(test)]
 mod outside_tests;
 
 pub use action::{Lookup, MissReason, Record, Recorded};
+pub use area::Area;
 pub use artifact::Published;
 pub use claim::{BEAT, Claim, Claiming, Holder};
 pub use digest::{ActionKey, Digest, ParseDigestError};
+pub use doctor::{Examples, Finding, doctor};
 pub use error::{Error, Refusal, Result};
+pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
+pub use pin::Pin;
+pub use repair::Repair;
 pub use store::{Staging, Store};
+pub use sweep::{GcReport, Refused};
 pub use tree::tree_digest;
+pub use usage::{AreaUsage, ArtifactUsage, Share, Usage};
+pub use verify::{BadRecord, Damage, Verdict, Verification, Verified, VerifyOptions};

@@ -114,7 +114,7 @@ mod tests {
             let store = Store::open(root).unwrap();
             let digest = publish(&store).digest;
             fs::remove_dir_all(store.layout().artifact(&digest).join(TREE)).unwrap();
-            let faulty = Store::open_on(Disk { faults: Faults::at(number, fault) }, root).unwrap();
+            let faulty = Store::open_on(Disk::with(Faults::at(number, fault)), root).unwrap();
             let mended = faulty.mend(&digest);
             let failed = faulty.disk().faults.failed().is_some();
             assert!(failed || mended.unwrap());

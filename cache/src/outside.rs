@@ -103,15 +103,25 @@ impl Store {
     }
 }
 
+/// Whether what is known there is of a path that may still be there.
+pub(crate) fn is_of_use(place: &Path) -> bool {
+    let path = read(place).map(|known| known.path);
+    path.is_some_and(|path| !matches!(Path::new(&path).try_exists(), Ok(false)))
+}
+
 /// What is known of a path; `None` if that is nothing, torn, or another version's.
 fn recall(place: &Path) -> Option<Known> {
+    read(place).map(|known| known.files)
+}
+
+fn read(place: &Path) -> Option<OnDisk> {
     let bytes = fs::read(place).ok()?;
     let (digest, rest) = bytes.split_at_checked(64)?;
     if digest != Digest::of(rest).to_string().as_bytes() {
         return None;
     }
     let on_disk: OnDisk = serde_json::from_slice(rest).ok()?;
-    (on_disk.version == VERSION).then_some(on_disk.files)
+    (on_disk.version == VERSION).then_some(on_disk)
 }
 
 /// The file's entry, and what it looked like before and after it was read.

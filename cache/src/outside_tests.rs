@@ -240,7 +240,7 @@ fn a_hint_that_cannot_be_written_is_no_error() {
             let bench = Bench::new();
             bench.write("a", "1");
             sleep(TICK * 2);
-            let disk = Disk { faults: Faults::at(operations, fault) };
+            let disk = Disk::with(Faults::at(operations, fault));
             let Ok(store) = Store::open_on(disk, bench.store.root()) else { panic!("it is open already") };
             let failing = Bench { store, ..bench };
             failing.reads(&failing.data());

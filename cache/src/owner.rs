@@ -50,6 +50,12 @@ impl Owner {
         };
         theirs == ours && test_kill_process(pid) == Err(Errno::SRCH)
     }
+
+    /// Whether the folder `name` belongs to a process that cannot be judged from here.
+    pub(crate) fn is_elsewhere(&self, name: &str) -> bool {
+        let theirs = name.rsplitn(3, '.').nth(2);
+        !self.is_ours(name) && (theirs.is_none() || theirs != self.place.as_deref())
+    }
 }
 
 fn place() -> Option<String> {

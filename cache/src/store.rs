@@ -41,15 +41,19 @@ impl Store {
     /// Opens the store at `root`, which is created if it is not there, and removes what processes that died on this
     /// machine have left in `staging`.
     ///
+    /// Where the root folder is one that several users share (its group can write to it, and new things get that group:
+    /// `chmod 2775`), every folder that the store makes is so too, whatever the umask.
+    ///
     /// Refuses, before it changes anything, a store that a later version wrote.
     pub fn open(root: &Path) -> Result<Store> {
         Store::open_on(Disk::default(), root)
     }
 
-    pub(crate) fn open_on(disk: Disk, root: &Path) -> Result<Store> {
+    pub(crate) fn open_on(mut disk: Disk, root: &Path) -> Result<Store> {
         let known = has_known_format(&Layout::new(root.to_path_buf()))?;
         disk.create_folder(root)?;
         let root = fs::canonicalize(root).map_err(Error::io("find the folder", root))?;
+        disk.suit(&root)?;
         let (layout, owner) = (Layout::new(root), Owner::current());
         let store = Store { inner: Arc::new(Inner { layout, disk, owner, lately: Lately::default() }) };
         store.lay_out(known)?;
@@ -241,7 +245,7 @@ impl Drop for Staging {
 }
 
 /// Whether there is a `FORMAT`, and it is one we know.
-fn has_known_format(layout: &Layout) -> Result<bool> {
+pub(crate) fn has_known_format(layout: &Layout) -> Result<bool> {
     let path = layout.format();
     let text = match fs::read(&path) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use restage_cache::{ActionKey, Digest, Published, Record, Store};
 use serde_json::json;
@@ -36,4 +36,10 @@ pub(crate) fn key(name: &str) -> ActionKey {
 pub(crate) fn record(outputs: &[(&str, Digest)]) -> Record {
     let outputs = outputs.iter().map(|(port, digest)| ((*port).to_owned(), *digest)).collect();
     Record { outputs, provenance: json!({ "host": "here", "seconds": 1.5 }) }
+}
+
+/// Where the thing of this digest lies.
+pub(crate) fn within(store: &Store, folder: &str, digest: &Digest) -> PathBuf {
+    let hex = digest.to_string();
+    store.root().join("v1").join(folder).join(&hex[..2]).join(&hex[2..])
 }

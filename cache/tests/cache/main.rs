@@ -4,6 +4,9 @@
 
 mod common;
 mod kill;
+mod sharing;
 mod speed;
 mod store;
 mod tree;
+mod upkeep;
+mod verify;

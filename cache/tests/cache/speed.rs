@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::common::{Files, key, publish, record};
-use restage_cache::{Lookup, Store, tree_digest};
+use restage_cache::{GcOptions, Lookup, Store, VerifyOptions, tree_digest};
 use tempfile::TempDir;
 
 /// The median of several runs, in milliseconds.
@@ -48,4 +48,23 @@ fn data_outside() {
         measure(&format!("{what}, the first time"), 1, || store.digest_outside(path).unwrap());
         measure(&format!("{what}, again"), 20, || store.digest_outside(path).unwrap());
     }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn keeping_a_store() {
+    let temp = TempDir::new().unwrap();
+    let store = Store::open(temp.path()).unwrap();
+    for number in 0..20 {
+        let own = |i| format!("{number} {i}").repeat(2_000).into_bytes();
+        let content: Files = (0..1_000).map(|i| (format!("c/{i}"), own(i))).collect();
+        let digest = publish(&store, &content).digest;
+        store.record(&key(&number.to_string()), &record(&[("out", digest)])).unwrap();
+    }
+    let large: Files = [("large".to_owned(), vec![7; 1 << 30])].into();
+    publish(&store, &large);
+    let everything = VerifyOptions::default();
+    measure("a plan for 20,000 files", 5, || store.plan_gc(&GcOptions::default()).unwrap());
+    measure("usage", 5, || store.usage().unwrap());
+    measure("verify, 20,000 files and 1 GiB", 3, || store.verify(&everything, &|_, _| {}).unwrap());
 }
