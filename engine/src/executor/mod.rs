@@ -66,6 +66,8 @@ pub(crate) enum ExecuteError {
     Store(#[from] restage_cache::Error),
     #[error("{} changed while the stage ran: the result is of neither state; run the command again", path.display())]
     InputChanged { path: PathBuf },
+    #[error("its input `{port}` went from the store meanwhile; run the command again")]
+    InputGone { port: String },
     #[error("it requires {wanted} GPU(s), and restage sees {seen} here")]
     NoGpu { wanted: usize, seen: usize },
     #[error("cannot publish the result: {0}")]

@@ -6,6 +6,7 @@ pub(crate) mod journal;
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -230,11 +231,17 @@ impl Run {
         self.in_flight.insert(key, Vec::new());
         let action = &plan.graph[node];
         let step = action.step.clone();
-        let mut folders = BTreeMap::new();
+        let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        // Computing on the inputs that are left would record a wrong result under the right key.
+        let mut gone = None;
         for (port, digests) in &inputs {
-            let paths =
-                digests.iter().map(|digest| self.store.artifact(digest)).collect::<Result<Vec<_>, _>>()?;
-            folders.insert(port.clone(), paths.into_iter().flatten().collect());
+            let folders = folders.entry(port.clone()).or_default();
+            for digest in digests {
+                match self.store.artifact(digest)? {
+                    Some(folder) => folders.push(folder),
+                    None => gone = Some(port.clone()),
+                }
+            }
         }
         let need = self.leases.need(&step);
         let job = Job {
@@ -256,7 +263,10 @@ impl Run {
         self.running.spawn(async move {
             let started = Instant::now();
             let threads = need.threads;
-            let result = run.join_or_run(job, need).await;
+            let result = match gone {
+                Some(port) => Err(ExecuteError::InputGone { port }),
+                None => run.join_or_run(job, need).await,
+            };
             Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
         });
         Ok(())
