@@ -4,6 +4,8 @@
 //! of `restage check`), `# run:` (another file than `w.yaml`), `# env: NAME=VALUE`, `# whole` (the file as it is,
 //! without the two first lines that all have); then the file `w.yaml`, and others after `--- file: NAME`. `→` is a tab.
 
+#![expect(clippy::unwrap_used, reason = "a test tells what is wrong by panicking")]
+
 mod harness;
 
 use std::{
@@ -20,7 +22,7 @@ const HEAD: &str = "restage: 1\nplugins: [{ path: ../plugin }]\n";
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     std::os::unix::fs::symlink(checkout().join("tests/plugin"), sandbox.path("plugin")).unwrap();
-    write(&sandbox.path("right"), "w.yaml", &format!("{HEAD}stages: {{ a: {{ uses: test/write }} }}"));
+    write(&sandbox.path("right"), "w.yaml", format!("{HEAD}stages: {{ a: {{ uses: test/write }} }}"));
     let ended = check(&sandbox, "right", &["w.yaml"], &[]);
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
     sandbox
