@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
 /// Formats a file; tells whether that changes it.
 fn file(path: &Path, check: bool) -> Result<bool, Failure> {
     // The loader says what is wrong with a file that is not YAML, and where.
-    workflow::load(path)?;
+    workflow::check_yaml(path)?;
     let text = std::fs::read_to_string(path).map_err(|source| FormatError::Read(path.into(), source))?;
     let formatted = format(path, &text)?;
     let changes = formatted != text;

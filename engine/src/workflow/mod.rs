@@ -154,6 +154,19 @@ pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
     workflow(path, text)
 }
 
+/// Whether a file is YAML as workflows have it, whatever it says.
+///
+/// # Errors
+/// If it is not, or cannot be read.
+pub(crate) fn check_yaml(path: &Path) -> Result<(), LoadError> {
+    let text = file::read(path).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
+    let mut problems = Diagnostics::default();
+    if let Err(problem) = node::parse(&Source::new(path, text), &mut problems) {
+        problems.push(problem);
+    }
+    problems.or(()).map_err(LoadError::Invalid)
+}
+
 /// Reads a workflow from the bytes of its file.
 ///
 /// # Errors

@@ -34,13 +34,17 @@ pub(super) fn tagged(source: &Source, problems: &mut Diagnostics) {
         if tag.handle() == "tag:yaml.org,2002:" && PLAIN.contains(&tag.suffix()) {
             continue;
         }
-        let start = span.start.byte_offset().unwrap_or(0);
-        let end = span.end.byte_offset().unwrap_or(start);
-        let line = source.text().get(start..end).and_then(|text| text.find('\n')).map(|line| start + line);
-        let at = Place { source: source.clone(), span: start..line.unwrap_or(end) };
+        let text = source.text();
+        // The place is the value's; what a reader wants to see is the tag before it.
+        let value = span.start.byte_offset().unwrap_or(0).min(text.len());
+        let before = text.get(..value).unwrap_or_default().trim_end();
+        let start = before.rfind(char::is_whitespace).map_or(0, |space| space + 1);
+        let is_tag = before.get(start..).is_some_and(|word| word.starts_with('!'));
+        let span = if is_tag { start..before.len() } else { value..value };
+        let at = Place { source: source.clone(), span };
         problems.push(
-            Diagnostic::new(&at, "a tag (`!name`) means nothing in a workflow", "a value with a tag")
-                .help("remove the tag; to mean text, put the value in quotes"),
+            Diagnostic::new(&at, "a tag (`!name`) means nothing in a workflow", "remove it")
+                .help("to mean text, put the whole value in quotes"),
         );
     }
 }
@@ -370,6 +374,9 @@ fn second_colon(at: &Place) -> Words {
     words.at(Place { source: at.source.clone(), span: start..at.span.start.max(start) })
 }
 
+/// YAML takes longer ones for no names.
+const MAX_NAME: usize = 1024;
+
 /// A line that is no `name: value`, or not where it may be.
 fn no_pair(at: &Place) -> Words {
     let (begin, text) = line(at);
@@ -380,6 +387,13 @@ fn no_pair(at: &Place) -> Words {
             "there is more after the end of a value",
             "expected the end of the line",
             "text that begins with a bracket or a quote needs quotes around all of it",
+        );
+    }
+    if text.find(": ").or(text.find(":\n")).unwrap_or(text.len()) > MAX_NAME {
+        return Words::new(
+            "a name is too long",
+            "the name of this line",
+            "a name has at most 1024 characters",
         );
     }
     if content.starts_with("- ") {
