@@ -4,6 +4,8 @@
 //! of `restage check`), `# run:` (another file than `w.yaml`), `# env: NAME=VALUE`, `# whole` (the file as it is,
 //! without the two first lines that all have); then the file `w.yaml`, and others after `--- file: NAME`. `→` is a tab.
 
+#![expect(clippy::unwrap_used, reason = "a test tells what is wrong by panicking")]
+
 mod harness;
 
 use std::{
@@ -20,7 +22,7 @@ const HEAD: &str = "restage: 1\nplugins: [{ path: ../plugin }]\n";
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
     std::os::unix::fs::symlink(checkout().join("tests/plugin"), sandbox.path("plugin")).unwrap();
-    write(&sandbox.path("right"), "w.yaml", &format!("{HEAD}stages: {{ a: {{ uses: test/write }} }}"));
+    write(&sandbox.path("right"), "w.yaml", format!("{HEAD}stages: {{ a: {{ uses: test/write }} }}"));
     let ended = check(&sandbox, "right", &["w.yaml"], &[]);
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
     sandbox
@@ -195,7 +197,7 @@ fn hostile_files_are_told_at_once() {
             "a long path",
             format!(
                 "restage: 1\nstages: {{ a: {{ uses: a/b }} }}\nsweep: {{ grid: {{ a{}: [1] }} }}",
-                ".b".repeat(400_000)
+                ".b".repeat(500)
             ),
             "more deeply",
         ),

@@ -225,7 +225,7 @@ impl Diagnostics {
 }
 
 /// Among more names than this, or longer ones, the nearest is not looked for.
-const MAX_COMPARED: usize = 2000;
+const MAX_COMPARED: usize = 500;
 const MAX_NAME: usize = 100;
 /// More names than this are not listed.
 const MAX_LISTED: usize = 20;

@@ -85,8 +85,8 @@ pub(super) fn text(bytes: Vec<u8>) -> Result<String, FileError> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let right = error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default();
-        let line = right.split(|byte| *byte == b'\n');
-        FileError::NotText { line: line.clone().count(), byte: line.last().map_or(0, <[u8]>::len) + 1 }
+        let mut line = right.split(|byte| *byte == b'\n');
+        FileError::NotText { line: line.clone().count(), byte: line.next_back().map_or(0, <[u8]>::len) + 1 }
     })?;
     // Editors on other systems begin files with a byte-order mark; it means nothing here.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
