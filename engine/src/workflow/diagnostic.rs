@@ -258,8 +258,9 @@ pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
         let distance = strsim::damerau_levenshtein(&lower, &name.to_lowercase());
         (distance <= 1 + longest / 3 && distance < longest).then_some((distance, *name))
     };
-    let near = known.iter().take(MAX_COMPARED).filter_map(distance).min();
-    let last_part = || known.iter().find(|name| name.rsplit(['/', '.']).next() == Some(wrong)).copied();
+    let known = || known.iter().take(MAX_COMPARED);
+    let near = known().filter_map(distance).min();
+    let last_part = || known().find(|name| name.rsplit(['/', '.']).next() == Some(wrong)).copied();
     near.map(|(_, name)| name).or_else(last_part)
 }
 
