@@ -42,7 +42,7 @@ pub(super) fn resolve(
         match catalog.find(&stage.uses.value) {
             Some(offer) => drop(offers.insert(name, offer)),
             // A stage without its type was told when the file was read.
-            None if stage.uses.value.is_empty() => {}
+            None if stage.uses.value.is_empty() || problems.full() => {}
             None => problems.push(unknown_type(&stage.uses, catalog)),
         }
     }

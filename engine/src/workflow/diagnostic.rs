@@ -225,7 +225,7 @@ impl Diagnostics {
 }
 
 /// Among more names than this, or longer ones, the nearest is not looked for.
-const MAX_COMPARED: usize = 2000;
+const MAX_COMPARED: usize = 500;
 const MAX_NAME: usize = 100;
 /// More names than this are not listed.
 const MAX_LISTED: usize = 20;
@@ -258,8 +258,9 @@ pub(crate) fn nearest<'a>(wrong: &str, known: &[&'a str]) -> Option<&'a str> {
         let distance = strsim::damerau_levenshtein(&lower, &name.to_lowercase());
         (distance <= 1 + longest / 3 && distance < longest).then_some((distance, *name))
     };
-    let near = known.iter().take(MAX_COMPARED).filter_map(distance).min();
-    let last_part = || known.iter().find(|name| name.rsplit(['/', '.']).next() == Some(wrong)).copied();
+    let known = || known.iter().take(MAX_COMPARED);
+    let near = known().filter_map(distance).min();
+    let last_part = || known().find(|name| name.rsplit(['/', '.']).next() == Some(wrong)).copied();
     near.map(|(_, name)| name).or_else(last_part)
 }
 

@@ -305,8 +305,10 @@ pub(super) fn check_output(
     // Below the prefix of an import, a name has a dot: `prep.counts` is a stage, and no output of a stage `prep`.
     let prefix = format!("{}.", output.value.stage);
     let whole = output.value.to_string();
+    // Imported stages come first.
+    let mut imported = stages.keys().take_while(|stage| stage.contains('.'));
     let is_prefix =
-        !stages.contains_key(&output.value.stage) && stages.keys().any(|stage| stage.starts_with(&prefix));
+        !stages.contains_key(&output.value.stage) && imported.any(|stage| stage.starts_with(&prefix));
     let name = if is_prefix { &whole } else { &*output.value.stage };
     check_stage(name, &output.at, stages, unread, "read here", problems);
 }
