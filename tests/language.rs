@@ -284,7 +284,7 @@ sweep:
 fn every_reason_is_told_when_it_is_the_reason() {
     let sandbox = Sandbox::new();
     sandbox.write("data.txt", "d");
-    sandbox.workflow("w.yaml", "stages:\n  a: { uses: test/write, with: { text: x, file: data.txt } }\n  b: { uses: test/join, in: { texts: a } }\n");
+    sandbox.workflow("w.yaml", "stages:\n  a: { uses: test/write, with: { text: x, file: data.txt } }\n  b: { uses: test/join, in: { texts: [a, a] } }\n");
     let why = |arguments: &[&str]| -> Vec<String> {
         let plan = sandbox.json(&[&["plan", "--json", "w.yaml"], arguments].concat());
         let reasons = |action: &serde_json::Value| {
@@ -300,23 +300,31 @@ fn every_reason_is_told_when_it_is_the_reason() {
     assert_eq!(why(&["--set", "a.text=y"]), ["param", "upstream"]);
     assert_eq!(why(&["--set", "a.text=y", "--set", "b.between=/"]), ["param", "param"], "it cannot be known");
     assert_eq!(why(&["--force", "b"]), ["", "forced"]);
-    assert_eq!(why(&["--set", "b.in.texts=[a, a]"]), ["", "input"]);
+    assert_eq!(why(&["--set", "b.in.texts=[a]"]), ["", "input"]);
     assert_eq!(why(&["--set", "a.uses=test/draw", "--set", "a.with={}"])[0], "stage-type");
     sandbox.write("data.txt", "e");
     assert_eq!(why(&[]), ["file", "upstream"]);
     sandbox.write("data.txt", "d");
 
-    // What somebody does to the store.
-    let shown = sandbox.json(&["show", "--json", "w.yaml", "a"]);
-    let artifact = std::path::PathBuf::from(shown[0]["path"].as_str().unwrap());
-    let file = artifact.join("text");
-    std::fs::rename(&file, sandbox.path("aside")).unwrap();
-    assert_eq!(why(&[]), ["damaged", "upstream"]);
-    std::fs::rename(sandbox.path("aside"), &file).unwrap();
-    let home = artifact.parent().unwrap();
-    std::fs::rename(home, sandbox.path("artifact")).unwrap();
-    assert_eq!(why(&[])[0], "gone");
-    std::fs::rename(sandbox.path("artifact"), home).unwrap();
+    // What somebody does to the store: mended where a good copy is left, done without where nobody reads it.
+    let artifact = |stage: &str| {
+        let shown = sandbox.json(&["show", "--json", "w.yaml", stage]);
+        std::path::PathBuf::from(shown[0]["path"].as_str().unwrap())
+    };
+    let (of_a, of_b) = (artifact("a"), artifact("b"));
+    std::fs::rename(of_b.join("text"), sandbox.path("aside")).unwrap();
+    assert_eq!(why(&[]), ["", ""], "the store has the file still");
+    let files = sandbox.path("store/v1/files");
+    std::fs::rename(&files, sandbox.path("files")).unwrap();
+    std::fs::remove_file(of_b.join("text")).unwrap();
+    assert_eq!(why(&[]), ["", "damaged"]);
+    std::fs::rename(sandbox.path("files"), &files).unwrap();
+    std::fs::rename(of_a.parent().unwrap(), sandbox.path("artifact")).unwrap();
+    assert_eq!(why(&[]), ["", ""], "its reader is there");
+    std::fs::rename(sandbox.path("artifact"), of_a.parent().unwrap()).unwrap();
+    std::fs::rename(of_b.parent().unwrap(), sandbox.path("artifact")).unwrap();
+    assert_eq!(why(&[]), ["", "gone"]);
+    std::fs::rename(sandbox.path("artifact"), of_b.parent().unwrap()).unwrap();
     assert_eq!(why(&[]), ["", ""]);
     let plan = sandbox.json(&["plan", "--json", "w.yaml"]);
     let key = plan["actions"][1]["key"].as_str().unwrap().to_owned();

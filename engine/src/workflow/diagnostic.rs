@@ -184,7 +184,7 @@ impl fmt::Display for Diagnostic {
 impl std::error::Error for Diagnostic {}
 
 /// Nobody mends more than this at once; beyond it, no more are looked for.
-pub(crate) const MAX_PROBLEMS: usize = 200;
+pub(crate) const MAX_PROBLEMS: usize = 1000;
 
 /// All problems that were found; never empty when it is an error.
 #[derive(Clone, Debug, Default)]
