@@ -5,7 +5,6 @@
 mod common;
 mod kill;
 mod sharing;
-mod speed;
 mod store;
 mod tree;
 mod upkeep;

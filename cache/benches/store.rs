@@ -1,9 +1,16 @@
-//! Measurements, not tests: `cargo test --release -p restage-cache -- --ignored --nocapture speed`.
+//! What a hit, data outside the store and its upkeep cost: `cargo bench -p restage-cache`. Writes about 3 GiB to a
+//! temporary folder.
+
+#![expect(clippy::unwrap_used, reason = "a measurement that cannot be made says so by panicking")]
+
+#[path = "../tests/cache/common.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
+mod common;
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::common::{Files, key, publish, record};
+use common::{Files, key, publish, record};
 use restage_cache::{GcOptions, Lookup, Store, VerifyOptions, tree_digest};
 use tempfile::TempDir;
 
@@ -20,8 +27,6 @@ fn measure<T>(what: &str, runs: usize, mut act: impl FnMut() -> T) {
     println!("{what}: {:.3} ms (from {:.3} to {:.3})", times[runs / 2], times[0], times[runs - 1]);
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn a_hit() {
     let temp = TempDir::new().unwrap();
     let store = Store::open(temp.path()).unwrap();
@@ -33,8 +38,6 @@ fn a_hit() {
     measure("the hit again in that process", 50, || is_hit(&store));
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn data_outside() {
     let temp = TempDir::new().unwrap();
     let store = Store::open(&temp.path().join("cache")).unwrap();
@@ -50,8 +53,6 @@ fn data_outside() {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
 fn keeping_a_store() {
     let temp = TempDir::new().unwrap();
     let store = Store::open(temp.path()).unwrap();
@@ -67,4 +68,10 @@ fn keeping_a_store() {
     measure("a plan for 20,000 files", 5, || store.plan_gc(&GcOptions::default()).unwrap());
     measure("usage", 5, || store.usage().unwrap());
     measure("verify, 20,000 files and 1 GiB", 3, || store.verify(&everything, &|_, _| {}).unwrap());
+}
+
+fn main() {
+    a_hit();
+    data_outside();
+    keeping_a_store();
 }
