@@ -169,10 +169,7 @@ impl Store {
         if let Some((port, digest, _)) = self.missing(record, Store::flaw)? {
             return Err(Error::Unpublished { port: port.clone(), digest });
         }
-        let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
-        let mut bytes =
-            serde_json::to_vec_pretty(&on_disk).map_err(|source| Error::Record { key: *key, source })?;
-        bytes.push(b'\n');
+        let bytes = encode(key, record)?;
         let home = self.layout().action(key);
         let place = home.join(RECORD);
         self.disk().create_folder(&home)?;
@@ -210,10 +207,9 @@ impl Store {
     /// Keeps a record that disagrees with the action's, once for each set of outputs.
     fn keep_beside(&self, key: &ActionKey, record: &Record, bytes: &[u8]) -> Result<()> {
         let seen = self.layout().action(key).join(SEEN);
-        let outputs =
-            serde_json::to_vec(&record.outputs).map_err(|source| Error::Record { key: *key, source })?;
+        let outputs = outputs_digest(key, record)?;
         self.disk().create_folder(&seen)?;
-        self.create(&seen.join(format!("{}.json", Digest::of(&outputs))), bytes)?;
+        self.create(&seen.join(format!("{outputs}.json")), bytes)?;
         self.disk().sync_folder(&seen)
     }
 
@@ -245,6 +241,22 @@ impl Store {
             Err(error) => return Err(Error::io("read", &path)(error)),
         })
     }
+}
+
+/// The bytes of a record on disk.
+pub(crate) fn encode(key: &ActionKey, record: &Record) -> Result<Vec<u8>> {
+    let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
+    let mut bytes =
+        serde_json::to_vec_pretty(&on_disk).map_err(|source| Error::Record { key: *key, source })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// What a record is named by among those that disagree.
+pub(crate) fn outputs_digest(key: &ActionKey, record: &Record) -> Result<Digest> {
+    let outputs =
+        serde_json::to_vec(&record.outputs).map_err(|source| Error::Record { key: *key, source })?;
+    Ok(Digest::of(&outputs))
 }
 
 /// The version of the record that these bytes are, whether or not we can read the rest.

@@ -71,16 +71,22 @@ impl Store {
         let scan = tree::scan(&folder, Links::Refuse)?;
         let entries = scan.files.par_iter().map(|file| self.seal(file)).collect::<Result<_>>()?;
         let manifest = Manifest::new(entries);
+        manifest.check_names().map_err(|(path, why)| Error::refused(folder.join(path), why))?;
         let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: folder.clone(), why })?;
         let digest = Manifest::digest(&encoded);
         let existed = self.renewed(&digest)? || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
         // Also for another's artifact: it may be visible and not yet on disk, and a record will rely on it.
-        if let Some(shard) = self.layout().artifact(&digest).parent() {
-            self.disk().sync_folder(shard)?;
-        }
-        self.disk().sync_folder(&self.layout().artifacts())?;
+        self.sync_names(&digest)?;
         let bytes = manifest.entries().iter().map(|entry| entry.size).sum();
         Ok(Published { digest, bytes, files: manifest.entries().len() as u64, existed })
+    }
+
+    /// The artifact's name is on disk when this returns.
+    pub(crate) fn sync_names(&self, digest: &Digest) -> Result<()> {
+        if let Some(shard) = self.layout().artifact(digest).parent() {
+            self.disk().sync_folder(shard)?;
+        }
+        self.disk().sync_folder(&self.layout().artifacts())
     }
 
     /// Whether the artifact is there, and now as young as one just published, so that no sweep takes it before it has a
@@ -253,7 +259,7 @@ impl Store {
 
     /// Gives new files, which are on disk by now, their names in `files/` for later publishers to share. Never an error:
     /// nobody depends on those names.
-    fn offer(&self, tree: &Path, manifest: &Manifest, stored: &[Stored]) {
+    pub(crate) fn offer(&self, tree: &Path, manifest: &Manifest, stored: &[Stored]) {
         let offer = |(entry, stored): (&Entry, &Stored)| {
             let ours = tree.join(&entry.path);
             let place = self.layout().file(&entry.digest);

@@ -138,6 +138,12 @@ impl Disk {
         Ok(file)
     }
 
+    /// A file that was not there before, to be written part by part.
+    pub(crate) fn start<'a>(&'a self, path: &'a Path) -> Result<Writer<'a>> {
+        let create = || OpenOptions::new().write(true).create_new(true).open(path);
+        Ok(Writer { file: self.perform(Op::CreateFile, path, create)?, path, disk: self })
+    }
+
     /// Makes a file read-only for everybody. One that is already may be another user's, and is left as it is.
     pub(crate) fn protect(&self, file: &File, path: &Path) -> Result<()> {
         let mode = file.metadata().map_err(Error::io("look at", path))?.mode();
@@ -174,6 +180,18 @@ impl Disk {
         let file = self.perform(Op::CreateFile, to, create)?;
         self.perform(Op::Clone, to, || Ok(ioctl_ficlone(&file, File::open(from)?)?))?;
         self.protect(&file, to)
+    }
+
+    /// A file outside the store, whose bytes are on disk, gets its name, which nothing may have.
+    pub(crate) fn settle_outside(&self, from: &Path, to: &Path) -> Result<()> {
+        match self.link(from, to) {
+            Ok(()) => self.remove_file(from),
+            // A file system without links.
+            Err(Error::Io { source, .. }) if source.kind() != io::ErrorKind::AlreadyExists && !to.exists() => {
+                self.rename(from, to)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// `from` becomes `to`, which is replaced if it is a file or an empty folder.
@@ -226,6 +244,39 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         })
+    }
+}
+
+/// A file on its way, that a power cut may take or tear.
+pub(crate) struct Writer<'a> {
+    file: File,
+    path: &'a Path,
+    disk: &'a Disk,
+}
+
+impl Writer<'_> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.disk.perform(Op::Write, self.path, || self.file.write_all(bytes))
+    }
+
+    /// All is written, and is on disk when this returns.
+    pub(crate) fn sync(self) -> Result<()> {
+        self.disk.perform(Op::SyncFile, self.path, || self.file.sync_all())
+    }
+
+    /// All is written: nobody changes it any more.
+    pub(crate) fn finish(self) -> Result<()> {
+        self.disk.protect(&self.file, self.path)
+    }
+}
+
+impl Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.append(bytes).map(|()| bytes.len()).map_err(io::Error::other)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -99,6 +99,45 @@ pub enum Error {
         /// The version it has.
         found: u32,
     },
+    /// A file of the store is not what it was, so it is not given to others.
+    #[error("`{}` is damaged: `restage cache verify --repair` mends what can be mended", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A bundle that is none, or was tampered with.
+    #[error("the bundle `{}` was not taken: {}{why}", file.display(), of(member))]
+    Bundle {
+        /// The file.
+        file: PathBuf,
+        /// Which member of it. Empty for the bundle itself.
+        member: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Not the URL of a remote.
+    #[error(
+        "`{url}` is not a remote: {why}; expected file:///folder, s3://bucket/prefix, http:// or https://"
+    )]
+    RemoteUrl {
+        /// The URL, without a password.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A remote refused, or did not answer, or gave something else.
+    #[error("cannot {doing} `{url}`: {why}")]
+    Remote {
+        /// What was being done, as a verb.
+        doing: &'static str,
+        /// To what, without a password.
+        url: String,
+        /// The reason.
+        why: String,
+    },
+    /// Nothing can be pushed to a plain web server.
+    #[error("`{0}` can only be read: push to file:// or s3://, or copy the files there by other means")]
+    ReadOnlyRemote(String),
     /// A manifest could not be encoded.
     #[error("cannot encode the manifest of `{}`: {why}", folder.display())]
     Manifest {
@@ -144,6 +183,24 @@ pub enum Refusal {
     /// An artifact is a folder.
     #[error("is not a folder: an artifact is a folder, put the file into one")]
     NotAFolder,
+    /// A name that another file of the artifact has too where `A` is `a`.
+    #[error("differs from `{0}` only in case: one of them would be lost on other systems, so rename one")]
+    CaseTwin(String),
+    /// A file and a folder of one name.
+    #[error("is a file and a folder at once")]
+    FileAndFolder,
+    /// A name that file systems do not take.
+    #[error("has a name that is too long: 255 bytes a name and 3,000 a path")]
+    LongName,
+    /// More files than an artifact may have.
+    #[error("has {0} files, of which an artifact may have 262,144: write Zarr in shards")]
+    TooMany(usize),
+    /// More bytes than there can be.
+    #[error("claims more bytes than any disk holds")]
+    TooLarge,
+    /// Bytes that are no manifest, or not the one that was asked for.
+    #[error("is not the manifest that its name says")]
+    NotAManifest,
 }
 
 impl Error {
@@ -160,6 +217,11 @@ impl Error {
     pub(crate) fn refused(path: impl Into<PathBuf>, why: Refusal) -> Error {
         Error::Refused { path: path.into(), why }
     }
+}
+
+/// The member of a bundle that is at fault, if it is one.
+fn of(member: &str) -> String {
+    if member.is_empty() { String::new() } else { format!("`{member}`: ") }
 }
 
 /// One thing to do about the commonest causes.

@@ -3,17 +3,14 @@
 //! Nothing is computed. What cannot be mended (the manifest is gone too, or bytes were overwritten in place, under all
 //! their names) is damaged as before.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 
-use rayon::prelude::*;
-
-use crate::artifact::{Stored, find, unless_absent};
+use crate::artifact::unless_absent;
+use crate::assemble::Assembly;
 use crate::digest::Digest;
 use crate::error::{Error, Result};
-use crate::layout::{MANIFEST, TREE};
-use crate::manifest::{Entry, Manifest};
+use crate::layout::MANIFEST;
+use crate::manifest::Manifest;
 use crate::store::Store;
 
 impl Store {
@@ -26,32 +23,11 @@ impl Store {
         let place = self.layout().artifact(digest).join(MANIFEST);
         let encoded = unless_absent(fs::read(&place)).map_err(Error::io("read", &place))?.unwrap_or_default();
         let Some(manifest) = Manifest::decode(&encoded, digest) else { return Ok(false) };
-        let work = self.staging()?;
-        let pending = work.path().join("artifact");
-        let tree = pending.join(TREE);
-        let files: Vec<_> = manifest.entries().iter().map(|entry| tree.join(&entry.path)).collect();
-        let inside = |folder: &&Path| folder.starts_with(&pending);
-        let folders: BTreeSet<_> =
-            files.iter().flat_map(|file| file.ancestors().skip(1).take_while(inside)).collect();
-        let folders: Vec<_> = folders.into_iter().chain([&*tree]).map(Path::to_path_buf).collect();
-        for folder in &folders {
-            self.disk().create_folder(folder)?;
-            self.disk().open_up(folder)?;
-        }
-        let take = |(entry, path): (&Entry, _)| {
-            let stored = self.layout().file(&entry.digest);
-            find(&stored, entry) == Stored::Same
-                && (self.disk().link(&stored, path).is_ok() || self.disk().clone(&stored, path).is_ok())
-        };
-        if !manifest.entries().par_iter().zip(&files).all(|(entry, path)| take((entry, path.as_path()))) {
+        let assembly = Assembly::begin(self, digest, &manifest)?;
+        if !assembly.lacking().is_empty() {
             return Ok(false);
         }
-        self.disk().write(&pending.join(MANIFEST), &encoded)?;
-        self.disk().sync_all(&pending, &files, &folders)?;
-        self.settle(&pending, digest)?;
-        if let Some(shard) = self.layout().artifact(digest).parent() {
-            self.disk().sync_folder(shard)?;
-        }
+        assembly.finish()?;
         Ok(true)
     }
 }
@@ -61,6 +37,7 @@ mod tests {
     use super::*;
     use crate::durable::Disk;
     use crate::faults::{Fault, Faults};
+    use crate::layout::TREE;
     use crate::{Published, tree_digest};
 
     fn publish(store: &Store) -> Published {

@@ -74,7 +74,7 @@ impl Store {
         // `FORMAT` comes last: with it, all else is there and on disk.
         self.create(&layout.tag(), TAG.as_bytes())?;
         self.disk().sync_folder(layout.current())?;
-        self.create(&layout.format(), format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
+        self.create(&layout.format(), format_line().as_bytes())?;
         self.disk().sync_folder(layout.root())
     }
 
@@ -244,22 +244,33 @@ impl Drop for Staging {
     }
 }
 
+/// What `FORMAT` says.
+pub(crate) fn format_line() -> String {
+    format!("{FORMAT_WORDS}{FORMAT}\n")
+}
+
 /// Whether there is a `FORMAT`, and it is one we know.
 pub(crate) fn has_known_format(layout: &Layout) -> Result<bool> {
     let path = layout.format();
-    let text = match fs::read(&path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(Error::io("read", &path)(error)),
-    };
+    match fs::read(&path) {
+        Ok(bytes) => check_format(&bytes, layout.root(), &path).map(|()| true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(Error::io("read", &path)(error)),
+    }
+}
+
+/// Whether this is the `FORMAT` of a store that we know.
+pub(crate) fn check_format(bytes: &[u8], root: &Path, path: &Path) -> Result<()> {
+    let text = String::from_utf8_lossy(bytes);
     match text.strip_prefix(FORMAT_WORDS).and_then(|number| number.trim_end().parse::<u32>().ok()) {
-        Some(FORMAT) => Ok(true),
+        Some(FORMAT) => Ok(()),
         Some(found) if found > FORMAT => {
-            Err(Error::NewerFormat { root: layout.root().to_path_buf(), found, known: FORMAT })
+            Err(Error::NewerFormat { root: root.to_path_buf(), found, known: FORMAT })
         }
-        _ => Err(Error::NotAFormat { path, found: text.trim_end().chars().take(40).collect() }),
+        _ => {
+            let found = text.trim_end().chars().take(40).collect();
+            Err(Error::NotAFormat { path: path.to_path_buf(), found })
+        }
     }
 }
 

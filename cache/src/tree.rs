@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::digest::Digest;
 use crate::error::{Error, Refusal, Result};
-use crate::manifest::{Entry, Manifest};
+use crate::manifest::{Entry, Manifest, is_odd};
 
 /// From this size on the parts of a file are hashed by all threads; below, threads take whole files.
 const LARGE: u64 = 1 << 20;
@@ -103,7 +103,7 @@ fn relative(folder: &Found, child: &fs::DirEntry, links: Links) -> Result<String
     let Some(name) = name.to_str() else {
         return Err(Error::refused(child.path(), Refusal::NotUtf8));
     };
-    if links == Links::Refuse && name.contains(|c: char| c.is_control() || c == '\\') {
+    if links == Links::Refuse && is_odd(name) {
         return Err(Error::refused(child.path(), Refusal::OddName));
     }
     Ok(if folder.relative.is_empty() { name.to_owned() } else { format!("{}/{name}", folder.relative) })

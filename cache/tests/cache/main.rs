@@ -4,6 +4,7 @@
 
 mod common;
 mod kill;
+mod remote;
 mod sharing;
 mod store;
 mod tree;
