@@ -56,7 +56,12 @@ enum Name {
 impl Store {
     /// Writes the results of these actions, and these artifacts, into the bundle `to`, which must not be there. It appears
     /// whole or not at all.
-    pub fn export(&self, actions: &BTreeSet<ActionKey>, artifacts: &BTreeSet<Digest>, to: &Path) -> Result<Bundled> {
+    pub fn export(
+        &self,
+        actions: &BTreeSet<ActionKey>,
+        artifacts: &BTreeSet<Digest>,
+        to: &Path,
+    ) -> Result<Bundled> {
         let mut bundled = Bundled { artifacts: artifacts.clone(), ..Bundled::default() };
         let mut records = BTreeMap::new();
         for key in actions {
@@ -102,7 +107,8 @@ impl Store {
         let told = |error| Error::io("write", to)(error);
         append(&mut tar, &names.format(), format_line().as_bytes()).map_err(told)?;
         for (digest, manifest) in manifests {
-            let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: to.to_path_buf(), why })?;
+            let encoded =
+                manifest.encode().map_err(|why| Error::Manifest { folder: to.to_path_buf(), why })?;
             append(&mut tar, &names.artifact(digest).join(MANIFEST), &encoded).map_err(told)?;
         }
         let mut bytes = 0;
@@ -136,7 +142,16 @@ impl Store {
         let file = File::open(from).map_err(Error::io("read", from))?;
         let mut archive = Archive::new(BufReader::with_capacity(PART, file));
         let work = self.staging()?;
-        let mut taking = Taking { store: self, from, work, format: false, manifests: BTreeMap::new(), wanted: BTreeMap::new(), arrived: BTreeSet::new(), records: BTreeMap::new() };
+        let mut taking = Taking {
+            store: self,
+            from,
+            work,
+            format: false,
+            manifests: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            arrived: BTreeSet::new(),
+            records: BTreeMap::new(),
+        };
         // Raw: no long names, no sparse files, no headers of others that have to be believed.
         let members = archive.entries().map_err(|error| taking.refused("", &error.to_string()))?.raw(true);
         for (number, member) in members.enumerate() {
@@ -176,7 +191,11 @@ struct Taking<'a> {
 impl Taking<'_> {
     fn take(&mut self, mut member: Member<'_, impl Read>) -> Result<()> {
         let path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
-        let refused = |why: &str| Error::Bundle { file: self.from.to_path_buf(), member: path.escape_debug().to_string(), why: why.to_owned() };
+        let refused = |why: &str| Error::Bundle {
+            file: self.from.to_path_buf(),
+            member: path.escape_debug().to_string(),
+            why: why.to_owned(),
+        };
         // What anything but a plain file would be: a link, a device, a name or a size that comes from elsewhere.
         if !matches!(member.header().entry_type(), EntryType::Regular) {
             return Err(refused("it is no plain file"));
@@ -208,7 +227,11 @@ impl Taking<'_> {
             }
             Name::Manifest(digest) => {
                 let manifest = Manifest::admit(&bytes, &digest).map_err(|(file, why)| {
-                    let of = if file.is_empty() { String::new() } else { format!("its file `{}` ", file.escape_debug()) };
+                    let of = if file.is_empty() {
+                        String::new()
+                    } else {
+                        format!("its file `{}` ", file.escape_debug())
+                    };
                     refused(&format!("{of}{why}"))
                 })?;
                 for Entry { digest, size, .. } in manifest.entries() {
@@ -216,25 +239,38 @@ impl Taking<'_> {
                         return Err(refused("it announces a file with two sizes"));
                     }
                 }
-                self.manifests.insert(digest, manifest);
+                if self.manifests.insert(digest, manifest).is_some() {
+                    return Err(refused("it is there twice"));
+                }
             }
             Name::Record(key) => {
                 let record = action::parse(&bytes, &key).map_err(|why| refused(&why))?;
-                self.records.insert(key, record);
+                if self.records.insert(key, record).is_some() {
+                    return Err(refused("it is there twice"));
+                }
             }
             Name::File(_) => {}
         }
         Ok(())
     }
 
-    fn take_file(&self, digest: &Digest, size: u64, member: &mut impl Read, refused: &dyn Fn(&str) -> Error) -> Result<()> {
+    fn take_file(
+        &self,
+        digest: &Digest,
+        size: u64,
+        member: &mut impl Read,
+        refused: &dyn Fn(&str) -> Error,
+    ) -> Result<()> {
         let place = self.place(digest);
         let mut file = self.store.disk().start(&place)?;
         let mut hashed = Hashed::new(member);
         let mut part = Vec::with_capacity(PART.min(size as usize));
         loop {
             part.clear();
-            (&mut hashed).take(PART as u64).read_to_end(&mut part).map_err(|error| refused(&error.to_string()))?;
+            (&mut hashed)
+                .take(PART as u64)
+                .read_to_end(&mut part)
+                .map_err(|error| refused(&error.to_string()))?;
             if part.is_empty() {
                 break;
             }
@@ -257,8 +293,12 @@ impl Taking<'_> {
         }
         let mut bundled = Bundled::default();
         for record in self.records.values() {
-            if let Some(digest) = record.outputs.values().find(|digest| !self.manifests.contains_key(digest)) {
-                return Err(self.refused("", &format!("it has a record of artifact {digest:.12}, and not the artifact")));
+            if let Some(digest) = record.outputs.values().find(|digest| !self.manifests.contains_key(digest))
+            {
+                return Err(self.refused(
+                    "",
+                    &format!("it has a record of artifact {digest:.12}, and not the artifact"),
+                ));
             }
         }
         for (digest, manifest) in &self.manifests {
@@ -269,7 +309,10 @@ impl Taking<'_> {
             let assembly = Assembly::begin(self.store, digest, manifest)?;
             for entry in assembly.lacking() {
                 if !self.arrived.contains(&entry.digest) {
-                    return Err(self.refused("", &format!("it lacks the file `{}` of artifact {digest:.12}", entry.path)));
+                    return Err(self.refused(
+                        "",
+                        &format!("it lacks the file `{}` of artifact {digest:.12}", entry.path),
+                    ));
                 }
                 if !assembly.share(&self.place(&entry.digest), &assembly.place(entry)) {
                     return Err(self.refused("", "its files cannot be linked within the store"));

@@ -187,7 +187,9 @@ impl Disk {
         match self.link(from, to) {
             Ok(()) => self.remove_file(from),
             // A file system without links.
-            Err(Error::Io { source, .. }) if source.kind() != io::ErrorKind::AlreadyExists && !to.exists() => {
+            Err(Error::Io { source, .. })
+                if source.kind() != io::ErrorKind::AlreadyExists && !to.exists() =>
+            {
                 self.rename(from, to)
             }
             Err(error) => Err(error),

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may, as tests may")]
 
+mod bundle;
 mod common;
 mod kill;
 mod remote;
