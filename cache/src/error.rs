@@ -134,6 +134,8 @@ pub enum Error {
         url: String,
         /// The reason.
         why: String,
+        /// Whether it is about that one thing, or about all of the remote.
+        fault: Fault,
     },
     /// Nothing can be pushed to a plain web server.
     #[error("`{0}` can only be read: push to file:// or s3://, or copy the files there by other means")]
@@ -154,6 +156,15 @@ pub enum Error {
         /// The encoder's reason.
         source: serde_json::Error,
     },
+}
+
+/// What an error of a remote is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// One object is damaged or missing; others may be good.
+    Object,
+    /// It did not answer, or not us.
+    Remote,
 }
 
 /// Why a file or folder can be no part of an artifact or of an input.

@@ -78,7 +78,7 @@ pub use bundle::Bundled;
 pub use claim::{BEAT, Claim, Claiming, Holder};
 pub use digest::{ActionKey, Digest, ParseDigestError};
 pub use doctor::{Examples, Finding, doctor};
-pub use error::{Error, Refusal, Result};
+pub use error::{Error, Fault, Refusal, Result};
 pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
 pub use pin::Pin;
 pub use remote::{Progress, Pulled, Pushed, Remote};

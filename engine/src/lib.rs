@@ -1,5 +1,6 @@
 //! The engine of `restage`: a workflow is loaded, planned and run; see `ARCHITECTURE.md`.
 
+mod cache;
 pub mod cli;
 mod executor;
 mod fuzz;
@@ -7,6 +8,7 @@ mod plan;
 mod plugin;
 mod report;
 mod run;
+mod site;
 mod workflow;
 
 #[doc(hidden)]

@@ -26,7 +26,7 @@ use object_store::{ObjectStore, path::Path};
 use tokio::runtime::Runtime;
 
 use crate::digest::{ActionKey, Digest};
-use crate::error::{Error, Result};
+use crate::error::{Error, Fault, Result};
 use crate::layout::{Layout, MANIFEST, RECORD, SEEN};
 
 pub use pull::Pulled;
@@ -90,13 +90,18 @@ impl Remote {
         })
     }
 
+    /// One object is not what it should be.
     fn fails(&self, doing: &'static str, name: &str, why: impl Into<String>) -> Error {
-        let separator = if name.is_empty() || self.url.ends_with('/') { "" } else { "/" };
-        Error::Remote { doing, url: format!("{}{separator}{name}", self.url), why: why.into() }
+        self.error(doing, name, why.into(), Fault::Object)
     }
 
     fn refused(&self, doing: &'static str, name: &Path, error: &object_store::Error) -> Error {
-        self.fails(doing, name.as_ref(), transfer::words(error))
+        self.error(doing, name.as_ref(), transfer::words(error), Fault::Remote)
+    }
+
+    fn error(&self, doing: &'static str, name: &str, why: String, fault: Fault) -> Error {
+        let separator = if name.is_empty() || self.url.ends_with('/') { "" } else { "/" };
+        Error::Remote { doing, url: format!("{}{separator}{name}", self.url), why, fault }
     }
 
     /// Looks twice at what is there under this name from now on.

@@ -90,9 +90,9 @@ async fn side(what: What) -> Result<Known, Failure> {
         }
         What::Workflow(path) => {
             let target = Target::all_of(&path);
-            let Planned { plan, store, .. } = planned(&target).await?;
-            let plugins = store.root().join("plugins");
-            Ok(Known { side: of_plan(&path, &plan, &store), plugins })
+            let Planned { plan, cache, .. } = planned(&target).await?;
+            let plugins = cache.store.root().join("plugins");
+            Ok(Known { side: of_plan(&path, &plan, &cache.store), plugins })
         }
     }
 }

@@ -27,12 +27,14 @@ use miette::GraphicalReportHandler;
 use restage_cache::Store;
 
 use crate::{
+    cache::Cache,
     plan::{Plan, PlanError, Selection},
     plugin::{Catalog, CatalogError, HOST_COMMAND},
     run::{
         RunError,
         journal::{self, JournalError},
     },
+    site::{Site, SiteError},
     workflow::{self, Diagnostics, LoadError, Workflow},
 };
 
@@ -136,8 +138,8 @@ enum Failure {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Format(#[from] fmt::FormatError),
-    #[error("cannot find a place for the cache")]
-    NoStore,
+    #[error(transparent)]
+    Site(#[from] SiteError),
     #[error("the workflow has not run yet")]
     NeverRan,
     #[error("there are no two runs of the workflow to compare")]
@@ -169,7 +171,7 @@ impl Failure {
     fn help(&self) -> Option<String> {
         use miette::Diagnostic;
         match self {
-            Self::NoStore => Some("set RESTAGE_CACHE to a folder".into()),
+            Self::Site(SiteError::NoFolder) => Some("set RESTAGE_CACHE to a folder".into()),
             Self::NeverRan => Some("run it with `restage run`".into()),
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
@@ -262,31 +264,25 @@ fn init_log(filter: &str) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }
 
-/// The store: `$RESTAGE_CACHE`, else `restage` in the user's cache folder.
 fn open_store() -> Result<Store, Failure> {
-    let folder = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let root = folder("RESTAGE_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("restage")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/restage")))
-        .ok_or(Failure::NoStore)?;
-    Ok(Store::open(&root)?)
+    Ok(Site::find()?.store()?)
 }
 
 /// A workflow with its plan, as most commands need it.
 struct Planned {
     workflow: Workflow,
-    store: Store,
+    cache: Cache,
     plan: Plan,
 }
 
 /// Loads a workflow and its plugins, and plans what the target asks for.
 async fn planned(target: &Target) -> Result<Planned, Failure> {
     let workflow = workflow::load(&target.workflow)?;
-    let store = open_store()?;
-    let mut catalog = open_catalog(&workflow, &store).await?;
-    let history = journal::history(&workflow.path, &store)?;
-    let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &store, &history).await?;
-    Ok(Planned { workflow, store, plan })
+    let cache = Site::find()?.cache()?;
+    let mut catalog = open_catalog(&workflow, &cache.store).await?;
+    let history = journal::history(&workflow.path, &cache.store)?;
+    let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &cache, &history).await?;
+    Ok(Planned { workflow, cache, plan })
 }
 
 async fn open_catalog(workflow: &Workflow, store: &Store) -> Result<Catalog, Failure> {

@@ -104,8 +104,9 @@ fn to_json(plan: &Plan) -> serde_json::Value {
 fn counted(plan: &Plan) -> String {
     let count =
         |word: &str| plan.graph.node_weights().filter(|action| action.decision.word() == word).count();
-    let [cached, run, may] = ["cached", "run", "may run"].map(count);
-    format!("{} actions: {cached} cached, {run} to run, {may} may run", plan.graph.node_count())
+    let [cached, fetch, run, may] = ["cached", "fetch", "run", "may run"].map(count);
+    let fetch = if fetch > 0 { format!(", {fetch} to fetch") } else { String::new() };
+    format!("{} actions: {cached} cached{fetch}, {run} to run, {may} may run", plan.graph.node_count())
 }
 
 /// Groups of actions that run for the same reasons, the reasons' order that of the plan.

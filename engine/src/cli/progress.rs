@@ -76,6 +76,10 @@ impl Progress {
                     *milliseconds as f64 / 1000.0
                 ));
             }
+            Event::Done { action, how: How::Fetched, .. } => {
+                self.end(*action);
+                self.line(&format!("  got  {} from the remote", self.name(*action)));
+            }
             Event::Failed { action, message, .. } => {
                 self.end(*action);
                 self.line(&format!("FAILED {}: {message}", self.name(*action)));

@@ -26,24 +26,25 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let target = arguments.target;
-    let Planned { workflow, store, mut plan } = planned(&target).await?;
+    let Planned { workflow, cache, mut plan } = planned(&target).await?;
+    let store = &cache.store;
 
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let cpus = arguments.cpus.map_or_else(available, std::num::NonZeroUsize::get);
     let started = run::started(&workflow, &plan);
-    let journal = Journal::begin(&workflow.path, &store, run::now())?;
+    let journal = Journal::begin(&workflow.path, store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
     let reader = read(receiver, journal, Progress::new(&plan), &started);
     let executor = Executor::Local(Local::new(store.clone()));
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
     let (summary, recorded) =
-        tokio::join!(run::run(&mut plan, &store, executor, cpus, sender, cancel), reader);
+        tokio::join!(run::run(&mut plan, &cache, executor, cpus, sender, cancel), reader);
     interrupts.abort();
     let summary = summary?;
     recorded?;
 
-    let table = Table::new(&plan, &summary, &store);
+    let table = Table::new(&plan, &summary, store);
     if target.json {
         print_json(&to_json(&plan, &summary, &table));
     } else {
@@ -89,7 +90,7 @@ fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
         .collect();
     json!({
         "actions": plan.graph.node_count(), "ran": summary.ran(), "reused": summary.reused(),
-        "kept": summary.kept(plan), "failed": failed, "interrupted": summary.interrupted, "milliseconds": summary.milliseconds, "table": table,
+        "fetched": summary.fetched(), "given": summary.given, "kept": summary.kept(plan), "failed": failed, "interrupted": summary.interrupted, "milliseconds": summary.milliseconds, "table": table,
     })
 }
 
@@ -102,9 +103,14 @@ fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: 
     let skipped = count(|end| matches!(end, End::Skipped));
     let seconds = summary.milliseconds as f64 / 1000.0;
     if summary.ran() == 0 && failed == 0 && summary.succeeded(plan) {
-        say!("nothing had to run: all {} actions are cached ({seconds:.2} s)", summary.reused());
+        let fetched = match summary.fetched() {
+            0 => String::new(),
+            fetched => format!(", {fetched} of them in the remote"),
+        };
+        say!("nothing had to run: all {} actions are cached{fetched} ({seconds:.2} s)", summary.reused());
     } else {
         let mut parts = vec![format!("{} ran", summary.ran()), format!("{} reused", summary.reused())];
+        parts.extend((summary.fetched() > 0).then(|| format!("{} of them fetched", summary.fetched())));
         parts.extend((failed > 0).then(|| format!("{failed} failed")));
         parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
         parts.extend(summary.interrupted.then(|| "interrupted: the same command goes on".to_owned()));
@@ -117,6 +123,9 @@ fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: 
             say!("re-ran, same result: {kept} {stages} kept");
         }
         _ => {}
+    }
+    if summary.given > 0 {
+        say!("{} new results were given to the remote", summary.given);
     }
     say!("artifacts: restage show --all {}  (in {})", target.workflow.display(), store.display());
 }

@@ -74,7 +74,7 @@ fn count(events: &[Event]) -> Counts {
         match event {
             Event::Started { time, actions, .. } => (counts.time, counts.actions) = (*time, actions.len()),
             Event::Done { how: How::Ran { .. }, .. } => counts.ran += 1,
-            Event::Done { how: How::Cached, .. } => counts.reused += 1,
+            Event::Done { how: How::Cached | How::Fetched, .. } => counts.reused += 1,
             Event::Failed { .. } => counts.failed += 1,
             Event::Finished { milliseconds } => counts.milliseconds = Some(*milliseconds),
             _ => {}

@@ -23,7 +23,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Planned { plan, store, .. } = planned(&arguments.target).await?;
+    let Planned { plan, cache, .. } = planned(&arguments.target).await?;
+    let store = cache.store;
     let mut actions: BTreeMap<NodeIndex, Vec<&Instance>> = BTreeMap::new();
     for instance in plan.named(&arguments.stage)? {
         actions.entry(instance.action).or_default().push(instance);
@@ -108,8 +109,7 @@ fn chain(plan: &Plan, node: NodeIndex) -> Vec<NodeIndex> {
         let action = &plan.graph[current];
         let waits = action.decision.reasons().iter().any(|reason| matches!(reason, Reason::Upstream { .. }));
         let sources = action.inputs.iter().flat_map(|(_, sources)| sources);
-        let next =
-            sources.map(|(source, _)| *source).find(|source| plan.graph[*source].decision.word() != "cached");
+        let next = sources.map(|(source, _)| *source).find(|source| !plan.graph[*source].decision.is_known());
         match next.filter(|_| waits) {
             Some(next) => {
                 chain.push(next);

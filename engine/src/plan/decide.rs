@@ -3,7 +3,7 @@
 //! The promise: `cached` is not run, `run` is run, and `may run` is run unless its inputs come out as they were.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
 };
 
@@ -11,8 +11,11 @@ use petgraph::{
     Direction,
     graph::{DiGraph, NodeIndex},
 };
+use rayon::prelude::*;
 use restage_cache::{ActionKey, Digest, Lookup, MissReason, Store};
 use restage_stage::catalogue::PortType;
+
+use crate::cache::Cache;
 
 use super::{
     Action, Instance, Plan, PlanError,
@@ -22,8 +25,10 @@ use super::{
 /// What happens with an action.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
-    /// Its result is in the store.
+    /// Its result is in the store, or in the remote where nobody reads it.
     Cached,
+    /// Its result is in the remote, and is brought here.
+    Fetch,
     /// It will run, for these reasons.
     Run(Vec<Reason>),
     /// It runs unless its inputs come out as they were.
@@ -35,6 +40,7 @@ impl Decision {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Cached => "cached",
+            Self::Fetch => "fetch",
             Self::Run(_) => "run",
             Self::MayRun(_) => "may run",
         }
@@ -43,9 +49,14 @@ impl Decision {
     /// Why, if it is not cached.
     pub(crate) fn reasons(&self) -> &[Reason] {
         match self {
-            Self::Cached => &[],
+            Self::Cached | Self::Fetch => &[],
             Self::Run(reasons) | Self::MayRun(reasons) => reasons,
         }
+    }
+
+    /// Whether its result is known before anything runs.
+    pub(crate) fn is_known(&self) -> bool {
+        matches!(self, Self::Cached | Self::Fetch)
     }
 
     /// Whether it was asked for, whatever is in the store.
@@ -59,81 +70,134 @@ const DEFINITIONS: &str = "definitions";
 
 pub(super) fn decide(
     plan: &mut Plan,
-    store: &Store,
+    cache: &Cache,
     history: &History,
     forced: &HashSet<NodeIndex>,
 ) -> Result<(), PlanError> {
-    let ran_before = definitions(store)?;
-    let order = plan.order();
+    // What others may have run, nobody here has marked.
+    let ran_before = if cache.shared.is_some() { None } else { Some(definitions(&cache.store)?) };
     let baseline = plan.baseline.clone();
     let past_of =
         |instance: Option<&Instance>| instance.and_then(|instance| history.nearest(instance, &baseline));
     let past: Vec<Option<&PastAction>> = plan.first_instances().into_iter().map(past_of).collect();
-    // Results that are gone from the store, and whether somebody needs them. One that nobody reads any more is taken by
-    // what is recorded of it, until somebody turns out to read it.
-    let mut gone: BTreeMap<NodeIndex, bool> = BTreeMap::new();
+    let levels = levels(&plan.graph);
+    let mut deciding =
+        Deciding { cache, forced, ran_before, past, gone: BTreeMap::new(), theirs: BTreeMap::new() };
     loop {
-        for (node, past) in order.clone().zip(&past) {
-            let forced = forced.contains(&node);
-            let decided = decide_one(&plan.graph, node, *past, store, &ran_before, forced, &mut gone)?;
-            let action = &mut plan.graph[node];
-            (action.decision, action.key, action.artifacts) = decided;
+        for level in &levels {
+            deciding.decide_level(&mut plan.graph, level)?;
         }
-        if !find_needed(&plan.graph, &mut gone) {
+        if !deciding.find_needed(&plan.graph) {
             return Ok(());
         }
     }
 }
 
-/// Marks what is gone and needed: because it is a result in itself, or because what reads it is not cached, or is gone and
-/// needed too. False if that was known already.
-fn find_needed(graph: &DiGraph<Action, ()>, gone: &mut BTreeMap<NodeIndex, bool>) -> bool {
-    let unknown: Vec<NodeIndex> =
-        gone.iter().rev().filter(|(_, needed)| !**needed).map(|(node, _)| *node).collect();
-    let mut found = false;
-    // Readers come after what they read, so from the last one on.
-    for node in unknown {
-        let mut readers = graph.neighbors_directed(node, Direction::Outgoing).peekable();
-        // Tables show the metrics of stages in between.
-        let is_result = readers.peek().is_none()
-            || graph[node].step.outputs.iter().any(|(_, kind)| *kind == PortType::Metrics);
-        let is_needed = is_result
-            || readers
-                .any(|reader| graph[reader].decision != Decision::Cached || gone.get(&reader) == Some(&true));
-        if is_needed {
-            gone.insert(node, true);
-            found = true;
+/// The actions by how many others they come after: those of one level depend on earlier levels only.
+fn levels(graph: &DiGraph<Action, ()>) -> Vec<Vec<NodeIndex>> {
+    let mut depths = vec![0; graph.node_count()];
+    let mut levels: Vec<Vec<NodeIndex>> = Vec::new();
+    // Nodes are added after the nodes that they read.
+    for node in graph.node_indices() {
+        let above =
+            graph.neighbors_directed(node, Direction::Incoming).map(|source| depths[source.index()] + 1);
+        let depth = above.max().unwrap_or(0);
+        depths[node.index()] = depth;
+        if levels.len() <= depth {
+            levels.resize_with(depth + 1, Vec::new);
         }
+        levels[depth].push(node);
     }
-    found
+    levels
 }
 
+type Inputs = BTreeMap<String, Vec<Digest>>;
 type Decided = (Decision, Option<ActionKey>, BTreeMap<String, Digest>);
 
-fn decide_one(
-    graph: &DiGraph<Action, ()>,
-    node: NodeIndex,
-    past: Option<&PastAction>,
-    store: &Store,
-    ran_before: &HashSet<Digest>,
-    forced: bool,
-    gone: &mut BTreeMap<NodeIndex, bool>,
-) -> Result<Decided, PlanError> {
-    let action = &graph[node];
-    let sources = action.inputs.iter().flat_map(|(_, sources)| sources);
-    let running =
-        sources.map(|(source, _)| &graph[*source]).find(|source| source.decision != Decision::Cached);
-    let changed = past.map(|past| changes(action, past));
-    if let Some(source) = running {
-        let upstream = Reason::Upstream { action: source.name() };
-        let known = action.stage_key()?;
-        let mut reasons = changed.unwrap_or_else(|| vec![Reason::New]);
-        if forced {
-            reasons.insert(0, Reason::Forced);
-            return Ok((Decision::Run(reasons), None, BTreeMap::new()));
+/// What is known of an action before its key is looked up.
+enum Prospect {
+    Decided(Decided),
+    LookUp(ActionKey, Inputs),
+}
+
+struct Deciding<'a> {
+    cache: &'a Cache,
+    forced: &'a HashSet<NodeIndex>,
+    /// Definitions that ever ran, where that is known.
+    ran_before: Option<HashSet<Digest>>,
+    past: Vec<Option<&'a PastAction>>,
+    /// Results that are not in the store, and whether somebody needs them. One that nobody reads any more is taken by what
+    /// is recorded of it, until somebody turns out to read it.
+    gone: BTreeMap<NodeIndex, bool>,
+    /// What the remote said.
+    theirs: BTreeMap<ActionKey, Option<BTreeMap<String, Digest>>>,
+}
+
+impl Deciding<'_> {
+    /// Looks up side by side what can be, on disk and then, in one go, in the remote.
+    fn decide_level(
+        &mut self,
+        graph: &mut DiGraph<Action, ()>,
+        level: &[NodeIndex],
+    ) -> Result<(), PlanError> {
+        let prospects: Vec<(Prospect, Option<Lookup>)> = level
+            .par_iter()
+            .map(|node| {
+                let prospect = self.prospect(graph, *node)?;
+                let found = match &prospect {
+                    Prospect::LookUp(key, _) => Some(look_up(&self.cache.store, key)?),
+                    Prospect::Decided(_) => None,
+                };
+                Ok((prospect, found))
+            })
+            .collect::<Result<_, PlanError>>()?;
+        self.ask(&prospects);
+        for (node, (prospect, found)) in level.iter().zip(prospects) {
+            let decided = match (prospect, found) {
+                (Prospect::LookUp(key, inputs), Some(found)) => {
+                    self.conclude(graph, *node, key, &inputs, found)?
+                }
+                (Prospect::Decided(decided), _) => decided,
+                (Prospect::LookUp(..), None) => continue,
+            };
+            let action = &mut graph[*node];
+            (action.decision, action.key, action.artifacts) = decided;
         }
-        // If nothing of this definition ever ran, no input can make it a hit.
-        let decision = if ran_before.contains(&known) {
+        Ok(())
+    }
+
+    /// Asks the remote for what is not here.
+    fn ask(&mut self, prospects: &[(Prospect, Option<Lookup>)]) {
+        let Some(shared) = &self.cache.shared else { return };
+        let unknown = prospects.iter().filter_map(|(prospect, found)| match (prospect, found) {
+            (Prospect::LookUp(key, _), Some(Lookup::Miss(_))) if !self.theirs.contains_key(key) => Some(*key),
+            _ => None,
+        });
+        let unknown: BTreeSet<ActionKey> = unknown.collect();
+        let mut records = shared.records(&unknown);
+        let answers = unknown.into_iter().map(|key| (key, records.remove(&key).map(|record| record.outputs)));
+        self.theirs.extend(answers);
+    }
+
+    fn prospect(&self, graph: &DiGraph<Action, ()>, node: NodeIndex) -> Result<Prospect, PlanError> {
+        let action = &graph[node];
+        let forced = self.forced.contains(&node);
+        let mut sources = action.inputs.iter().flat_map(|(_, sources)| sources);
+        let Some(source) = sources.find(|(source, _)| !graph[*source].decision.is_known()) else {
+            let inputs = digests(graph, action);
+            let key = action.action_key(&inputs)?;
+            return Ok(if forced {
+                Prospect::Decided((Decision::Run(vec![Reason::Forced]), Some(key), BTreeMap::new()))
+            } else {
+                Prospect::LookUp(key, inputs)
+            });
+        };
+        let upstream = Reason::Upstream { action: graph[source.0].name() };
+        let mut reasons = self.changed(action, node).unwrap_or_else(|| vec![Reason::New]);
+        let decision = if forced {
+            reasons.insert(0, Reason::Forced);
+            Decision::Run(reasons)
+        } else if self.may_have_run(action)? {
             reasons.retain(|reason| *reason != Reason::New);
             reasons.push(upstream);
             Decision::MayRun(reasons)
@@ -143,36 +207,89 @@ fn decide_one(
             }
             Decision::Run(reasons)
         };
-        return Ok((decision, None, BTreeMap::new()));
+        Ok(Prospect::Decided((decision, None, BTreeMap::new())))
     }
-    let inputs = digests(graph, action);
-    let key = action.action_key(&inputs)?;
-    if forced {
-        return Ok((Decision::Run(vec![Reason::Forced]), Some(key), BTreeMap::new()));
+
+    /// If nothing of this definition ever ran, no input can make it a hit.
+    fn may_have_run(&self, action: &Action) -> Result<bool, PlanError> {
+        let known = action.stage_key()?;
+        Ok(self.ran_before.as_ref().is_none_or(|ran_before| ran_before.contains(&known)))
     }
-    let miss = match look_up(store, &key)? {
-        Lookup::Hit(record) => return Ok((Decision::Cached, Some(key), record.outputs)),
-        Lookup::Miss(miss) => miss,
-    };
-    if matches!(miss, MissReason::Gone { .. })
-        && !*gone.entry(node).or_insert(false)
-        && let Some(record) = store.recorded(&key)?
-    {
-        return Ok((Decision::Cached, Some(key), record.outputs));
+
+    fn changed(&self, action: &Action, node: NodeIndex) -> Option<Vec<Reason>> {
+        self.past_of(node).map(|past| changes(action, past))
     }
-    let reasons = match miss {
-        MissReason::Gone { port, .. } => vec![Reason::Gone { port }],
-        MissReason::Damaged { port, file, .. } => vec![Reason::Damaged { port, file }],
-        MissReason::Unreadable(message) => vec![Reason::Unreadable { message }],
-        MissReason::Never => match (past, changed) {
-            (Some(past), Some(mut reasons)) => {
-                reasons.extend(input_changes(&inputs, past, |port| source_names(graph, action, port)));
-                if reasons.is_empty() { vec![Reason::Forgotten] } else { reasons }
+
+    fn past_of(&self, node: NodeIndex) -> Option<&PastAction> {
+        self.past.get(node.index()).copied().flatten()
+    }
+
+    fn conclude(
+        &mut self,
+        graph: &DiGraph<Action, ()>,
+        node: NodeIndex,
+        key: ActionKey,
+        inputs: &Inputs,
+        found: Lookup,
+    ) -> Result<Decided, PlanError> {
+        let miss = match found {
+            Lookup::Hit(record) => return Ok((Decision::Cached, Some(key), record.outputs)),
+            Lookup::Miss(miss) => miss,
+        };
+        if let Some(Some(outputs)) = self.theirs.get(&key) {
+            let is_needed = *self.gone.entry(node).or_insert(false);
+            let decision = if is_needed { Decision::Fetch } else { Decision::Cached };
+            return Ok((decision, Some(key), outputs.clone()));
+        }
+        if matches!(miss, MissReason::Gone { .. })
+            && !*self.gone.entry(node).or_insert(false)
+            && let Some(record) = self.cache.store.recorded(&key)?
+        {
+            return Ok((Decision::Cached, Some(key), record.outputs));
+        }
+        let action = &graph[node];
+        let reasons = match miss {
+            MissReason::Gone { port, .. } => vec![Reason::Gone { port }],
+            MissReason::Damaged { port, file, .. } => vec![Reason::Damaged { port, file }],
+            MissReason::Unreadable(message) => vec![Reason::Unreadable { message }],
+            MissReason::Never => match self.past_of(node) {
+                Some(past) => {
+                    let mut reasons = changes(action, past);
+                    reasons.extend(input_changes(inputs, past, |port| source_names(graph, action, port)));
+                    if reasons.is_empty() { vec![Reason::Forgotten] } else { reasons }
+                }
+                None => vec![Reason::New],
+            },
+        };
+        Ok((Decision::Run(reasons), Some(key), BTreeMap::new()))
+    }
+
+    /// Marks what is gone and needed: because it is a result in itself, or because what reads it has to run. False if that
+    /// was known already.
+    fn find_needed(&mut self, graph: &DiGraph<Action, ()>) -> bool {
+        let unknown: Vec<NodeIndex> =
+            self.gone.iter().rev().filter(|(_, needed)| !**needed).map(|(node, _)| *node).collect();
+        let mut found = false;
+        // Readers come after what they read, so from the last one on.
+        for node in unknown {
+            let mut readers = graph.neighbors_directed(node, Direction::Outgoing).peekable();
+            // Tables show the metrics of stages in between.
+            let is_result = readers.peek().is_none()
+                || graph[node].step.outputs.iter().any(|(_, kind)| *kind == PortType::Metrics);
+            if is_result || readers.any(|reader| self.has_to_run(graph, reader)) {
+                self.gone.insert(node, true);
+                found = true;
             }
-            _ => vec![Reason::New],
-        },
-    };
-    Ok((Decision::Run(reasons), Some(key), BTreeMap::new()))
+        }
+        found
+    }
+
+    /// Also what is gone from the store, needed, and in no remote.
+    fn has_to_run(&self, graph: &DiGraph<Action, ()>, node: NodeIndex) -> bool {
+        let action = &graph[node];
+        let is_theirs = action.key.is_some_and(|key| matches!(self.theirs.get(&key), Some(Some(_))));
+        !action.decision.is_known() || (self.gone.get(&node) == Some(&true) && !is_theirs)
+    }
 }
 
 /// Looks a result up. A damaged one is mended if that needs no stage to run.

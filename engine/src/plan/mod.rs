@@ -19,7 +19,7 @@ mod words;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use petgraph::graph::{DiGraph, NodeIndex};
-use restage_cache::{ActionKey, Digest, Store};
+use restage_cache::{ActionKey, Digest};
 use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
@@ -27,6 +27,7 @@ pub(crate) use reason::{History, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
 use crate::{
+    cache::Cache,
     plugin::{Catalog, CatalogError, Code},
     workflow::{Diagnostics, Execution, MetricRef, Workflow},
 };
@@ -186,14 +187,14 @@ impl Plan {
         workflow: &Workflow,
         selection: &Selection,
         catalog: &mut Catalog,
-        store: &Store,
+        cache: &Cache,
         history: &History,
     ) -> Result<Self, PlanError> {
         let mut problems = workflow.problems.clone();
         let variants = variant::variants(workflow, selection, catalog, &mut problems);
-        let mut plan = expand::expand(workflow, selection, variants, catalog, store, problems).await?;
+        let mut plan = expand::expand(workflow, selection, variants, catalog, &cache.store, problems).await?;
         let forced = plan.forced(&selection.force)?;
-        decide::decide(&mut plan, store, history, &forced)?;
+        decide::decide(&mut plan, cache, history, &forced)?;
         Ok(plan)
     }
 

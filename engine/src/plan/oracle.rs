@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::{BASELINE, History, Plan, Selection};
 use crate::{
+    cache::Cache,
     executor::{
         Executor,
         model::{Model, material, value},
@@ -300,7 +301,8 @@ async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeS
     std::fs::write(&path, world.yaml()).unwrap();
     let workflow = workflow::load(&path).unwrap();
     let mut catalog = catalog(world.identity());
-    let mut plan = Plan::new(&workflow, &Selection::default(), &mut catalog, store, &History::default())
+    let cache = Cache::alone(store.clone());
+    let mut plan = Plan::new(&workflow, &Selection::default(), &mut catalog, &cache, &History::default())
         .await
         .unwrap_or_else(|error| panic!("{error}: {}", world.yaml()));
 
@@ -345,7 +347,7 @@ async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeS
     let (events, mut received) = tokio::sync::mpsc::channel(64);
     let (_cancel, cancelled) = tokio::sync::watch::channel(false);
     let drain = tokio::spawn(async move { while received.recv().await.is_some() {} });
-    let summary = run::run(&mut plan, store, executor, 4, events, cancelled).await.unwrap();
+    let summary = run::run(&mut plan, &cache, executor, 4, events, cancelled).await.unwrap();
     drain.await.unwrap();
     assert!(summary.ends.values().all(|end| matches!(end, End::Done(_))));
 

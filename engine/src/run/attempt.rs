@@ -1,9 +1,9 @@
 //! One action on its way: waiting for whoever computes it already, for threads and memory; tried, and tried again when
 //! it fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use restage_cache::{BEAT, Claim, Claiming, Holder, Lookup, Store};
+use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup};
 use restage_stage::task;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -12,6 +12,7 @@ use tokio::{
 
 use super::event::Event;
 use crate::{
+    cache::Cache,
     executor::{ExecuteError, Executor, Job, Outputs},
     plan::Step,
     plugin::Failure,
@@ -82,6 +83,8 @@ pub(super) enum Became {
     Ran(Outputs, Held),
     /// Another run computed it meanwhile.
     Joined(Outputs),
+    /// The remote had it.
+    Fetched(Outputs),
 }
 
 /// A claim that is kept alive while it is held.
@@ -110,10 +113,17 @@ impl Drop for Held {
     }
 }
 
+/// Waits for something that waits for a disk or a network itself.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(work).await
+}
+
 /// What the tries of one action need.
 pub(super) struct Attempts {
     pub(super) id: usize,
-    pub(super) store: Store,
+    pub(super) cache: Cache,
     pub(super) executor: Arc<Executor>,
     pub(super) leases: Arc<Leases>,
     pub(super) events: mpsc::Sender<Event>,
@@ -121,17 +131,68 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
+    /// Takes an action's result from the remote if it may have it, else computes it here.
+    pub(super) async fn fetch_or_run(
+        self,
+        mut job: Job,
+        need: Need,
+        inputs: &BTreeMap<String, Vec<Digest>>,
+        may_be_theirs: bool,
+    ) -> Result<Became, ExecuteError> {
+        if let Some(shared) = self.cache.shared.clone()
+            && may_be_theirs
+            && !job.anew
+        {
+            let (store, key) = (self.cache.store.clone(), job.key);
+            if let Ok(Some(record)) = blocking(move || shared.fetch(&store, &key)).await {
+                return Ok(Became::Fetched(record.outputs));
+            }
+        }
+        self.bring_inputs(&mut job.inputs, inputs).await?;
+        self.join_or_run(job, need).await
+    }
+
+    /// Brings inputs that are not here from the remote. Computing on those that are left would record a wrong result
+    /// under the right key.
+    async fn bring_inputs(
+        &self,
+        folders: &mut BTreeMap<String, Vec<PathBuf>>,
+        inputs: &BTreeMap<String, Vec<Digest>>,
+    ) -> Result<(), ExecuteError> {
+        let is_lacking = |(port, digests): &(&String, &Vec<Digest>)| {
+            folders.get(*port).map_or(0, Vec::len) < digests.len()
+        };
+        let lacking: Vec<_> = inputs.iter().filter(is_lacking).collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        if let Some(shared) = self.cache.shared.clone() {
+            let wanted = lacking.iter().flat_map(|(_, digests)| digests.iter().copied()).collect();
+            let store = self.cache.store.clone();
+            let _ = blocking(move || shared.fetch_artifacts(&store, &wanted)).await;
+        }
+        for (port, digests) in lacking {
+            let mut found = Vec::new();
+            for digest in digests {
+                let gone = || ExecuteError::InputGone { port: port.clone() };
+                found.push(self.cache.store.artifact(digest)?.ok_or_else(gone)?);
+            }
+            folders.insert(port.clone(), found);
+        }
+        Ok(())
+    }
+
     /// Claims an action and computes it, or waits for the one who does.
-    pub(super) async fn join_or_run(self, job: Job, need: Need) -> Result<Became, ExecuteError> {
+    async fn join_or_run(self, job: Job, need: Need) -> Result<Became, ExecuteError> {
         let mut waiting_for: Option<Holder> = None;
         let held = loop {
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
             }
-            let claiming = self.store.claim(&job.key);
+            let claiming = self.cache.store.claim(&job.key);
             // Also who has the claim looks: the one before may just have recorded the result.
             if !job.anew
-                && let Lookup::Hit(record) = self.store.lookup(&job.key)?
+                && let Lookup::Hit(record) = self.cache.store.lookup(&job.key)?
             {
                 return Ok(Became::Joined(record.outputs));
             }
@@ -193,7 +254,7 @@ impl Attempts {
         if step.files.is_empty() {
             return Ok(());
         }
-        let (store, step) = (self.store.clone(), step.clone());
+        let (store, step) = (self.cache.store.clone(), step.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let changed =
                 |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);

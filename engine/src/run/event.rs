@@ -69,6 +69,8 @@ pub(crate) enum Event {
 pub(crate) enum How {
     /// It was in the store.
     Cached,
+    /// It was brought from the remote.
+    Fetched,
     /// It ran.
     Ran {
         /// How long.

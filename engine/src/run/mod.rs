@@ -2,6 +2,7 @@
 
 mod attempt;
 pub(crate) mod event;
+mod give;
 pub(crate) mod journal;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use attempt::{Attempts, Became, Leases};
 use event::{ActionHead, Event, How, InstanceHead};
+use give::Giving;
 use petgraph::{Direction, graph::NodeIndex};
 use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
 use restage_stage::catalogue::PortType;
@@ -22,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    cache::Cache,
     executor::{ExecuteError, Executor, Job, Outputs},
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests, remember},
     workflow::Workflow,
@@ -46,6 +49,8 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
     /// How long it took.
     pub(crate) milliseconds: u64,
+    /// How many results the remote took that it had not.
+    pub(crate) given: u64,
 }
 
 impl Summary {
@@ -69,9 +74,14 @@ impl Summary {
         self.ends.iter().filter(kept).count()
     }
 
-    /// How many were reused.
+    /// How many were reused, from the store or the remote.
     pub(crate) fn reused(&self) -> usize {
-        self.ends.values().filter(|end| matches!(end, End::Done(How::Cached))).count()
+        self.ends.values().filter(|end| matches!(end, End::Done(How::Cached | How::Fetched))).count()
+    }
+
+    /// How many were brought from the remote.
+    pub(crate) fn fetched(&self) -> usize {
+        self.ends.values().filter(|end| matches!(end, End::Done(How::Fetched))).count()
     }
 }
 
@@ -121,7 +131,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
 /// If the store cannot be used; a failing action is part of the [`Summary`].
 pub(crate) async fn run(
     plan: &mut Plan,
-    store: &Store,
+    cache: &Cache,
     executor: Executor,
     cpus: usize,
     events: mpsc::Sender<Event>,
@@ -134,7 +144,8 @@ pub(crate) async fn run(
         .map(|node| plan.graph.neighbors_directed(node, Direction::Incoming).count())
         .collect();
     let mut run = Run {
-        store: store.clone(),
+        cache: cache.clone(),
+        giving: Giving::begin(cache),
         executor: Arc::new(executor),
         leases: Arc::new(Leases::new(cpus)),
         events,
@@ -151,10 +162,14 @@ pub(crate) async fn run(
         let ready = run.conclude(plan, attempt).await?;
         run.reach(plan, ready).await?;
     }
+    let given = match run.giving {
+        Some(giving) => giving.end().await,
+        None => 0,
+    };
     let milliseconds = elapsed(started);
     let _ = run.events.send(Event::Finished { milliseconds }).await;
     let interrupted = *run.cancel.borrow();
-    Ok(Summary { ends: run.ends, interrupted, milliseconds })
+    Ok(Summary { ends: run.ends, interrupted, milliseconds, given })
 }
 
 fn elapsed(since: Instant) -> u64 {
@@ -162,7 +177,8 @@ fn elapsed(since: Instant) -> u64 {
 }
 
 struct Run {
-    store: Store,
+    cache: Cache,
+    giving: Option<Giving>,
     executor: Arc<Executor>,
     leases: Arc<Leases>,
     events: mpsc::Sender<Event>,
@@ -199,7 +215,7 @@ impl Run {
                 Some(action.artifacts.clone())
             } else if action.decision.is_forced() {
                 None
-            } else if let Lookup::Hit(record) = self.store.lookup(&key)? {
+            } else if let Lookup::Hit(record) = self.cache.store.lookup(&key)? {
                 Some(record.outputs)
             } else {
                 None
@@ -232,15 +248,10 @@ impl Run {
         let action = &plan.graph[node];
         let step = action.step.clone();
         let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        // Computing on the inputs that are left would record a wrong result under the right key.
-        let mut gone = None;
         for (port, digests) in &inputs {
             let folders = folders.entry(port.clone()).or_default();
             for digest in digests {
-                match self.store.artifact(digest)? {
-                    Some(folder) => folders.push(folder),
-                    None => gone = Some(port.clone()),
-                }
+                folders.extend(self.cache.store.artifact(digest)?);
             }
         }
         let need = self.leases.need(&step);
@@ -252,9 +263,11 @@ impl Run {
             threads: need.threads,
             anew: action.decision.is_forced(),
         };
+        // What was found nowhere when the plan was made is not asked for again.
+        let may_be_theirs = action.decision == Decision::Fetch || action.key.is_none();
         let run = Attempts {
             id: node.index(),
-            store: self.store.clone(),
+            cache: self.cache.clone(),
             executor: self.executor.clone(),
             leases: self.leases.clone(),
             events: self.events.clone(),
@@ -263,10 +276,7 @@ impl Run {
         self.running.spawn(async move {
             let started = Instant::now();
             let threads = need.threads;
-            let result = match gone {
-                Some(port) => Err(ExecuteError::InputGone { port }),
-                None => run.join_or_run(job, need).await,
-            };
+            let result = run.fetch_or_run(job, need, &inputs, may_be_theirs).await;
             Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
         });
         Ok(())
@@ -277,6 +287,15 @@ impl Run {
         let Attempt { node, key, inputs, threads, milliseconds, result } = attempt;
         let followers = self.in_flight.remove(&key).unwrap_or_default();
         match result {
+            Ok(Became::Fetched(outputs)) => {
+                let mut ready = Vec::new();
+                for follower in followers {
+                    let (inputs, outputs) = (inputs.clone(), outputs.clone());
+                    ready.extend(self.done(plan, follower, How::Cached, key, inputs, outputs).await);
+                }
+                ready.extend(self.done(plan, node, How::Fetched, key, inputs, outputs).await);
+                Ok(ready)
+            }
             Ok(Became::Joined(outputs)) => {
                 let mut ready = Vec::new();
                 for node in std::iter::once(node).chain(followers) {
@@ -289,7 +308,7 @@ impl Run {
                 let action = &plan.graph[node];
                 let record =
                     Record { outputs, provenance: provenance(action, &inputs, threads, milliseconds) };
-                let outputs = match self.store.record(&key, &record)? {
+                let outputs = match self.cache.store.record(&key, &record)? {
                     Recorded::First | Recorded::Same => record.outputs,
                     Recorded::Different(first) => {
                         tracing::warn!(
@@ -299,8 +318,11 @@ impl Run {
                         first.outputs
                     }
                 };
-                remember(action, &self.store)?;
+                remember(action, &self.cache.store)?;
                 drop(held);
+                if let Some(giving) = &self.giving {
+                    giving.give(key);
+                }
                 let mut ready = Vec::new();
                 for follower in followers {
                     let (inputs, outputs) = (inputs.clone(), outputs.clone());
@@ -332,7 +354,7 @@ impl Run {
         let action = &mut plan.graph[node];
         action.artifacts = outputs.clone();
         let past = Box::new(PastAction::of(action, inputs));
-        let metrics = metrics(action, &self.store);
+        let metrics = metrics(action, &self.cache.store);
         let _ =
             self.events.send(Event::Done { action: node.index(), how, key, outputs, past, metrics }).await;
         self.ends.insert(node, End::Done(how));
