@@ -1,9 +1,9 @@
 //! One action on its way: waiting for whoever computes it already, for threads and memory; tried, and tried again when
 //! it fails.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use restage_cache::{BEAT, Claim, Claiming, Holder, Lookup, Store};
+use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup, Store};
 use restage_stage::task;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -121,14 +121,19 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
-    /// Claims an action and computes it, or waits for the one who does.
-    pub(super) async fn join_or_run(self, job: Job, need: Need) -> Result<Became, ExecuteError> {
+    /// Claims an action, which reads these artifacts, and computes it, or waits for the one who does.
+    pub(super) async fn join_or_run(
+        self,
+        job: Job,
+        need: Need,
+        reads: BTreeSet<Digest>,
+    ) -> Result<Became, ExecuteError> {
         let mut waiting_for: Option<Holder> = None;
         let held = loop {
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
             }
-            let claiming = self.store.claim(&job.key);
+            let claiming = self.store.claim(&job.key, &reads);
             // Also who has the claim looks: the one before may just have recorded the result.
             if !job.anew
                 && let Lookup::Hit(record) = self.store.lookup(&job.key)?

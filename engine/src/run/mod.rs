@@ -243,6 +243,7 @@ impl Run {
                 }
             }
         }
+        let reads = inputs.values().flatten().copied().collect();
         let need = self.leases.need(&step);
         let job = Job {
             step,
@@ -265,7 +266,7 @@ impl Run {
             let threads = need.threads;
             let result = match gone {
                 Some(port) => Err(ExecuteError::InputGone { port }),
-                None => run.join_or_run(job, need).await,
+                None => run.join_or_run(job, need, reads).await,
             };
             Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
         });
