@@ -3,6 +3,7 @@
 mod attempt;
 pub(crate) mod event;
 pub(crate) mod journal;
+pub(crate) mod past;
 
 use std::{
     collections::BTreeMap,
