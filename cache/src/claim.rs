@@ -6,14 +6,19 @@
 //! A claim is a file, created by a link that only one can win. Its owner touches it while it works. One whose owner is
 //! dead is taken over: on the same machine the process is looked for; from another machine it is dead when the file has
 //! not been touched for [`STALE`], by the clock of the file system on which it lies.
+//!
+//! A claim says which artifacts its owner reads, so that no sweep takes them meanwhile.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::ActionKey;
+use crate::digest::{ActionKey, Digest};
+use crate::error::Result;
+use crate::inventory;
 use crate::store::Store;
 
 /// How often an owner says that it lives.
@@ -53,13 +58,24 @@ pub struct Holder {
     pub process: u32,
     /// Since when, in milliseconds since 1970.
     pub since: u64,
+    /// What it reads.
+    #[serde(default)]
+    reads: BTreeSet<Digest>,
+}
+
+/// What is being computed now, and from what: no sweep takes it.
+#[derive(Debug, Default)]
+pub(crate) struct Claimed {
+    pub(crate) actions: BTreeSet<ActionKey>,
+    pub(crate) reads: BTreeSet<Digest>,
 }
 
 impl Store {
-    /// Claims an action. Whoever gets it should look the action up once more: the one before may just have recorded it.
-    pub fn claim(&self, key: &ActionKey) -> Claiming {
+    /// Claims an action that reads these artifacts, which no sweep takes as long. Whoever gets it should look the action up
+    /// once more: the one before may just have recorded it.
+    pub fn claim(&self, key: &ActionKey, reads: &BTreeSet<Digest>) -> Claiming {
         let place = self.layout().claim(key);
-        let holder = Holder::us(self.owner().fresh_name());
+        let holder = Holder::us(self.owner().fresh_name(), reads.clone());
         let ours = |place: Option<PathBuf>| {
             Claiming::Ours(Claim { store: self.clone(), place, owner: holder.owner.clone() })
         };
@@ -72,7 +88,7 @@ impl Store {
             Ok(false) => {}
             Err(_) => return ours(None),
         }
-        match self.living_holder(&place) {
+        match self.living_holder(&place, self.clock()) {
             Some(other) => Claiming::Others(other),
             // Of two who take over at once the last one has the file, and for a moment both believe to: see above.
             None => match self.replace_unsynced(&place, &bytes) {
@@ -86,13 +102,26 @@ impl Store {
     }
 
     /// Who holds the claim, unless it is dead or the claim says nothing.
-    fn living_holder(&self, place: &Path) -> Option<Holder> {
+    fn living_holder(&self, place: &Path, now: SystemTime) -> Option<Holder> {
         let holder = read(place)?;
         let touched = fs::metadata(place).and_then(|metadata| metadata.modified()).ok()?;
-        // The file system's clock, not ours: the two may differ.
-        let now = self.staging().ok().and_then(|staging| fs::metadata(staging.path()).ok()?.modified().ok());
-        let age = now.unwrap_or_else(SystemTime::now).duration_since(touched).unwrap_or_default();
+        let age = now.duration_since(touched).unwrap_or_default();
         (!self.owner().is_dead(&holder.owner) && age < STALE).then_some(holder)
+    }
+
+    /// What living owners compute, and what they read.
+    pub(crate) fn claimed(&self) -> Result<Claimed> {
+        let mut claimed = Claimed::default();
+        let claims = inventory::unless_gone(inventory::list(&self.layout().claims()))?.unwrap_or_default();
+        let now = self.clock();
+        for (name, place) in claims {
+            let Ok(key) = name.parse() else { continue };
+            if let Some(holder) = self.living_holder(&place, now) {
+                claimed.actions.insert(key);
+                claimed.reads.extend(holder.reads);
+            }
+        }
+        Ok(claimed)
     }
 }
 
@@ -117,7 +146,7 @@ impl Drop for Claim {
 }
 
 impl Holder {
-    fn us(owner: String) -> Self {
+    fn us(owner: String, reads: BTreeSet<Digest>) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         Self {
             owner,
@@ -125,6 +154,7 @@ impl Holder {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             process: std::process::id(),
             since: u64::try_from(since).unwrap_or(u64::MAX),
+            reads,
         }
     }
 }
@@ -157,17 +187,22 @@ mod tests {
         ActionKey::derive("test", b"action")
     }
 
+    fn claimed_by(store: &Store) -> Claiming {
+        store.claim(&key(), &BTreeSet::new())
+    }
+
     #[test]
     fn one_has_it_until_it_is_given_back() {
         let (_folder, store) = store();
-        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("nobody else is there") };
-        let Claiming::Others(holder) = store.claim(&key()) else { panic!("it is taken") };
+        let Claiming::Ours(claim) = claimed_by(&store) else { panic!("nobody else is there") };
+        let Claiming::Others(holder) = claimed_by(&store) else { panic!("it is taken") };
         assert_eq!(holder.process, std::process::id());
-        let Claiming::Ours(_other) = store.claim(&ActionKey::derive("test", b"other")) else {
+        let Claiming::Ours(_other) = store.claim(&ActionKey::derive("test", b"other"), &BTreeSet::new())
+        else {
             panic!("free")
         };
         drop(claim);
-        assert!(matches!(store.claim(&key()), Claiming::Ours(_)));
+        assert!(matches!(claimed_by(&store), Claiming::Ours(_)));
     }
 
     #[test]
@@ -177,24 +212,24 @@ mod tests {
         child.wait().unwrap();
         let alive = store.owner().fresh_name();
         let pid = format!(".{}.", std::process::id());
-        let dead = Holder::us(alive.replace(&pid, &format!(".{}.", child.id())));
+        let dead = Holder::us(alive.replace(&pid, &format!(".{}.", child.id())), BTreeSet::new());
         let place = store.layout().claim(&key());
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, serde_json::to_vec(&dead).unwrap()).unwrap();
-        assert!(matches!(store.claim(&key()), Claiming::Ours(_)));
+        assert!(matches!(claimed_by(&store), Claiming::Ours(_)));
     }
 
     #[test]
     fn one_from_elsewhere_is_believed_until_it_misses_its_beats() {
         let (_folder, store) = store();
-        let elsewhere = Holder::us("host.boot.namespace.7.1-0".into());
+        let elsewhere = Holder::us("host.boot.namespace.7.1-0".into(), BTreeSet::new());
         let place = store.layout().claim(&key());
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, serde_json::to_vec(&elsewhere).unwrap()).unwrap();
-        assert!(matches!(store.claim(&key()), Claiming::Others(holder) if holder == elsewhere));
+        assert!(matches!(claimed_by(&store), Claiming::Others(holder) if holder == elsewhere));
         let past = SystemTime::now() - STALE - Duration::from_secs(5);
         fs::File::options().write(true).open(&place).unwrap().set_modified(past).unwrap();
-        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("it is stale") };
+        let Claiming::Ours(claim) = claimed_by(&store) else { panic!("it is stale") };
         let age = || fs::metadata(&place).unwrap().modified().unwrap().elapsed().unwrap_or_default();
         assert!(age() < STALE);
         fs::File::open(&place).unwrap().set_modified(past).unwrap();
@@ -208,7 +243,7 @@ mod tests {
         let place = store.layout().claim(&key());
         fs::create_dir_all(place.parent().unwrap()).unwrap();
         fs::write(&place, "").unwrap();
-        let Claiming::Ours(claim) = store.claim(&key()) else { panic!("an empty claim is nobody's") };
+        let Claiming::Ours(claim) = claimed_by(&store) else { panic!("an empty claim is nobody's") };
         fs::remove_file(&place).unwrap();
         drop(claim);
         assert!(!place.exists());
@@ -218,7 +253,7 @@ mod tests {
     fn of_many_at_once_one_gets_it() {
         let (_folder, store) = store();
         let claims: Vec<Claiming> = std::thread::scope(|scope| {
-            let claim = || store.claim(&key());
+            let claim = || claimed_by(&store);
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(claim)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });

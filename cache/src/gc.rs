@@ -1,7 +1,7 @@
 //! What a sweep would remove, and why the rest stays.
 //!
-//! **Roots**: pins; the artifacts and actions that the caller names; records that were of use within `keep`. What a root
-//! reaches stays, and so does all that is younger than `grace`. With `max_bytes`, records go on being given up, those first
+//! **Roots**: pins; what is being computed now and what that reads; the artifacts and actions that the caller names;
+//! records that were of use within `keep`. What a root reaches stays, and so does all that is younger than `grace`. With `max_bytes`, records go on being given up, those first
 //! whose bytes are the cheapest to compute again, until what stays is small enough.
 //!
 //! A root that cannot be read is an error, and nothing is removed. `sweep.rs` does what is planned here.
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::hash::Hash;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -95,6 +96,8 @@ impl Removal {
 pub struct KeptBy {
     /// A pin.
     pub pins: u64,
+    /// Somebody computes with it now.
+    pub claims: u64,
     /// The caller named it, or an action that gave it.
     pub asked: u64,
     /// A record that was of use lately.
@@ -117,6 +120,8 @@ pub struct GcPlan {
     pub removals: Vec<Removal>,
     /// By how much what stays is more than was allowed, as roots and young things are not given up for that.
     pub over: u64,
+    /// Artifacts of what goes that are another user's. Only they, or an administrator, can move them.
+    pub others: Amount,
     #[serde(skip)]
     pub(crate) trash: Vec<PathBuf>,
     #[serde(skip)]
@@ -132,7 +137,7 @@ impl Store {
     }
 
     /// The file system's time: ages are differences of its times, and its clock may be another machine's.
-    fn clock(&self) -> SystemTime {
+    pub(crate) fn clock(&self) -> SystemTime {
         let look = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
         self.staging().ok().and_then(|staging| look(staging.path())).unwrap_or_else(SystemTime::now)
     }
@@ -141,16 +146,19 @@ impl Store {
         let since = |age: Duration| now.checked_sub(age).unwrap_or(UNIX_EPOCH);
         let (young, recent) = (since(options.grace), since(options.keep));
         let pinned: BTreeSet<Digest> = self.pins()?.into_iter().flat_map(|pin| pin.artifacts).collect();
+        let claimed = self.claimed()?;
         let records = inventory::records(self.layout())?;
         let artifacts = inventory::artifacts(self.layout())?;
         let files = inventory::files(self.layout())?;
 
         let mut reach = Reach::new(&artifacts);
-        let named: BTreeSet<Digest> = pinned.union(&options.artifacts).copied().collect();
+        let named: BTreeSet<Digest> =
+            [&pinned, &claimed.reads, &options.artifacts].into_iter().flatten().copied().collect();
         named.iter().for_each(|digest| reach.hold(digest));
         artifacts.iter().filter(|held| held.modified > young).for_each(|held| reach.hold(&held.digest));
 
-        let asked = |noted: &Noted| options.actions.contains(&noted.key) || is_within(noted, &named);
+        let actions: BTreeSet<ActionKey> = claimed.actions.union(&options.actions).copied().collect();
+        let asked = |noted: &Noted| actions.contains(&noted.key) || is_within(noted, &named);
         let stays = |noted: &Noted| asked(noted) || noted.modified > young || noted.modified > recent;
         let (mut kept, mut given_up): (Vec<&Noted>, Vec<&Noted>) = records.iter().partition(|n| stays(n));
         outputs(&kept).for_each(|digest| reach.hold(digest));
@@ -202,20 +210,22 @@ impl Store {
             .copied()
             .collect();
         let of_records = outputs(&kept).copied().collect();
-        let kept_by = kept_by(&stay, [&pinned, &asked_for, &of_records]);
+        let kept_by = kept_by(&stay, [&pinned, &claimed.reads, &asked_for, &of_records]);
         let (kept, removable) = self.weigh(&mut removals, &trash)?;
         let over = options.max_bytes.map_or(0, |most| reach.bytes.saturating_sub(most));
+        let others = of_others(&removals, rustix::process::geteuid().as_raw());
         let options = options.clone();
-        Ok(GcPlan { kept, kept_by, removable, removals, over, trash, options, now })
+        Ok(GcPlan { kept, kept_by, removable, removals, over, others, trash, options, now })
     }
 
-    /// Everything that a root reaches now: pins, what the caller named, and the records that are there.
+    /// Everything that a root reaches now: pins, what is computed with, what the caller named, and the records that are there.
     pub(crate) fn reached(&self, options: &GcOptions) -> Result<HashSet<Digest>> {
         let records = inventory::records(self.layout())?;
         let recorded = records.iter().filter_map(|noted| noted.record.as_ref().ok());
         let recorded = recorded.flat_map(|record| record.outputs.values().copied());
         let pinned = self.pins()?.into_iter().flat_map(|pin| pin.artifacts);
-        Ok(recorded.chain(pinned).chain(options.artifacts.iter().copied()).collect())
+        let read = self.claimed()?.reads;
+        Ok(recorded.chain(pinned).chain(read).chain(options.artifacts.iter().copied()).collect())
     }
 
     /// What earlier sweeps moved away longer ago than the grace period. Their folders begin with the time, in seconds.
@@ -284,11 +294,13 @@ fn is_within(noted: &Noted, artifacts: &BTreeSet<Digest>) -> bool {
     !record.outputs.is_empty() && record.outputs.values().all(|digest| artifacts.contains(digest))
 }
 
-fn kept_by(kept: &[&Held], [pins, asked, records]: [&BTreeSet<Digest>; 3]) -> KeptBy {
+fn kept_by(kept: &[&Held], [pins, claims, asked, records]: [&BTreeSet<Digest>; 4]) -> KeptBy {
     let mut by = KeptBy::default();
     for held in kept {
         let reason = if pins.contains(&held.digest) {
             &mut by.pins
+        } else if claims.contains(&held.digest) {
+            &mut by.claims
         } else if asked.contains(&held.digest) {
             &mut by.asked
         } else if records.contains(&held.digest) {
@@ -299,6 +311,17 @@ fn kept_by(kept: &[&Held], [pins, asked, records]: [&BTreeSet<Digest>; 3]) -> Ke
         *reason += 1;
     }
     by
+}
+
+/// What only another user than this one can move: a folder that is not ours to write to cannot get another parent.
+fn of_others(removals: &[Removal], user: u32) -> Amount {
+    let mut amount = Amount::default();
+    let owner = |removal: &Removal| fs::symlink_metadata(&removal.path).map(|meta| meta.uid());
+    let is_others = |removal: &&Removal| {
+        removal.area == Area::Artifacts && user != 0 && owner(removal).is_ok_and(|owner| owner != user)
+    };
+    removals.iter().filter(is_others).for_each(|removal| amount.add(removal.bytes));
+    amount
 }
 
 fn count<T: Hash + Eq>(all: impl Iterator<Item = T>) -> HashMap<T, u64> {

@@ -13,7 +13,9 @@ use crate::crash::{temp, write};
 use crate::durable::{Disk, Op};
 use crate::faults::{Fault, Faults, walk};
 use crate::tree::hash_file;
-use crate::{ActionKey, Digest, Error, GcOptions, GcPlan, GcReport, Lookup, Record, Store, tree_digest};
+use crate::{
+    ActionKey, Claiming, Digest, Error, GcOptions, GcPlan, GcReport, Lookup, Record, Store, tree_digest,
+};
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -154,6 +156,34 @@ fn what_is_used_after_the_plan_is_spared() {
     record(&store, 3, &[orphan.name.parse().unwrap()], 1);
     let report = store.run_gc(&plan, &|_, _| {}).unwrap();
     assert!(report.spared == 1 && is_hit(&store, 3), "a record since then keeps it: {report:?}");
+}
+
+#[test]
+fn what_is_computed_now_stays_with_what_it_reads() {
+    let temp = temp();
+    let store = Store::open(temp.path()).unwrap();
+    let now = SystemTime::now() + DAY * 365;
+    let [read, unread] = [1, 2].map(|file| publish(&store, &[file].into()));
+    record(&store, 0, &[read], 1);
+    record(&store, 1, &[unread], 1);
+    record(&store, 2, &[unread, read], 1);
+    let none = BTreeSet::new();
+    let plan = store.plan_gc_at(&GcOptions::default(), now).unwrap();
+    let Claiming::Ours(claim) = store.claim(&key(9), &[read].into()) else { panic!("nobody else is there") };
+    let report = store.run_gc(&plan, &|_, _| {}).unwrap();
+    assert_eq!(report.spared, 1, "claimed since the plan: {report:?}");
+    record(&store, 0, &[read], 1);
+
+    let (plan, _) = sweep_at(&store, &GcOptions::default(), now);
+    assert_eq!((plan.kept_by.claims, plan.kept[&Area::Artifacts].count), (1, 1));
+    assert!(is_hit(&store, 0) && !is_hit(&store, 2), "the record of what is read stays with it");
+    let Claiming::Ours(again) = store.claim(&key(0), &none) else { panic!("nobody else is there") };
+    drop(claim);
+    sweep_at(&store, &GcOptions::default(), now);
+    assert!(is_hit(&store, 0), "a result that is being computed once more");
+    drop(again);
+    sweep_at(&store, &GcOptions::default(), now);
+    assert!(!is_hit(&store, 0));
 }
 
 #[test]

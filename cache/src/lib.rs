@@ -45,6 +45,7 @@ mod inventory;
 mod lately;
 mod layout;
 mod leftovers;
+mod listing;
 mod manifest;
 mod mend;
 mod outside;

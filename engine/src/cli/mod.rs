@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod cache;
 mod check;
 mod diff;
 mod fmt;
@@ -73,6 +74,8 @@ enum Command {
     Fmt(fmt::Arguments),
     /// Look at plugins
     Plugin(plugin::Arguments),
+    /// Look after the cache: what it takes, what may go, whether it is sound
+    Cache(cache::Arguments),
     /// Serve a plugin to the engine (internal)
     #[command(name = HOST_COMMAND, hide = true)]
     Host,
@@ -146,6 +149,8 @@ enum Failure {
     OneRun,
     #[error("there is no run in {}", .0.display())]
     NoRun(PathBuf),
+    #[error(transparent)]
+    Cache(#[from] cache::Wrong),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -175,6 +180,7 @@ impl Failure {
             Self::NeverRan => Some("run it with `restage run`".into()),
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
+            Self::Cache(wrong) => wrong.help(),
             Self::Load(error) => error.help(),
             Self::Plan(PlanError::Catalog(error)) => error.help().map(|help| help.to_string()),
             _ => None,
@@ -188,7 +194,9 @@ impl Failure {
             | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
             | Self::NeverRan
             | Self::OneRun
-            | Self::NoRun(_) => ExitCode::from(2),
+            | Self::NoRun(_)
+            | Self::Store(restage_cache::Error::PinName(_)) => ExitCode::from(2),
+            Self::Cache(wrong) => wrong.exit(),
             _ => ExitCode::from(1),
         }
     }
@@ -230,6 +238,7 @@ impl Command {
             Self::Show(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
             Self::Plugin(arguments) => arguments.json(),
+            Self::Cache(arguments) => arguments.json(),
             Self::Status(arguments) => arguments.json,
             Self::Diff(arguments) => arguments.json,
             Self::Graph(_) | Self::Schema(_) | Self::Fmt(_) | Self::Host => false,
@@ -253,6 +262,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Schema(arguments) => schema::run(arguments).await,
             Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
+            Command::Cache(arguments) => cache::run(&arguments),
             Command::Host => Ok(ExitCode::SUCCESS),
         }
     })
@@ -262,6 +272,11 @@ fn init_log(filter: &str) {
     let filter = tracing_subscriber::EnvFilter::new(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+}
+
+/// Where the store is.
+fn store_root() -> Result<PathBuf, Failure> {
+    Ok(Site::find()?.folder()?)
 }
 
 fn open_store() -> Result<Store, Failure> {

@@ -1,16 +1,15 @@
 //! `restage show`: the artifacts of a workflow's last run.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
-use restage_cache::Digest;
 use serde_json::json;
 
 use super::{Failure, open_store, print_json};
 use crate::{
-    plan::{BASELINE, name},
+    plan::name,
     run::{
-        event::{Event, InstanceHead},
         journal,
+        past::{self, Output, Outputs},
     },
 };
 
@@ -35,37 +34,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let store = open_store()?;
     let path = std::path::absolute(&arguments.workflow)?;
     let events = journal::last_run(&path, &store)?.ok_or(Failure::NeverRan)?;
-    let mut instances: Vec<InstanceHead> = Vec::new();
-    let mut baseline = BASELINE.to_owned();
-    let mut outputs: BTreeMap<usize, BTreeMap<String, Digest>> = BTreeMap::new();
-    for event in events {
-        match event {
-            Event::Started { instances: all, baseline: chosen, .. } => {
-                instances = all;
-                baseline = chosen.unwrap_or(baseline);
-            }
-            Event::Done { action, outputs: digests, .. } => drop(outputs.insert(action, digests)),
-            _ => {}
-        }
-    }
-    let wanted = |instance: &&InstanceHead| {
-        (arguments.all || instance.variant == baseline)
-            && arguments.stage.as_ref().is_none_or(|stage| *stage == instance.stage)
+    let Outputs { baseline, outputs } = past::outputs(events);
+    let wanted = |output: &&Output| {
+        (arguments.all || output.instance.variant == baseline)
+            && arguments.stage.as_ref().is_none_or(|stage| *stage == output.instance.stage)
     };
     let mut list = Vec::new();
-    for instance in instances.iter().filter(wanted) {
-        for (port, digest) in outputs.get(&instance.action).into_iter().flatten() {
-            let path = store.artifact(digest)?;
-            list.push(json!({
-                "stage": instance.stage, "at": instance.at, "variant": instance.variant, "seed": instance.seed,
-                "port": port, "digest": digest, "path": path,
-            }));
-            if !arguments.json {
-                let seed = instance.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
-                let variant = if arguments.all { format!(" ({})", instance.variant) } else { String::new() };
-                let place = path.map_or("gone from the store".to_owned(), |path| path.display().to_string());
-                say!("{}.{port}{seed}{variant}\n    {place}", name(&instance.stage, &instance.at));
-            }
+    for Output { instance, port, digest } in outputs.iter().filter(wanted) {
+        let path = store.artifact(digest)?;
+        list.push(json!({
+            "stage": instance.stage, "at": instance.at, "variant": instance.variant, "seed": instance.seed,
+            "port": port, "digest": digest, "path": path,
+        }));
+        if !arguments.json {
+            let seed = instance.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
+            let variant = if arguments.all { format!(" ({})", instance.variant) } else { String::new() };
+            let place = path.map_or("gone from the store".to_owned(), |path| path.display().to_string());
+            say!("{}.{port}{seed}{variant}\n    {place}", name(&instance.stage, &instance.at));
         }
     }
     if arguments.json {

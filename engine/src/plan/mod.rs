@@ -268,12 +268,6 @@ impl Plan {
         }
         Ok(forced)
     }
-
-    /// Actions in an order in which inputs come before their readers.
-    pub(crate) fn order(&self) -> impl Iterator<Item = NodeIndex> + Clone + use<> {
-        // Nodes are added after the nodes that they read, so their own order is one; cycles are refused before.
-        self.graph.node_indices()
-    }
 }
 
 impl Instance {

@@ -1,7 +1,12 @@
 //! One action on its way: waiting for whoever computes it already, for threads and memory; tried, and tried again when
 //! it fails.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup};
 use restage_stage::task;
@@ -149,7 +154,8 @@ impl Attempts {
             }
         }
         self.bring_inputs(&mut job.inputs, inputs).await?;
-        self.join_or_run(job, need).await
+        let reads = inputs.values().flatten().copied().collect();
+        self.join_or_run(job, need, reads).await
     }
 
     /// Brings inputs that are not here from the remote. Computing on those that are left would record a wrong result
@@ -182,14 +188,19 @@ impl Attempts {
         Ok(())
     }
 
-    /// Claims an action and computes it, or waits for the one who does.
-    async fn join_or_run(self, job: Job, need: Need) -> Result<Became, ExecuteError> {
+    /// Claims an action, which reads these artifacts, and computes it, or waits for the one who does.
+    async fn join_or_run(
+        self,
+        job: Job,
+        need: Need,
+        reads: BTreeSet<Digest>,
+    ) -> Result<Became, ExecuteError> {
         let mut waiting_for: Option<Holder> = None;
         let held = loop {
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
             }
-            let claiming = self.cache.store.claim(&job.key);
+            let claiming = self.cache.store.claim(&job.key, &reads);
             // Also who has the claim looks: the one before may just have recorded the result.
             if !job.anew
                 && let Lookup::Hit(record) = self.cache.store.lookup(&job.key)?

@@ -9,6 +9,7 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use restage_cache::{Digest, Store};
@@ -16,8 +17,14 @@ use restage_cache::{Digest, Store};
 use super::event::Event;
 use crate::plan::{History, PastAction, name};
 
+/// The store's folder of all runs.
+const BUCKET: &str = "runs";
+
 /// Name of a journal in its run's folder.
 const FILE: &str = "journal.jsonl";
+
+/// The folder of logs beside it.
+const LOGS: &str = "logs";
 
 /// How many earlier runs explain the next plan.
 const REMEMBERED: usize = 5;
@@ -47,10 +54,10 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> JournalError + use<> {
 }
 
 /// The folder of a workflow's runs.
-fn runs_folder(workflow: &Path, store: &Store) -> Result<PathBuf, JournalError> {
+pub(crate) fn runs_folder(workflow: &Path, store: &Store) -> Result<PathBuf, JournalError> {
     let canonical = std::fs::canonicalize(workflow).unwrap_or_else(|_| workflow.to_owned());
     let name = Digest::of(canonical.as_os_str().as_encoded_bytes());
-    Ok(store.folder("runs")?.join(name.to_string()))
+    Ok(store.folder(BUCKET)?.join(name.to_string()))
 }
 
 /// Writes a run down.
@@ -66,7 +73,7 @@ impl Journal {
         // Wide enough to sort by name until the year 5138.
         let name = format!("{milliseconds:014}-{}", std::process::id());
         let folder = runs_folder(workflow, store)?.join(name);
-        std::fs::create_dir_all(folder.join("logs")).map_err(io_error(&folder))?;
+        std::fs::create_dir_all(folder.join(LOGS)).map_err(io_error(&folder))?;
         let path = folder.join(FILE);
         let file = BufWriter::new(File::create(&path).map_err(io_error(&path))?);
         Ok(Self { folder, file, path })
@@ -93,7 +100,7 @@ impl Journal {
 
     /// The log of an action.
     pub(crate) fn log_path(&self, action: usize) -> PathBuf {
-        self.folder.join("logs").join(format!("{action}.log"))
+        self.folder.join(LOGS).join(format!("{action}.log"))
     }
 }
 
@@ -136,18 +143,37 @@ fn add(history: &mut History, events: Vec<Event>) {
 
 /// Folders of a workflow's runs, newest first.
 pub(crate) fn runs(workflow: &Path, store: &Store) -> Result<Vec<PathBuf>, JournalError> {
-    let folder = runs_folder(workflow, store)?;
-    let entries = match std::fs::read_dir(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(io_error(&folder))?,
+    Ok(listed(&runs_folder(workflow, store)?)?.into_iter().rev().collect())
+}
+
+/// Folders of all runs in the store, newest first, workflow by workflow.
+pub(crate) fn runs_of_all(store: &Store) -> Result<Vec<Vec<PathBuf>>, JournalError> {
+    let workflows = listed(&store.folder(BUCKET)?)?;
+    workflows.iter().map(|folder| Ok(listed(folder)?.into_iter().rev().collect())).collect()
+}
+
+/// What lies in a folder, sorted; nothing where there is none.
+fn listed(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        other => other.map_err(io_error(folder))?,
     };
-    let mut runs: Vec<PathBuf> = entries
+    let mut paths: Vec<PathBuf> = entries
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()
-        .map_err(io_error(&folder))?;
-    runs.sort();
-    runs.reverse();
-    Ok(runs)
+        .map_err(io_error(folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// When a run last wrote something down. `None` for a folder without anything.
+pub(crate) fn last_written(run: &Path) -> Result<Option<SystemTime>, JournalError> {
+    let mut files = listed(&run.join(LOGS))?;
+    files.push(run.join(FILE));
+    let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    Ok(files.iter().filter_map(modified).max())
 }
 
 /// The events of a run, given its folder.

@@ -4,6 +4,7 @@ mod attempt;
 pub(crate) mod event;
 mod give;
 pub(crate) mod journal;
+pub(crate) mod past;
 
 use std::{
     collections::BTreeMap,
