@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) write_back: bool,
     /// It did not answer.
     silent: AtomicBool,
+    /// What it said that it has, and could not give: damaged there.
+    bad: Mutex<BTreeSet<ActionKey>>,
 }
 
 impl Cache {
@@ -41,7 +43,7 @@ impl Cache {
 
 impl Shared {
     pub(crate) fn new(remote: Remote, write_back: bool) -> Self {
-        Self { remote, write_back, silent: AtomicBool::new(false) }
+        Self { remote, write_back, silent: AtomicBool::new(false), bad: Mutex::default() }
     }
 
     /// The remote, for who wants to see its errors.
@@ -49,19 +51,24 @@ impl Shared {
         &self.remote
     }
 
-    /// What it has of these actions.
+    /// What it has of these actions, and can give as far as is known.
     pub(crate) fn records(&self, keys: &BTreeSet<ActionKey>) -> BTreeMap<ActionKey, Record> {
-        self.ask(|remote| remote.records(keys)).unwrap_or_default()
+        let mut records = self.ask(|remote| remote.records(keys)).unwrap_or_default();
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        records.retain(|key, _| !bad.contains(key));
+        records
     }
 
     /// Brings an action's result into the store. `None` if it cannot.
     pub(crate) fn fetch(&self, store: &Store, key: &ActionKey) -> Option<Record> {
         let keys = BTreeSet::from([*key]);
-        self.ask(|remote| store.pull(remote, &keys, &BTreeSet::new(), &|_, _| {}))?;
+        let pulled = self.ask(|remote| store.pull(remote, &keys, &BTreeSet::new(), &|_, _| {}));
         match store.lookup(key) {
-            Ok(Lookup::Hit(record)) => Some(record),
-            _ => None,
+            Ok(Lookup::Hit(record)) if pulled.is_some() => return Some(record),
+            _ => {}
         }
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(*key);
+        None
     }
 
     /// Brings artifacts into the store, as far as it can.

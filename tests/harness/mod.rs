@@ -75,6 +75,9 @@ impl Sandbox {
             .args(arguments)
             .current_dir(self.folder.path())
             .env("RESTAGE_CACHE", self.path("store"))
+            // What the machine's user has configured is not part of a test.
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env_remove("RESTAGE_REMOTE")
             .env("NO_COLOR", "1")
             .stdin(Stdio::null());
         command

@@ -193,6 +193,7 @@ impl Failure {
             Self::Load(_)
             | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
             | Self::NeverRan
+            | Self::Site(SiteError::Toml { .. })
             | Self::OneRun
             | Self::NoRun(_)
             | Self::Store(restage_cache::Error::PinName(_)) => ExitCode::from(2),
@@ -262,7 +263,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Schema(arguments) => schema::run(arguments).await,
             Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
-            Command::Cache(arguments) => cache::run(&arguments),
+            Command::Cache(arguments) => cache::run(&arguments).await,
             Command::Host => Ok(ExitCode::SUCCESS),
         }
     })
@@ -292,8 +293,12 @@ struct Planned {
 
 /// Loads a workflow and its plugins, and plans what the target asks for.
 async fn planned(target: &Target) -> Result<Planned, Failure> {
+    planned_with(target, Site::find()?.cache()?).await
+}
+
+/// The same, where it is said where results are.
+async fn planned_with(target: &Target, cache: Cache) -> Result<Planned, Failure> {
     let workflow = workflow::load(&target.workflow)?;
-    let cache = Site::find()?.cache()?;
     let mut catalog = open_catalog(&workflow, &cache.store).await?;
     let history = journal::history(&workflow.path, &cache.store)?;
     let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &cache, &history).await?;

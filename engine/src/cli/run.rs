@@ -5,12 +5,14 @@ use std::process::ExitCode;
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
-use super::{Failure, Planned, Target, planned, print_json, progress::Progress};
+use super::{Failure, Planned, Target, planned_with, print_json, progress::Progress};
 use crate::{
+    cache::Cache,
     executor::{Executor, Local},
     plan::Plan,
     report::Table,
     run::{self, End, Summary, event::Event, journal::Journal},
+    site::Site,
 };
 
 #[derive(clap::Args)]
@@ -25,32 +27,52 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let target = arguments.target;
-    let Planned { workflow, cache, mut plan } = planned(&target).await?;
-    let store = &cache.store;
+    let target = &arguments.target;
+    let cache = Site::find()?.cache()?;
+    let mut ended = run_once(&arguments, cache.clone()).await?;
+    // The remote could not give what it said that it has. By now that is known, so another plan does without.
+    for _ in 0..MOST_PLANS {
+        if cache.shared.is_none() || !ended.summary.input_gone || ended.summary.interrupted {
+            break;
+        }
+        eprintln!("planning again without what the remote could not give");
+        ended = run_once(&arguments, cache.clone()).await?;
+    }
+    let Ended { plan, summary } = ended;
+    let table = Table::new(&plan, &summary, &cache.store);
+    if target.json {
+        print_json(&to_json(&plan, &summary, &table));
+    } else {
+        print(target, &plan, &summary, &table, cache.store.root());
+    }
+    Ok(if summary.succeeded(&plan) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
 
+/// A chain of results that are all damaged in the remote takes a plan each.
+const MOST_PLANS: usize = 20;
+
+/// A plan, and what became of it.
+struct Ended {
+    plan: Plan,
+    summary: Summary,
+}
+
+async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure> {
+    let Planned { workflow, cache, mut plan } = planned_with(&arguments.target, cache).await?;
     let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let cpus = arguments.cpus.map_or_else(available, std::num::NonZeroUsize::get);
     let started = run::started(&workflow, &plan);
-    let journal = Journal::begin(&workflow.path, store, run::now())?;
+    let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
     let reader = read(receiver, journal, Progress::new(&plan), &started);
-    let executor = Executor::Local(Local::new(store.clone()));
+    let executor = Executor::Local(Local::new(cache.store.clone()));
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
     let (summary, recorded) =
         tokio::join!(run::run(&mut plan, &cache, executor, cpus, sender, cancel), reader);
     interrupts.abort();
-    let summary = summary?;
     recorded?;
-
-    let table = Table::new(&plan, &summary, store);
-    if target.json {
-        print_json(&to_json(&plan, &summary, &table));
-    } else {
-        print(&target, &plan, &summary, &table, store.root());
-    }
-    Ok(if summary.succeeded(&plan) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(Ended { plan, summary: summary? })
 }
 
 /// Reads the run's events to their end: each is written down, then shown.

@@ -52,6 +52,8 @@ pub(crate) struct Summary {
     pub(crate) milliseconds: u64,
     /// How many results the remote took that it had not.
     pub(crate) given: u64,
+    /// Something failed because what it reads went away, or could not be fetched after all: another plan may do.
+    pub(crate) input_gone: bool,
 }
 
 impl Summary {
@@ -155,6 +157,7 @@ pub(crate) async fn run(
         in_flight: BTreeMap::new(),
         waiting,
         ends: BTreeMap::new(),
+        input_gone: false,
     };
     let ready: Vec<NodeIndex> = plan.graph.externals(Direction::Incoming).collect();
     run.reach(plan, ready).await?;
@@ -170,7 +173,7 @@ pub(crate) async fn run(
     let milliseconds = elapsed(started);
     let _ = run.events.send(Event::Finished { milliseconds }).await;
     let interrupted = *run.cancel.borrow();
-    Ok(Summary { ends: run.ends, interrupted, milliseconds, given })
+    Ok(Summary { ends: run.ends, interrupted, milliseconds, given, input_gone: run.input_gone })
 }
 
 fn elapsed(since: Instant) -> u64 {
@@ -190,6 +193,7 @@ struct Run {
     /// How many inputs of each action are not there yet.
     waiting: Vec<usize>,
     ends: BTreeMap<NodeIndex, End>,
+    input_gone: bool,
 }
 
 /// A job that came back.
@@ -372,6 +376,7 @@ impl Run {
 
     /// Tells a failure, and everything that cannot run because of it.
     async fn fail(&mut self, plan: &Plan, node: NodeIndex, error: &ExecuteError, milliseconds: u64) {
+        self.input_gone |= matches!(error, ExecuteError::InputGone { .. });
         let message = crate::causes(error).join(": ");
         let failed = Event::Failed { action: node.index(), message: message.clone(), milliseconds };
         let _ = self.events.send(failed).await;

@@ -60,6 +60,12 @@ pub(crate) fn outputs(events: Vec<Event>) -> Outputs {
     Outputs { outputs: instances.iter().flat_map(of).collect(), baseline }
 }
 
+/// The actions of a run whose results are there, from its events.
+pub(crate) fn actions(events: &[Event]) -> BTreeSet<ActionKey> {
+    let key = |event: &Event| if let Event::Done { key, .. } = event { Some(*key) } else { None };
+    events.iter().filter_map(key).collect()
+}
+
 impl Output {
     /// Whether it is `STAGE`, `STAGE[VALUE]`, or one of these with `.PORT`.
     pub(crate) fn is(&self, wanted: &str) -> bool {

@@ -2,19 +2,30 @@
 
 mod doctor;
 mod du;
+mod export;
 mod gc;
 mod path;
 mod pin;
+mod pull;
+mod push;
 mod verify;
 
-use std::{collections::BTreeSet, path::Path, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use restage_cache::{Digest, Store};
+use restage_cache::{ActionKey, Digest, Remote, Store};
 
 use super::Failure;
-use crate::run::{
-    journal,
-    past::{self, Outputs},
+use crate::{
+    run::{
+        event::Event,
+        journal,
+        past::{self, Outputs},
+    },
+    site::Site,
 };
 
 #[derive(clap::Args)]
@@ -39,6 +50,14 @@ enum Command {
     Pins(pin::ListArguments),
     /// Print the folder of an artifact, for programs that read it
     Path(path::Arguments),
+    /// Give results to a remote: what it lacks
+    Push(push::Arguments),
+    /// Take results from a remote: what this cache lacks
+    Pull(pull::Arguments),
+    /// Write results into one file
+    Export(export::ExportArguments),
+    /// Take results from a file that `export` wrote
+    Import(export::ImportArguments),
     /// Find what is wrong with the cache's folder: permissions, file system, clock, space
     Doctor(doctor::Arguments),
 }
@@ -51,12 +70,16 @@ impl Arguments {
             Command::Verify(arguments) => arguments.json,
             Command::Pins(arguments) => arguments.json,
             Command::Doctor(arguments) => arguments.json,
+            Command::Push(arguments) => arguments.json,
+            Command::Pull(arguments) => arguments.json,
+            Command::Export(arguments) => arguments.json,
+            Command::Import(arguments) => arguments.json,
             Command::Pin(_) | Command::Unpin(_) | Command::Path(_) => false,
         }
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     match &arguments.command {
         Command::Du(arguments) => du::run(arguments),
         Command::Gc(arguments) => gc::run(arguments),
@@ -66,6 +89,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Pins(arguments) => pin::list(arguments),
         Command::Path(arguments) => path::run(arguments),
         Command::Doctor(arguments) => doctor::run(arguments),
+        Command::Push(arguments) => push::run(arguments),
+        Command::Pull(arguments) => pull::run(arguments).await,
+        Command::Export(arguments) => export::export(arguments),
+        Command::Import(arguments) => export::import(arguments),
     }
 }
 
@@ -88,6 +115,10 @@ pub(super) enum Wrong {
     NothingToPin,
     #[error("there is no pin `{0}`")]
     NoPin(String),
+    #[error("no remote is named")]
+    NoRemote,
+    #[error("`{}` is neither a file nor a whole digest", .0.display())]
+    NothingThere(PathBuf),
 }
 
 impl Wrong {
@@ -107,6 +138,10 @@ impl Wrong {
             Self::WhichStage(workflow) => Some(format!("restage cache path {workflow} STAGE")),
             Self::NothingToPin => Some("give digests, or a run: `--run WORKFLOW` for its last one".into()),
             Self::NoPin(_) => Some("`restage cache pins` lists them".into()),
+            Self::NoRemote => {
+                Some("give `--remote URL`, set RESTAGE_REMOTE, or write `[cache] remote = \"URL\"` into restage.toml".into())
+            }
+            Self::NothingThere(_) => Some("give a workflow, or 64 hex digits".into()),
         }
     }
 
@@ -141,8 +176,42 @@ fn artifact(prefix: &str, store: &Store) -> Result<Digest, Failure> {
     }
 }
 
+/// What is to travel.
+#[derive(Default)]
+struct Chosen {
+    actions: BTreeSet<ActionKey>,
+    artifacts: BTreeSet<Digest>,
+}
+
+/// All results of runs, and artifacts by the beginnings of their digests.
+fn chosen(what: &[PathBuf], store: &Store) -> Result<Chosen, Failure> {
+    let mut chosen = Chosen::default();
+    for what in what {
+        if what.exists() {
+            chosen.actions.extend(past::actions(&events(what, store)?));
+        } else {
+            chosen.artifacts.insert(artifact(&what.to_string_lossy(), store)?);
+        }
+    }
+    Ok(chosen)
+}
+
+/// The remote that is named, or the site's.
+fn remote(url: Option<&str>) -> Result<Remote, Failure> {
+    Site::find()?.remote(url)?.ok_or(Wrong::NoRemote.into())
+}
+
+/// How many results travelled.
+fn travelled(records: u64, artifacts: u64) -> String {
+    format!("{} and {}", many(records, "record"), many(artifacts, "artifact"))
+}
+
 /// What a run gave: that of a run's folder, or the last one of a workflow.
 fn outputs(run: &Path, store: &Store) -> Result<Outputs, Failure> {
+    Ok(past::outputs(events(run, store)?))
+}
+
+fn events(run: &Path, store: &Store) -> Result<Vec<Event>, Failure> {
     let events = if run.is_dir() {
         journal::events(run)?
     } else {
@@ -151,7 +220,7 @@ fn outputs(run: &Path, store: &Store) -> Result<Outputs, Failure> {
     if events.is_empty() {
         return Err(Failure::NoRun(run.to_owned()));
     }
-    Ok(past::outputs(events))
+    Ok(events)
 }
 
 /// Says that a run has nothing of that name, and what it has.
