@@ -2,6 +2,7 @@
 //! temporary folder.
 
 #![expect(clippy::unwrap_used, reason = "a measurement that cannot be made says so by panicking")]
+#![expect(clippy::disallowed_methods, reason = "it makes the files that it measures with")]
 
 #[path = "../tests/cache/common.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]

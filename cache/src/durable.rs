@@ -1,5 +1,7 @@
 //! Everything that changes the disk. No other module does, so this is where durability is decided and where the tests
-//! let each operation fail.
+//! let each operation fail. `clippy.toml` forbids it everywhere else.
+
+#![expect(clippy::disallowed_methods, reason = "the one module that may")]
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -11,6 +13,7 @@ use rustix::fs::{
     AtFlags, CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, ioctl_ficlone, renameat_with, syncfs,
     utimensat,
 };
+use rustix::process::geteuid;
 
 use crate::error::{Error, Result};
 
@@ -72,6 +75,8 @@ impl Op {
 pub(crate) struct Disk {
     /// Several users share the store: see [`Disk::suit`].
     shared: bool,
+    /// Where folders of artifacts are made.
+    stagings: Option<PathBuf>,
     /// Fails operations on purpose.
     #[cfg(test)]
     pub(crate) faults: crate::faults::Faults,
@@ -80,47 +85,93 @@ pub(crate) struct Disk {
 impl Disk {
     #[cfg(test)]
     pub(crate) fn with(faults: crate::faults::Faults) -> Disk {
-        Disk { faults, shared: false }
+        Disk { faults, ..Disk::default() }
     }
 
     /// Learns from the root folder whether several users share the store.
-    pub(crate) fn suit(&mut self, root: &Path) -> Result<()> {
+    pub(crate) fn suit(&mut self, root: &Path, stagings: PathBuf) -> Result<()> {
+        self.stagings = Some(stagings);
         let mode = fs::metadata(root).map_err(Error::io("look at", root))?.mode();
         self.shared = is_shared(mode);
         Ok(())
     }
 
-    /// Every operation goes through here.
-    fn perform<T>(&self, op: Op, path: &Path, act: impl FnOnce() -> io::Result<T>) -> Result<T> {
-        #[cfg(test)]
-        let act = || self.faults.around(op, path, act);
-        act().map_err(Error::io(op.words(), path))
+    /// What is the same done twice. If a signal interrupts it, it is done again.
+    fn perform<T>(&self, op: Op, path: &Path, act: impl FnMut() -> io::Result<T>) -> Result<T> {
+        self.perform_once(op, path, act, || None)
+    }
+
+    /// Every operation goes through here. One that a signal interrupted may have been done all the same where the file
+    /// system is in another process or on another machine: it is done again, unless `done` sees that it was.
+    fn perform_once<T>(
+        &self,
+        op: Op,
+        path: &Path,
+        mut act: impl FnMut() -> io::Result<T>,
+        done: impl Fn() -> Option<T>,
+    ) -> Result<T> {
+        loop {
+            #[cfg(test)]
+            let result = self.faults.around(op, path, &mut act);
+            #[cfg(not(test))]
+            let result = act();
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    if let Some(outcome) = done() {
+                        return Ok(outcome);
+                    }
+                }
+                other => return other.map_err(Error::io(op.words(), path)),
+            }
+        }
     }
 
     /// The folder and its parents, whether or not they are there already.
     pub(crate) fn create_folder(&self, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            return Ok(());
-        }
         if !self.shared {
+            if path.is_dir() {
+                return Ok(());
+            }
             return self.perform(Op::CreateFolder, path, || DirBuilder::new().recursive(true).create(path));
         }
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
+        if let Some(nearest) = path.ancestors().nth(missing.len()) {
+            self.finish_shared(nearest)?;
+        }
         missing.into_iter().rev().try_for_each(|folder| self.create_shared(folder))
+    }
+
+    /// A folder that was made and not opened to the group, as who made it died in between, is opened now. Those in a
+    /// staging become artifacts, and are their owner's on purpose.
+    fn finish_shared(&self, folder: &Path) -> Result<()> {
+        // If it is gone by now, what is to be made in it says so.
+        let Ok(meta) = fs::metadata(folder) else { return Ok(()) };
+        let stagings = self.stagings.as_deref();
+        let staged = stagings.is_some_and(|stagings| folder != stagings && folder.starts_with(stagings));
+        if staged || is_shared(meta.mode()) || meta.uid() != geteuid().as_raw() {
+            return Ok(());
+        }
+        self.share(folder)
+    }
+
+    fn share(&self, folder: &Path) -> Result<()> {
+        let mode = Permissions::from_mode(SHARED_FOLDER);
+        self.perform(Op::Protect, folder, || File::open(folder)?.set_permissions(mode.clone()))
     }
 
     /// One folder that the whole group can write to, whatever this process's umask is. One that somebody else has made
     /// meanwhile is left as it is.
     fn create_shared(&self, folder: &Path) -> Result<()> {
-        let ours = self.perform(Op::CreateFolder, folder, || match fs::create_dir(folder) {
+        let create = || match fs::create_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(false),
             other => other.map(|()| true),
-        })?;
+        };
+        let done = || folder.is_dir().then_some(true);
+        let ours = self.perform_once(Op::CreateFolder, folder, create, done)?;
         if !ours {
             return Ok(());
         }
-        let mode = Permissions::from_mode(SHARED_FOLDER);
-        self.perform(Op::Protect, folder, || File::open(folder)?.set_permissions(mode))
+        self.share(folder)
     }
 
     /// A file that was not there before, on disk when this returns.
@@ -131,6 +182,7 @@ impl Disk {
 
     /// A file that was not there before, and that a power cut may take or tear.
     pub(crate) fn write_unsynced(&self, path: &Path, bytes: &[u8]) -> Result<File> {
+        // `open` itself opens again what a signal interrupted.
         let mut file = self
             .perform(Op::CreateFile, path, || OpenOptions::new().write(true).create_new(true).open(path))?;
         self.perform(Op::Write, path, || file.write_all(bytes))?;
@@ -171,7 +223,7 @@ impl Disk {
 
     /// A second name `to`, which must not be there, for the file `from`.
     pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<()> {
-        self.perform(Op::Link, to, || fs::hard_link(from, to))
+        self.perform_once(Op::Link, to, || fs::hard_link(from, to), || is(to, identity(from)))
     }
 
     /// A new file `to` that shares the blocks of `from`, where the file system can.
@@ -198,12 +250,15 @@ impl Disk {
 
     /// `from` becomes `to`, which is replaced if it is a file or an empty folder.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        self.perform(Op::Rename, to, || fs::rename(from, to))
+        let ours = identity(from);
+        self.perform_once(Op::Rename, to, || fs::rename(from, to), || is(to, ours))
     }
 
     /// Each takes the other's name, at once.
     pub(crate) fn swap(&self, from: &Path, to: &Path) -> Result<()> {
-        self.perform(Op::Swap, to, || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?))
+        let ours = identity(from);
+        let swap = || Ok(renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?);
+        self.perform_once(Op::Swap, to, swap, || is(to, ours))
     }
 
     /// The names in a folder are on disk when this returns.
@@ -232,12 +287,12 @@ impl Disk {
 
     /// Removes an empty folder.
     pub(crate) fn remove_empty(&self, folder: &Path) -> Result<()> {
-        self.perform(Op::Remove, folder, || fs::remove_dir(folder))
+        self.perform_once(Op::Remove, folder, || fs::remove_dir(folder), || is_gone(folder))
     }
 
     /// Removes a file.
     pub(crate) fn remove_file(&self, file: &Path) -> Result<()> {
-        self.perform(Op::Remove, file, || fs::remove_file(file))
+        self.perform_once(Op::Remove, file, || fs::remove_file(file), || is_gone(file))
     }
 
     /// Removes a folder with all that is in it. No error if it is not there.
@@ -280,6 +335,22 @@ impl Write for Writer<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// What a name stands for: device and inode.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Something if the name stands for that.
+fn is(path: &Path, that: Option<(u64, u64)>) -> Option<()> {
+    (that.is_some() && identity(path) == that).then_some(())
+}
+
+/// Something if there is certainly nothing of that name.
+fn is_gone(path: &Path) -> Option<()> {
+    let look = fs::symlink_metadata(path);
+    look.is_err_and(|error| error.kind() == io::ErrorKind::NotFound).then_some(())
 }
 
 /// Whether a root folder with this mode says that several users share the store.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::digest::{ActionKey, Digest};
 
 /// The result of everything here.
@@ -238,6 +240,9 @@ fn of(member: &str) -> String {
 /// One thing to do about the commonest causes.
 fn advice(source: &io::Error) -> &'static str {
     match source.kind() {
+        _ if source.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            ": the disk fails, or the way to it; look into the system's log, and name a cache folder on another disk"
+        }
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ": free some space there, or name a cache folder on another file system"
         }

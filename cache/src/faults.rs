@@ -1,7 +1,7 @@
 //! For tests: lets the N-th operation on the disk fail, and knows what a power cut would spare.
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,60 @@ use crate::durable::Op;
 /// How an operation fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is not done: the disk is full.
-    Undone,
+    /// It is not done.
+    Undone(Errno),
+    /// Half of the bytes are written, then the disk is full. Writes only.
+    Short,
+    /// A signal interrupts it, before or after it is done.
+    Interrupted { done: bool },
     /// It is done, and the reply says otherwise, as happens on network file systems.
     ReplyLost,
     /// Neither it nor any later one is done: the process is dead.
     Death,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Fault; 8] = [
+        Fault::Undone(Errno::DQUOT),
+        Fault::Undone(Errno::IO),
+        Fault::Undone(Errno::NOSPC),
+        Fault::Short,
+        Fault::Interrupted { done: false },
+        Fault::Interrupted { done: true },
+        Fault::ReplyLost,
+        Fault::Death,
+    ];
+
+    /// One error stands for the others, where all of them would take long: only what the user is told differs.
+    pub(crate) const EACH_KIND: &[Fault] = Fault::ALL.split_at(2).1;
+
+    /// What the operation says, and the user is told; of an interruption nobody hears.
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            Fault::Undone(errno) => errno,
+            Fault::Short | Fault::Death => Errno::NOSPC,
+            Fault::Interrupted { .. } => Errno::INTR,
+            Fault::ReplyLost => Errno::IO,
+        }
+    }
+
+    pub(crate) fn is_interruption(self) -> bool {
+        matches!(self, Fault::Interrupted { .. })
+    }
+
+    fn strikes(self, op: Op) -> bool {
+        match self {
+            Fault::Short => op == Op::Write,
+            // A write that was interrupted has written nothing, or says how much; and `open` tries again by itself.
+            Fault::Interrupted { done: true } => !matches!(op, Op::Write | Op::CreateFile),
+            _ => true,
+        }
+    }
+
+    /// Whether it strikes few of the operations.
+    pub(crate) fn is_rare(self) -> bool {
+        self == Fault::Short
+    }
 }
 
 /// Which operation fails, and what is on disk.
@@ -38,6 +86,7 @@ struct State {
 }
 
 impl Faults {
+    /// Of the operations that the fault strikes, this one.
     pub(crate) fn at(number: usize, fault: Fault) -> Faults {
         let planned = Some((number, fault));
         Faults { state: Mutex::new(State { planned, ..State::default() }) }
@@ -65,15 +114,18 @@ impl Faults {
     ) -> io::Result<T> {
         let mut state = self.state.lock().unwrap();
         let number = state.performed;
-        state.performed += 1;
-        let fault = state.planned.filter(|(at, fault)| match fault {
+        let planned = state.planned.filter(|(_, fault)| fault.strikes(op));
+        state.performed += usize::from(planned.is_some());
+        let fault = planned.filter(|(at, fault)| match fault {
             Fault::Death => number >= *at,
             _ => number == *at,
         });
-        if let Some((_, fault)) = fault {
+        let fault = fault.map(|(_, fault)| fault);
+        if let Some(fault) = fault {
             state.failed = state.failed.or(Some(op));
-            if fault != Fault::ReplyLost {
-                return Err(Errno::NOSPC.into());
+            let undone = Fault::Interrupted { done: false };
+            if matches!(fault, Fault::Undone(_) | Fault::Death) || fault == undone {
+                return Err(fault.errno().into());
             }
         }
         let changed = changed(op, path);
@@ -84,8 +136,22 @@ impl Faults {
             Op::SyncFileSystem => state.durable.extend(inodes(path)),
             _ => {}
         }
-        if fault.is_some() { Err(Errno::IO.into()) } else { Ok(result) }
+        match fault {
+            Some(fault) => {
+                if fault == Fault::Short {
+                    halve(path);
+                }
+                Err(fault.errno().into())
+            }
+            None => Ok(result),
+        }
     }
+}
+
+/// What is left of a file whose second half the disk did not take.
+fn halve(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
 
 /// What will no longer be as it was flushed when the operation is done.

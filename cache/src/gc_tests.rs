@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::area::Area;
@@ -91,7 +92,7 @@ fn a_store_to_sweep(root: &Path) -> GcOptions {
 
 #[test]
 fn every_fault_leaves_what_is_kept_a_hit() {
-    for fault in [Fault::Undone, Fault::ReplyLost, Fault::Death] {
+    for fault in Fault::ALL {
         let mut number = 0;
         loop {
             let temp = temp();
@@ -101,9 +102,9 @@ fn every_fault_leaves_what_is_kept_a_hit() {
             let failed = match Store::open_on(Disk::with(faults), temp.path()) {
                 Err(_) => true,
                 Ok(store) => {
-                    if let Ok(plan) = store.plan_gc(&options) {
-                        drop(store.run_gc(&plan, &|_, _| {}));
-                    }
+                    let report = store.plan_gc(&options).and_then(|plan| store.run_gc(&plan, &|_, _| {}));
+                    let untroubled = report.is_ok_and(|report| report.refused.is_empty());
+                    assert!(untroubled || !fault.is_interruption(), "operation {number}");
                     store.disk().faults.failed().is_some()
                 }
             };
@@ -132,7 +133,7 @@ fn every_fault_leaves_what_is_kept_a_hit() {
             }
             number += 1;
         }
-        assert!(number >= 12, "only {number} operations were seen");
+        assert!(number >= 12 || fault.is_rare(), "{fault:?}: only {number} operations were seen");
     }
 }
 
@@ -190,7 +191,7 @@ fn what_is_computed_now_stays_with_what_it_reads() {
 fn a_record_that_is_not_ours_to_touch_is_replaced_by_a_copy() {
     let temp = temp();
     a_store_to_sweep(temp.path());
-    let store = Store::open_on(Disk::with(Faults::at(0, Fault::Undone)), temp.path()).unwrap();
+    let store = Store::open_on(Disk::with(Faults::at(0, Fault::Undone(Errno::PERM))), temp.path()).unwrap();
     let place = store.layout().action(&key(2)).join("record.json");
     let (before, since) = (fs::read(&place).unwrap(), SystemTime::now() - Duration::from_secs(60));
     assert!(is_hit(&store, 2));

@@ -30,6 +30,11 @@
 //! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`], [`doctor`]. They
 //! give data; who prints it decides how.
 
+#![cfg_attr(
+    test,
+    expect(clippy::disallowed_methods, reason = "tests spoil files; what is no test is linted without them")
+)]
+
 mod action;
 mod area;
 mod artifact;

@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn mending_survives_each_fault() {
         let attempt = |number: usize, fault: Fault| {
-            let temp = tempfile::tempdir().unwrap();
+            let temp = crate::crash::temp();
             let root = temp.path();
             let store = Store::open(root).unwrap();
             let digest = publish(&store).digest;
@@ -94,7 +94,7 @@ mod tests {
             let faulty = Store::open_on(Disk::with(Faults::at(number, fault)), root).unwrap();
             let mended = faulty.mend(&digest);
             let failed = faulty.disk().faults.failed().is_some();
-            assert!(failed || mended.unwrap());
+            assert!(failed && !fault.is_interruption() || mended.unwrap());
             drop(faulty);
             let store = Store::open(root).unwrap();
             if let Some(tree) = store.artifact(&digest).unwrap() {
@@ -103,9 +103,9 @@ mod tests {
             assert!(store.mend(&digest).unwrap());
             failed
         };
-        for fault in [Fault::Undone, Fault::ReplyLost, Fault::Death] {
+        for fault in Fault::ALL {
             let operations = (0..).take_while(|number| attempt(*number, fault)).count();
-            assert!(operations >= 15, "only {operations} operations were seen");
+            assert!(operations >= 15 || fault.is_rare(), "{fault:?}: only {operations} operations were seen");
         }
     }
 }

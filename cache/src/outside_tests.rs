@@ -234,7 +234,7 @@ fn a_hint_that_is_not_whole_is_ignored() {
 
 #[test]
 fn a_hint_that_cannot_be_written_is_no_error() {
-    for fault in [Fault::Undone, Fault::ReplyLost, Fault::Death] {
+    for fault in Fault::ALL {
         let mut operations = 0;
         loop {
             let bench = Bench::new();
@@ -250,7 +250,7 @@ fn a_hint_that_cannot_be_written_is_no_error() {
             }
             operations += 1;
         }
-        assert!(operations >= 5, "only {operations} operations were seen");
+        assert!(operations >= 5 || fault.is_rare(), "{fault:?}: only {operations} operations were seen");
     }
     let bench = Bench::new();
     bench.write("a", "1");

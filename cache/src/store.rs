@@ -53,8 +53,8 @@ impl Store {
         let known = has_known_format(&Layout::new(root.to_path_buf()))?;
         disk.create_folder(root)?;
         let root = fs::canonicalize(root).map_err(Error::io("find the folder", root))?;
-        disk.suit(&root)?;
         let (layout, owner) = (Layout::new(root), Owner::current());
+        disk.suit(layout.root(), layout.stagings())?;
         let store = Store { inner: Arc::new(Inner { layout, disk, owner, lately: Lately::default() }) };
         store.lay_out(known)?;
         store.sweep();

@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::common::{Files, files, key, publish, record};
 
+/// Members of a tar: name and bytes.
+type Members = Vec<(String, Vec<u8>)>;
+
 struct Scene {
     temp: TempDir,
     alice: Store,
@@ -33,8 +36,8 @@ impl Scene {
         to
     }
 
-    /// Members of the bundle: name and bytes.
-    fn members(&self) -> Vec<(String, Vec<u8>)> {
+    /// Members of the bundle.
+    fn members(&self) -> Members {
         let mut archive = Archive::new(fs::File::open(self.bundle()).unwrap());
         let members = archive.entries().unwrap().map(|member| {
             let mut member = member.unwrap();
@@ -207,7 +210,7 @@ fn lies_about_sizes_and_contents_are_refused() {
     let scene = Scene::new();
     let members = scene.members();
     let file = members.iter().position(|(name, _)| name.starts_with("v1/files/")).unwrap();
-    let changed = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>)| {
+    let changed = |change: &dyn Fn(&mut Members)| {
         let mut members = members.clone();
         change(&mut members);
         scene.refused(&packed(&members, None))
