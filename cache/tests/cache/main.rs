@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests may, as tests may")]
 #![expect(clippy::disallowed_methods, reason = "tests make and spoil files")]
 
+mod child;
 mod common;
 mod kill;
+mod power;
 mod sharing;
 mod store;
 mod tree;
