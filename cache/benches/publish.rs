@@ -27,7 +27,7 @@ const FILES: usize = 4_096;
 const BYTES: usize = 1 << 18;
 
 /// How many small artifacts.
-const SMALL: usize = 2_000;
+const SMALL: usize = 1_000;
 
 /// Seconds by what was measured.
 static SEEN: Mutex<Vec<(&str, f64)>> = Mutex::new(Vec::new());

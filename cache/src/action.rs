@@ -172,15 +172,27 @@ impl Store {
         let bytes = encode(key, record)?;
         let home = self.layout().action(key);
         let place = home.join(RECORD);
+        let ours = self.aside()?;
+        self.disk().write_unsynced(&ours, &bytes)?;
+        // Before the record is seen: its bytes, and the names of what it names, which nobody has flushed yet.
+        let shards = record
+            .outputs
+            .values()
+            .filter_map(|digest| Some(self.layout().artifact(digest).parent()?.into()));
+        let folders: Vec<PathBuf> = shards.chain([self.layout().artifacts()]).collect();
+        let current = self.layout().current();
+        let flushed = self.disk().sync_all(current, std::slice::from_ref(&ours), &folders);
         self.disk().create_folder(&home)?;
-        let created = match self.create(&place, &bytes) {
+        let created = flushed.and_then(|()| match self.give_name(&ours, &place) {
             // A sweep has just removed the folder, which was empty and old.
             Err(error) if error.is_missing() => {
                 self.disk().create_folder(&home)?;
-                self.create(&place, &bytes)
+                self.give_name(&ours, &place)
             }
             other => other,
-        };
+        });
+        // Where it is not wanted any more or has its name, or what is left is swept with this process's other things.
+        drop(self.disk().remove_file(&ours));
         let recorded = if created? {
             Recorded::First
         } else {
@@ -196,11 +208,9 @@ impl Store {
                 }
             }
         };
-        self.disk().sync_folder(&home)?;
-        if let Some(shard) = home.parent() {
-            self.disk().sync_folder(shard)?;
-        }
-        self.disk().sync_folder(&self.layout().actions())?;
+        let shard = home.parent().map(Path::to_path_buf);
+        let names: Vec<PathBuf> = [home].into_iter().chain(shard).chain([self.layout().actions()]).collect();
+        self.disk().sync_all(current, &[], &names)?;
         Ok(recorded)
     }
 

@@ -64,6 +64,8 @@ impl Store {
     /// Nobody may write to it any more. It is used up: what was published is at [`Store::artifact`]. After an error it is
     /// still there, unless the artifact became visible before the error, and can be published again.
     ///
+    /// What it holds is on disk before it is visible; that it is visible is on disk before any record or pin that names it.
+    ///
     /// Symbolic links, devices, files with another hard link and names with control characters or backslashes are refused.
     /// Empty folders are no part of an artifact and are dropped. Uses all threads of the current rayon pool.
     pub fn publish(&self, folder: &Path) -> Result<Published> {
@@ -75,8 +77,6 @@ impl Store {
         let encoded = manifest.encode().map_err(|why| Error::Manifest { folder: folder.clone(), why })?;
         let digest = Manifest::digest(&encoded);
         let existed = self.renewed(&digest)? || self.install(&folder, &scan, &manifest, &encoded, &digest)?;
-        // Also for another's artifact: it may be visible and not yet on disk, and a record will rely on it.
-        self.sync_names(&digest)?;
         let bytes = manifest.entries().iter().map(|entry| entry.size).sum();
         Ok(Published { digest, bytes, files: manifest.entries().len() as u64, existed })
     }
@@ -197,16 +197,16 @@ impl Store {
         encoded: &[u8],
         digest: &Digest,
     ) -> Result<bool> {
-        let work = self.staging()?;
         let folders = self.tidy(folder, scan)?;
-        let stored = self.adopt(folder, manifest, work.path());
-        let pending = work.path().join("artifact");
+        let pending = self.aside()?;
+        let stored = self.adopt(folder, manifest);
         let tree = pending.join(TREE);
         self.disk().create_folder(&pending)?;
         self.disk().open_up(&pending)?;
-        self.disk().write(&pending.join(MANIFEST), encoded)?;
+        self.disk().write_unsynced(&pending.join(MANIFEST), encoded)?;
         let moved = self.disk().rename(folder, &tree).and_then(|()| {
-            let files: Vec<_> = manifest.entries().iter().map(|entry| tree.join(&entry.path)).collect();
+            let files = manifest.entries().iter().map(|entry| tree.join(&entry.path));
+            let files: Vec<_> = files.chain([pending.join(MANIFEST)]).collect();
             let below = folders.iter().map(|relative| tree.join(relative));
             let folders: Vec<_> = below.chain([tree.clone(), pending.clone()]).collect();
             self.disk().sync_all(&pending, &files, &folders)?;
@@ -217,6 +217,8 @@ impl Store {
             // If this fails too, the outputs are lost with the staging and the action runs again.
             drop(self.disk().rename(&tree, folder));
         }
+        // It has its final name, or is another's twin, or took the place of something damaged.
+        drop(self.disk().remove(&pending));
         moved
     }
 
@@ -239,22 +241,28 @@ impl Store {
 
     /// Replaces files that are stored already by links to them, so that their bytes exist once. What cannot be shared
     /// stays a copy: never an error. Says for each file what was stored.
-    fn adopt(&self, folder: &Path, manifest: &Manifest, work: &Path) -> Vec<Stored> {
-        let adopt = |(index, entry): (usize, &Entry)| {
+    fn adopt(&self, folder: &Path, manifest: &Manifest) -> Vec<Stored> {
+        let adopt = |entry: &Entry| {
             let ours = folder.join(&entry.path);
             let theirs = self.layout().file(&entry.digest);
             let stored = if same_file(&ours, &theirs) { return Stored::Same } else { find(&theirs, entry) };
             if stored == Stored::Same {
-                let linked = work.join(format!("link-{index}"));
-                let cloned = work.join(format!("clone-{index}"));
-                // Another user's file cannot be linked, nor one that has all the links its file system counts.
-                let shared = self.disk().link(&theirs, &linked).map(|()| linked);
-                let shared = shared.or_else(|_| self.disk().clone(&theirs, &cloned).map(|()| cloned));
-                drop(shared.and_then(|shared| self.disk().rename(&shared, &ours)));
+                drop(self.share(&theirs).and_then(|shared| self.disk().rename(&shared, &ours)));
             }
             stored
         };
-        manifest.entries().par_iter().enumerate().map(adopt).collect()
+        manifest.entries().par_iter().map(adopt).collect()
+    }
+
+    /// A second name for a stored file, or a clone of it, in a place of ours. Another user's file cannot be linked, nor one
+    /// that has all the links its file system counts.
+    fn share(&self, theirs: &Path) -> Result<PathBuf> {
+        let linked = self.aside()?;
+        if self.disk().link(theirs, &linked).is_ok() {
+            return Ok(linked);
+        }
+        let cloned = self.aside()?;
+        self.disk().clone(theirs, &cloned).map(|()| cloned)
     }
 
     /// Gives new files, which are on disk by now, their names in `files/` for later publishers to share. Never an error:

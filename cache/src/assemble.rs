@@ -68,8 +68,9 @@ impl<'a> Assembly<'a> {
         let disk = self.store.disk();
         let encoded =
             self.manifest.encode().map_err(|why| Error::Manifest { folder: self.pending(), why })?;
-        disk.write(&self.pending().join(MANIFEST), &encoded)?;
-        let files: Vec<_> = self.manifest.entries().iter().map(|entry| self.place(entry)).collect();
+        disk.write_unsynced(&self.pending().join(MANIFEST), &encoded)?;
+        let files = self.manifest.entries().iter().map(|entry| self.place(entry));
+        let files: Vec<_> = files.chain([self.pending().join(MANIFEST)]).collect();
         disk.sync_all(&self.pending(), &files, &self.folders())?;
         self.store.offer(&self.tree(), self.manifest, &self.stored);
         self.store.settle(&self.pending(), &self.digest)?;

@@ -8,7 +8,6 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use rustix::fs::{
     AtFlags, CWD, RenameFlags, Timespec, Timestamps, UTIME_NOW, ioctl_ficlone, renameat_with, syncfs,
     utimensat,
@@ -16,6 +15,7 @@ use rustix::fs::{
 use rustix::process::geteuid;
 
 use crate::error::{Error, Result};
+use crate::together::Together;
 
 /// From this many files on, one flush of the file system is cheaper than one per file.
 const MANY: usize = 16;
@@ -77,6 +77,7 @@ pub(crate) struct Disk {
     shared: bool,
     /// Where folders of artifacts are made.
     stagings: Option<PathBuf>,
+    together: Together,
     /// Fails operations on purpose.
     #[cfg(test)]
     pub(crate) faults: crate::faults::Faults,
@@ -274,15 +275,20 @@ impl Disk {
         })
     }
 
-    /// These files and folders, all below `top`, are on disk when this returns.
+    /// These files and folders, all on the file system of `top`, are on disk when this returns. Threads that ask at once
+    /// are served by one flush.
     pub(crate) fn sync_all(&self, top: &Path, files: &[PathBuf], folders: &[PathBuf]) -> Result<()> {
-        if files.len() + folders.len() >= MANY {
-            return self.perform(Op::SyncFileSystem, top, || Ok(syncfs(File::open(top)?)?));
-        }
-        files
-            .par_iter()
-            .try_for_each(|path| self.perform(Op::SyncFile, path, || File::open(path)?.sync_all()))?;
-        folders.par_iter().try_for_each(|path| self.sync_folder(path))
+        let all = || self.perform(Op::SyncFileSystem, top, || Ok(syncfs(File::open(top)?)?));
+        let alone = || {
+            if files.len() + folders.len() >= MANY {
+                return all();
+            }
+            let sync = |path: &PathBuf| self.perform(Op::SyncFile, path, || File::open(path)?.sync_all());
+            // One after the other: the first one takes the turn of the disk, and what it took along is there already.
+            files.iter().try_for_each(sync)?;
+            folders.iter().try_for_each(|path| self.sync_folder(path))
+        };
+        self.together.flush(alone, all)
     }
 
     /// Removes an empty folder.

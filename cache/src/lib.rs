@@ -62,6 +62,7 @@ mod repair;
 mod stat;
 mod store;
 mod sweep;
+mod together;
 mod tree;
 mod usage;
 mod verify;

@@ -48,6 +48,7 @@ impl Store {
     pub fn pin(&self, name: &str, artifacts: &BTreeSet<Digest>) -> Result<Pin> {
         let place = self.pin_place(name)?;
         self.check_pinnable(name, artifacts)?;
+        artifacts.iter().try_for_each(|digest| self.sync_names(digest))?;
         let created = millis(SystemTime::now());
         let pin = Pin { name: name.to_owned(), artifacts: artifacts.clone(), created };
         let on_disk = OnDisk { version: VERSION, pin };

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::ActionKey;
 use crate::durable::Disk;
@@ -35,6 +36,17 @@ struct Inner {
     disk: Disk,
     owner: Owner,
     lately: Lately,
+    /// A folder in `staging` for things on their way to a name.
+    workshop: PathBuf,
+    /// How many things were made in it.
+    made: AtomicU64,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept when a later process opens the store.
+        drop(self.disk.remove(&self.workshop));
+    }
 }
 
 impl Store {
@@ -55,7 +67,9 @@ impl Store {
         let root = fs::canonicalize(root).map_err(Error::io("find the folder", root))?;
         let (layout, owner) = (Layout::new(root), Owner::current());
         disk.suit(layout.root(), layout.stagings())?;
-        let store = Store { inner: Arc::new(Inner { layout, disk, owner, lately: Lately::default() }) };
+        let workshop = layout.stagings().join(owner.fresh_name());
+        let (lately, made) = (Lately::default(), AtomicU64::new(0));
+        let store = Store { inner: Arc::new(Inner { layout, disk, owner, lately, workshop, made }) };
         store.lay_out(known)?;
         store.sweep();
         Ok(store)
@@ -163,24 +177,41 @@ impl Store {
         Ok(path)
     }
 
+    /// A path on the store's file system that nothing has, for something on its way to a name. One folder of this process's
+    /// has them all: to make and remove a folder each would cost more than the thing.
+    pub(crate) fn aside(&self) -> Result<PathBuf> {
+        let Inner { disk, workshop, made, .. } = &*self.inner;
+        disk.create_folder(workshop)?;
+        Ok(workshop.join(made.fetch_add(1, Ordering::Relaxed).to_string()))
+    }
+
     /// Creates the file `place`, complete and synced or not at all. False if there is one already, which stays.
     pub(crate) fn create(&self, place: &Path, bytes: &[u8]) -> Result<bool> {
-        let staging = self.staging()?;
-        let ours = staging.path().join("file");
-        self.disk().write(&ours, bytes)?;
-        self.give_name(&ours, place)
+        self.with_aside(|ours| {
+            self.disk().write(ours, bytes)?;
+            self.give_name(ours, place)
+        })
     }
 
     /// Creates the file `place`, complete or not at all; a power cut may take or tear it. False if there is one already.
     pub(crate) fn create_unsynced(&self, place: &Path, bytes: &[u8]) -> Result<bool> {
-        let staging = self.staging()?;
-        let ours = staging.path().join("file");
-        self.disk().write_unsynced(&ours, bytes)?;
-        self.give_name(&ours, place)
+        self.with_aside(|ours| {
+            self.disk().write_unsynced(ours, bytes)?;
+            self.give_name(ours, place)
+        })
+    }
+
+    /// Does something with a new file, whose first name goes with it.
+    fn with_aside<T>(&self, act: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+        let ours = self.aside()?;
+        let result = act(&ours);
+        // It may be under its final name only by now.
+        drop(self.disk().remove_file(&ours));
+        result
     }
 
     /// Gives a staged file its final name, unless something has it.
-    fn give_name(&self, ours: &Path, place: &Path) -> Result<bool> {
+    pub(crate) fn give_name(&self, ours: &Path, place: &Path) -> Result<bool> {
         let Err(refused) = self.disk().link(ours, place) else { return Ok(true) };
         // A network file system may do it and lose the reply, so what is there decides, not the error.
         match place.try_exists() {
@@ -192,16 +223,14 @@ impl Store {
 
     /// Puts a file at `place`, complete and synced, in place of the one that is there.
     pub(crate) fn replace(&self, place: &Path, bytes: &[u8]) -> Result<()> {
-        let staging = self.staging()?;
-        let ours = staging.path().join("file");
+        let ours = self.aside()?;
         self.disk().write(&ours, bytes)?;
         self.disk().rename(&ours, place)
     }
 
     /// Puts a file at `place`, in place of the one that is there: complete, but a power cut may take or tear it.
     pub(crate) fn replace_unsynced(&self, place: &Path, bytes: &[u8]) -> Result<()> {
-        let staging = self.staging()?;
-        let ours = staging.path().join("file");
+        let ours = self.aside()?;
         self.disk().write_unsynced(&ours, bytes)?;
         self.disk().rename(&ours, place)
     }

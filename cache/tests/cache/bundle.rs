@@ -8,7 +8,7 @@ use restage_cache::{ActionKey, Digest, Error, Lookup, MissReason, Store, tree_di
 use tar::{Archive, Builder, EntryType, Header};
 use tempfile::TempDir;
 
-use crate::common::{Files, files, key, publish, record};
+use crate::common::{Files, files, key, publish, record, staged};
 
 /// Members of a tar: name and bytes.
 type Members = Vec<(String, Vec<u8>)>;
@@ -57,7 +57,8 @@ impl Scene {
         let error = bob.import(&place).unwrap_err();
         assert_eq!(names(self.temp.path()), before);
         assert_eq!(bob.lookup(&key("a")).unwrap(), Lookup::Miss(MissReason::Never));
-        for folder in ["staging", "artifacts", "files", "actions"] {
+        assert_eq!(staged(&bob), 0);
+        for folder in ["artifacts", "files", "actions"] {
             assert_eq!(fs::read_dir(bob.root().join("v1").join(folder)).unwrap().count(), 0, "{folder}");
         }
         error.to_string()

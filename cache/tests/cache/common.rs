@@ -43,3 +43,9 @@ pub(crate) fn within(store: &Store, folder: &str, digest: &Digest) -> PathBuf {
     let hex = digest.to_string();
     store.root().join("v1").join(folder).join(&hex[..2]).join(&hex[2..])
 }
+
+/// How many things are in `staging`, where an open store has a folder of its own.
+pub(crate) fn staged(store: &Store) -> usize {
+    let folders = fs::read_dir(store.root().join("v1/staging")).unwrap().map(|left| left.unwrap().path());
+    folders.map(|folder| fs::read_dir(folder).unwrap().count()).sum()
+}

@@ -4,8 +4,10 @@
 #![expect(clippy::disallowed_methods, reason = "tests make and spoil files")]
 
 mod bundle;
+mod child;
 mod common;
 mod kill;
+mod power;
 mod remote;
 mod sharing;
 mod store;

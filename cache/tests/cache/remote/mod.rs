@@ -13,7 +13,7 @@ use restage_cache::{
 use server::{Fault, Server};
 use tempfile::TempDir;
 
-use crate::common::{Files, files, key, publish, record, within};
+use crate::common::{Files, files, key, publish, record, staged, within};
 
 /// Two stores of two people.
 struct Two {
@@ -62,7 +62,7 @@ fn assert_has(store: &Store, name: &str, digest: &Digest) {
 /// Never computed, and no trace of an attempt.
 fn assert_has_nothing(store: &Store, name: &str) {
     assert_eq!(store.lookup(&key(name)).unwrap(), Lookup::Miss(MissReason::Never));
-    assert_eq!(fs::read_dir(store.root().join("v1/staging")).unwrap().count(), 0);
+    assert_eq!(staged(store), 0);
 }
 
 fn file_url(folder: &Path) -> String {
