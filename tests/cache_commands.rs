@@ -371,7 +371,7 @@ fn doctor_looks_at_what_cannot_be_opened() {
 #[test]
 fn every_subcommand_has_help_with_examples() {
     let sandbox = Sandbox::new();
-    for command in ["du", "gc", "verify", "pin", "unpin", "pins", "path", "doctor"] {
+    for command in ["du", "gc", "verify", "audit", "pin", "unpin", "pins", "path", "doctor"] {
         let help = cache(&sandbox, &[command, "--help"]);
         assert_eq!(help.code(), Some(0));
         assert!(

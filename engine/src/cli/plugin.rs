@@ -46,6 +46,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         for stage in &plugin.catalogue.stages {
             say!("{name}/{}{}", stage.name, if stage.seeded { "  (takes a seed)" } else { "" });
             say!("    {}", stage.doc);
+            if let Some(tolerance) = stage.tolerance {
+                say!("    two runs of it may be apart by {tolerance}");
+            }
             for port in &stage.inputs {
                 let optional = if port.optional { ", optional" } else { "" };
                 let many = if port.many { ", one or a list" } else { "" };

@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{Staging, Store};
+use restage_cache::Store;
 use restage_stage::task::{Event, Task};
 use tokio::sync::{mpsc, watch};
 
-use super::{ExecuteError, Job, Outputs};
+use super::{Computed, ExecuteError, Job, Outputs};
 use crate::plugin::{Failure, Host};
 
 /// How long a stage may take to stop when asked, e.g. to write a checkpoint.
@@ -35,10 +35,23 @@ impl Local {
         events: &mpsc::Sender<Event>,
         cancel: watch::Receiver<bool>,
     ) -> Result<Outputs, ExecuteError> {
-        let gpus = job.step.execution.gpus;
-        if gpus.required && gpus.count > gpus_seen() {
-            return Err(ExecuteError::NoGpu { wanted: gpus.count, seen: gpus_seen() });
-        }
+        check_gpus(&job)?;
+        let (key, scratch) = (job.key, self.store.scratch(&job.key)?);
+        let computed = self.compute(job, scratch, events, cancel).await?;
+        let outputs = publish(self.store.clone(), computed).await?;
+        self.store.discard_scratch(&key)?;
+        Ok(outputs)
+    }
+
+    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing.
+    pub(crate) async fn compute(
+        &self,
+        job: Job,
+        scratch: PathBuf,
+        events: &mpsc::Sender<Event>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Computed, ExecuteError> {
+        check_gpus(&job)?;
         let staging = self.store.staging()?;
         let folders: BTreeMap<String, PathBuf> = job
             .step
@@ -53,7 +66,7 @@ impl Local {
             outputs: folders.clone(),
             seed: job.seed,
             threads: job.threads,
-            scratch: self.store.scratch(&job.key)?,
+            scratch,
         };
         let library = &job.step.code.library;
         let mut host = self.host(library).await?;
@@ -62,9 +75,10 @@ impl Local {
             self.keep(library.clone(), host);
         }
         result?;
-        let outputs = publish(self.store.clone(), staging, folders).await?;
-        self.store.discard_scratch(&job.key)?;
-        Ok(outputs)
+        match folders.iter().find(|(_, folder)| !folder.exists()) {
+            Some((port, _)) => Err(ExecuteError::NoOutput { port: port.clone() }),
+            None => Ok(Computed { _staging: staging, folders }),
+        }
     }
 
     async fn host(&self, library: &Path) -> Result<Host, ExecuteError> {
@@ -114,24 +128,19 @@ fn gpus_seen() -> usize {
     (0..64).filter(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
 }
 
+fn check_gpus(job: &Job) -> Result<(), ExecuteError> {
+    let gpus = job.step.execution.gpus;
+    if gpus.required && gpus.count > gpus_seen() {
+        return Err(ExecuteError::NoGpu { wanted: gpus.count, seen: gpus_seen() });
+    }
+    Ok(())
+}
+
 /// Hashing and linking are work for other threads than the scheduler's.
-async fn publish(
-    store: Store,
-    staging: Staging,
-    folders: BTreeMap<String, PathBuf>,
-) -> Result<Outputs, ExecuteError> {
+async fn publish(store: Store, computed: Computed) -> Result<Outputs, ExecuteError> {
     let published = tokio::task::spawn_blocking(move || {
-        let outputs = folders
-            .into_iter()
-            .map(|(port, folder)| {
-                if !folder.exists() {
-                    return Err(ExecuteError::NoOutput { port });
-                }
-                Ok((port, store.publish(&folder)?.digest))
-            })
-            .collect();
-        drop(staging);
-        outputs
+        let publish = |(port, folder): (&String, &PathBuf)| Ok((port.clone(), store.publish(folder)?.digest));
+        computed.folders.iter().map(publish).collect()
     });
     published.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
 }

@@ -7,7 +7,7 @@ pub(crate) mod model;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub(crate) use local::Local;
-use restage_cache::{ActionKey, Digest};
+use restage_cache::{ActionKey, Digest, Staging};
 use restage_stage::task::Event;
 use tokio::sync::{mpsc, watch};
 
@@ -39,6 +39,28 @@ impl Executor {
             Self::Model(model) => model.execute(&job),
         }
     }
+
+    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing.
+    pub(crate) async fn compute(
+        &self,
+        job: Job,
+        scratch: PathBuf,
+        events: &mpsc::Sender<Event>,
+        cancel: watch::Receiver<bool>,
+    ) -> Result<Computed, ExecuteError> {
+        match self {
+            Self::Local(local) => local.compute(job, scratch, events, cancel).await,
+            #[cfg(test)]
+            Self::Model(model) => Ok(model.compute(&job)),
+        }
+    }
+}
+
+/// What a job wrote, in a staging that goes when this is dropped.
+pub(crate) struct Computed {
+    _staging: Staging,
+    /// Per output port its folder.
+    pub(crate) folders: BTreeMap<String, PathBuf>,
 }
 
 /// An action with everything that its execution needs.

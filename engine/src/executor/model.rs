@@ -1,7 +1,7 @@
 //! A machine for tests, on which every stage is a plain function of what it may depend on.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
 
@@ -9,7 +9,7 @@ use restage_cache::{Digest, Store};
 use restage_stage::task::PATH_MARK;
 use serde_json::Value;
 
-use super::{ExecuteError, Job, Outputs};
+use super::{Computed, ExecuteError, Job, Outputs};
 
 /// Remembers what it was asked to compute.
 pub(crate) struct Model {
@@ -19,7 +19,13 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn execute(&self, job: &Job) -> Result<Outputs, ExecuteError> {
-        let read = |folder: &std::path::PathBuf| std::fs::read_to_string(folder.join("value")).unwrap();
+        let publish =
+            |(port, folder): (&String, &PathBuf)| Ok((port.clone(), self.store.publish(folder)?.digest));
+        self.compute(job).folders.iter().map(publish).collect()
+    }
+
+    pub(super) fn compute(&self, job: &Job) -> Computed {
+        let read = |folder: &PathBuf| std::fs::read_to_string(folder.join("value")).unwrap();
         let inputs = job.inputs.values().flatten().map(read).collect::<Vec<_>>();
         let params = with_contents(&job.step.params);
         let seeded = job.step.uses.ends_with("draw").then_some(job.seed);
@@ -29,7 +35,7 @@ impl Model {
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("value"), value(&material)).unwrap();
         self.ran.lock().unwrap().push(material);
-        Ok(Outputs::from([("out".to_owned(), self.store.publish(&folder)?.digest)]))
+        Computed { _staging: staging, folders: [("out".to_owned(), folder)].into() }
     }
 }
 

@@ -286,6 +286,7 @@ fn catalog(identity: Digest) -> Catalog {
         }],
         outputs: vec![OutputPort { name: "out".into(), kind: PortType::Any, doc: String::new() }],
         params: json!({}),
+        tolerance: None,
     };
     let stages = vec![stage("mix", false), stage("draw", true)];
     Catalog::model(Catalogue { plugin: "model".into(), version: "1".into(), stages }, identity)

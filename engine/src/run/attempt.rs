@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup};
+use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup, Store};
 use restage_stage::task;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -64,7 +64,7 @@ impl Leases {
 
     /// Waits until what is needed is free. Whoever waits for threads holds memory only, and whoever runs holds both
     /// and lets both go, so nobody waits in a circle.
-    async fn lease(&self, need: &Need) -> [Option<OwnedSemaphorePermit>; 2] {
+    pub(super) async fn lease(&self, need: &Need) -> [Option<OwnedSemaphorePermit>; 2] {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         // The semaphores are never closed.
         let memory = self.memory.clone().acquire_many_owned(many(need.memory)).await.ok();
@@ -256,26 +256,26 @@ impl Attempts {
         drop(sender);
         let _ = forward.await;
         let outputs = result?;
-        self.check_files(&step).await?;
+        check_files(&self.cache.store, &step).await?;
         Ok(outputs)
     }
+}
 
-    /// A data file that changed while the stage ran may have been read in either state: the result is of neither.
-    async fn check_files(&self, step: &Arc<Step>) -> Result<(), ExecuteError> {
-        if step.files.is_empty() {
-            return Ok(());
-        }
-        let (store, step) = (self.cache.store.clone(), step.clone());
-        let checked = tokio::task::spawn_blocking(move || {
-            let changed =
-                |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
-            match step.files.iter().find(|(path, digest)| !changed(path, *digest)) {
-                Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
-                None => Ok(()),
-            }
-        });
-        checked.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
+/// A data file that changed while the stage ran may have been read in either state: the result is of neither.
+pub(super) async fn check_files(store: &Store, step: &Arc<Step>) -> Result<(), ExecuteError> {
+    if step.files.is_empty() {
+        return Ok(());
     }
+    let (store, step) = (store.clone(), step.clone());
+    let checked = tokio::task::spawn_blocking(move || {
+        let changed =
+            |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
+        match step.files.iter().find(|(path, digest)| !changed(path, *digest)) {
+            Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
+            None => Ok(()),
+        }
+    });
+    checked.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
 }
 
 /// Turns a stage's events into the run's.

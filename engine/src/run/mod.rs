@@ -1,5 +1,6 @@
 //! Walks a plan: looks up, leases threads, hands to the executor, records; tells everything as [`event::Event`]s.
 
+pub(crate) mod again;
 mod attempt;
 pub(crate) mod event;
 mod give;

@@ -31,6 +31,37 @@ pub struct StageType {
     pub outputs: Vec<OutputPort>,
     /// JSON Schema (2020-12) of its params.
     pub params: serde_json::Value,
+    /// How far what it writes may be from what it wrote before, of the same inputs; absent: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
+}
+
+/// How far two results of one action may be apart: two floating-point numbers agree when they are at most `absolute`
+/// apart, or at most `relative` times the larger one's magnitude. For audits only: no key and no result depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tolerance {
+    /// In the numbers' own unit.
+    pub absolute: f64,
+    /// As a part of the larger number.
+    pub relative: f64,
+}
+
+impl Tolerance {
+    /// Whether two numbers may be `apart`, of which `larger` is the larger magnitude. Nothing is near what is not finite.
+    pub fn allows(&self, apart: f64, larger: f64) -> bool {
+        apart.is_finite() && (apart <= self.absolute || apart <= self.relative * larger)
+    }
+}
+
+impl std::fmt::Display for Tolerance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.absolute, self.relative) {
+            (absolute, 0.0) => write!(f, "{absolute:e}"),
+            (0.0, relative) => write!(f, "{relative:e} of the larger number"),
+            (absolute, relative) => write!(f, "{absolute:e}, or {relative:e} of the larger number"),
+        }
+    }
 }
 
 /// What kind of artifact flows through a port.

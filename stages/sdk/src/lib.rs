@@ -25,6 +25,7 @@ pub mod stage;
 
 #[cfg(feature = "author")]
 pub use {
+    catalogue::Tolerance,
     context::Context,
     error::{Error, Result},
     params::InputPath,

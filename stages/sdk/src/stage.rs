@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    catalogue::{InputPort, OutputPort, PortType, StageType},
+    catalogue::{InputPort, OutputPort, PortType, StageType, Tolerance},
     context::Context,
     error::Result,
 };
@@ -17,6 +17,9 @@ pub trait Stage: 'static {
     const NAME: &'static str;
     /// Whether it draws random numbers from the sweep's seed.
     const SEEDED: bool = false;
+    /// How far what it writes may be from what it wrote before, of the same inputs, e.g. where a library sums in another
+    /// order on another machine; `restage cache audit` measures by it. Without one, two runs give the same bytes.
+    const TOLERANCE: Option<Tolerance> = None;
     /// What `with:` holds. Derive `Serialize`, `Deserialize` with `deny_unknown_fields` and `default`, and
     /// `JsonSchema`: the docs of its fields are what editors show.
     type Params: Serialize + DeserializeOwned + JsonSchema;
@@ -132,6 +135,7 @@ fn describe<S: Stage>() -> StageType {
         inputs: ports.inputs,
         outputs: ports.outputs,
         params: schemars::schema_for!(S::Params).to_value(),
+        tolerance: S::TOLERANCE,
     }
 }
 

@@ -1,12 +1,13 @@
 //! A plugin for the end-to-end tests: `test/write`, `test/join`, `test/draw` and `test/steps` work, `test/misbehave`
-//! does not, and the others have ports and params to get wrong.
+//! does not, `test/clock` and `test/noise` give something else each time, and the others have ports and params to get wrong.
 
 mod misbehave;
+mod restless;
 mod text;
 mod typed;
 mod work;
 
 restage_stage::export!(
-    "test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave, misbehave::FailFirst,
+    "test"; work::Write, work::Join, work::Draw, work::Steps, misbehave::Misbehave, misbehave::FailFirst, restless::Clock, restless::Noise,
     typed::Section, typed::Thin, typed::Embed, typed::Train, typed::Evaluate
 );

@@ -1,5 +1,6 @@
 //! `restage cache`: looking after the store. One file a subcommand.
 
+mod audit;
 mod doctor;
 mod du;
 mod export;
@@ -42,6 +43,8 @@ enum Command {
     Gc(gc::Arguments),
     /// Read everything again and tell what is damaged
     Verify(verify::Arguments),
+    /// Run cached actions again and tell whether they give what is recorded
+    Audit(audit::Arguments),
     /// Keep artifacts under a name, whatever `gc` is asked to do
     Pin(pin::PinArguments),
     /// Remove a pin: what it kept may go
@@ -68,6 +71,7 @@ impl Arguments {
             Command::Du(arguments) => arguments.json,
             Command::Gc(arguments) => arguments.json,
             Command::Verify(arguments) => arguments.json,
+            Command::Audit(arguments) => arguments.json,
             Command::Pins(arguments) => arguments.json,
             Command::Doctor(arguments) => arguments.json,
             Command::Push(arguments) => arguments.json,
@@ -84,6 +88,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Command::Du(arguments) => du::run(arguments),
         Command::Gc(arguments) => gc::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Audit(arguments) => audit::run(arguments).await,
         Command::Pin(arguments) => pin::pin(arguments),
         Command::Unpin(arguments) => pin::unpin(arguments),
         Command::Pins(arguments) => pin::list(arguments),

@@ -34,7 +34,7 @@ pub(super) struct Arguments {
 }
 
 /// `5%` or `0.05`.
-fn fraction(text: &str) -> Result<f64, String> {
+pub(super) fn fraction(text: &str) -> Result<f64, String> {
     let number = |text: &str| text.trim().parse::<f64>().ok();
     let fraction = match text.trim().strip_suffix('%') {
         Some(percent) => number(percent).map(|percent| percent / 100.0),

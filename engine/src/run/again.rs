@@ -1,0 +1,168 @@
+//! Cached actions that run again, to see whether they give what is recorded of them. Nothing is recorded, and no cached
+//! result is touched: each runs in a staging of its own, from no checkpoint.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+
+use petgraph::graph::NodeIndex;
+use restage_cache::{ActionKey, Digest, Lookup, Record, Store};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::{
+    attempt::{Leases, check_files},
+    elapsed, provenance,
+};
+use crate::{
+    executor::{Computed, ExecuteError, Executor, Job},
+    plan::{Action, Decision, Plan, Reason, input_digests},
+};
+
+/// A cached action, and what it reads.
+pub(crate) struct Cached {
+    pub(crate) action: Action,
+    pub(crate) key: ActionKey,
+    pub(crate) record: Record,
+    inputs: BTreeMap<String, Vec<Digest>>,
+    folders: BTreeMap<String, Vec<PathBuf>>,
+}
+
+/// Why an action cannot be run again for what is recorded of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lack {
+    /// There is nothing to compare with.
+    Result,
+    /// What was recorded is of other code, and so of another action.
+    Code,
+    /// What it reads is gone.
+    Inputs,
+}
+
+/// An action of a plan, if its result and what it reads are in the store.
+pub(crate) fn find(
+    plan: &Plan,
+    node: NodeIndex,
+    store: &Store,
+) -> restage_cache::Result<Result<Cached, Lack>> {
+    let action = &plan.graph[node];
+    let (Decision::Cached, Some(key)) = (&action.decision, action.key) else {
+        let is_code = |reason: &Reason| matches!(reason, Reason::Code { .. });
+        let other_code = action.decision.reasons().iter().any(is_code);
+        return Ok(Err(if other_code { Lack::Code } else { Lack::Result }));
+    };
+    let Lookup::Hit(record) = store.lookup(&key)? else {
+        return Ok(Err(Lack::Result));
+    };
+    let inputs = input_digests(plan, action);
+    let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for (port, digests) in &inputs {
+        let folders = folders.entry(port.clone()).or_default();
+        for digest in digests {
+            let Some(folder) = store.artifact(digest)? else {
+                return Ok(Err(Lack::Inputs));
+            };
+            folders.push(folder);
+        }
+    }
+    Ok(Ok(Cached { action: action.clone(), key, record, inputs, folders }))
+}
+
+/// What became of an action that ran again.
+pub(crate) struct Again<T> {
+    /// What is made of what it wrote.
+    pub(crate) result: Result<T, ExecuteError>,
+    /// Who, where and of what, as it would be recorded.
+    pub(crate) provenance: serde_json::Value,
+}
+
+/// Runs actions again, side by side, on at most `cpus` threads. `judge` sees what each wrote before it goes; `told` hears
+/// how many are done.
+pub(crate) async fn run<T: Send + 'static>(
+    actions: &[Arc<Cached>],
+    store: &Store,
+    executor: Executor,
+    cpus: usize,
+    judge: impl Fn(&Cached, &Computed) -> T + Clone + Send + 'static,
+    told: impl Fn(u64),
+) -> BTreeMap<ActionKey, Again<T>> {
+    let (sender, mut receiver) = mpsc::channel(64);
+    // Who audits does not read what the stages say.
+    let silent = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
+    // Nobody cancels: with the process go its hosts, and its stagings with the next one.
+    let (_running_on, cancel) = watch::channel(false);
+    let machine =
+        Arc::new(Machine { store: store.clone(), executor, leases: Leases::new(cpus), sender, cancel });
+    let mut running = JoinSet::new();
+    for cached in actions {
+        let (machine, cached, judge) = (machine.clone(), cached.clone(), judge.clone());
+        running.spawn(async move { (cached.key, machine.again(&cached, judge).await) });
+    }
+    let mut ended = BTreeMap::new();
+    while let Some(joined) = running.join_next().await {
+        ended.extend(joined.ok());
+        told(ended.len() as u64);
+    }
+    silent.abort();
+    ended
+}
+
+/// What all that runs again shares.
+struct Machine {
+    store: Store,
+    executor: Executor,
+    leases: Leases,
+    sender: mpsc::Sender<restage_stage::task::Event>,
+    cancel: watch::Receiver<bool>,
+}
+
+impl Machine {
+    async fn again<T: Send + 'static>(
+        &self,
+        cached: &Arc<Cached>,
+        judge: impl Fn(&Cached, &Computed) -> T + Send + 'static,
+    ) -> Again<T> {
+        let need = self.leases.need(&cached.action.step);
+        let lease = self.leases.lease(&need).await;
+        let started = Instant::now();
+        let computed = self.until_it_works(cached, need.threads).await;
+        let provenance = provenance(&cached.action, &cached.inputs, need.threads, elapsed(started));
+        let result = match computed {
+            Ok(computed) => {
+                let cached = cached.clone();
+                let judged = tokio::task::spawn_blocking(move || judge(&cached, &computed));
+                judged.await.map_err(|error| ExecuteError::Lost(error.to_string()))
+            }
+            Err(error) => Err(error),
+        };
+        drop(lease);
+        Again { result, provenance }
+    }
+
+    /// Tried as often as in a run.
+    async fn until_it_works(&self, cached: &Cached, threads: usize) -> Result<Computed, ExecuteError> {
+        let step = &cached.action.step;
+        let job = Job {
+            step: step.clone(),
+            key: cached.key,
+            inputs: cached.folders.clone(),
+            seed: cached.action.seed.unwrap_or(0),
+            threads,
+            anew: true,
+        };
+        // A run has nothing to go on from either; its tries share what they leave.
+        let scratch = self.store.staging()?;
+        let mut left = step.execution.retries;
+        loop {
+            let computed = self
+                .executor
+                .compute(job.clone(), scratch.path().to_owned(), &self.sender, self.cancel.clone())
+                .await;
+            match computed {
+                Err(error) if left > 0 && error.may_pass() => left -= 1,
+                Ok(computed) => return check_files(&self.store, step).await.map(|()| computed),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
