@@ -147,6 +147,23 @@ fn what_is_damaged_there_is_computed_and_mended() {
 }
 
 #[test]
+fn what_is_damaged_here_is_fetched_and_not_computed() {
+    let team = Team::new();
+    assert_eq!(team.alice.ran(&["w.yaml"]), 2);
+    let damaged = files(&team.alice.path("store/v1/files"));
+    for file in damaged {
+        // One file, by all its names.
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("ours");
+        fs::write(&file, "damaged").expect("ours");
+    }
+    let told = team.alice.run(&["run", "w.yaml"]);
+    assert!(told.out().contains("nothing had to run"), "{}", told.all());
+    assert_eq!(team.alice.text("w.yaml", "second"), "oneone");
+    let quarantine = files(&team.alice.path("store/v1/quarantine"));
+    assert!(!quarantine.is_empty(), "what was damaged is kept to be looked at");
+}
+
+#[test]
 fn pushing_and_pulling_by_hand() {
     let team = Team::new();
     for sandbox in [&team.alice, &team.bob] {

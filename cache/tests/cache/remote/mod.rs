@@ -1,5 +1,6 @@
 //! Remotes: what travels, what is believed, and what is left when a server or a connection fails.
 
+mod conditional;
 mod server;
 
 use std::collections::BTreeSet;
