@@ -70,7 +70,7 @@ fn told(sandbox: &Sandbox, arguments: &[&str]) -> String {
     let text = text.replace(&sandbox.path("").display().to_string(), "…/");
     let text = text.replace(concat!("restage ", env!("CARGO_PKG_VERSION")), "restage <version>");
     let hidden = |word: &str| {
-        let bare = word.trim_matches(['(', ')', ',', '`']);
+        let bare = word.trim_matches(['(', ')', ',', ';', '`']);
         let kind = if bare.len() == 12 && bare.chars().all(|c| c.is_ascii_hexdigit()) {
             "<digest>"
         } else if bare.ends_with('Z') && bare.contains('T') {
