@@ -158,7 +158,7 @@ fn what_is_damaged_here_is_fetched_and_not_computed() {
     }
     let told = team.alice.run(&["run", "w.yaml"]);
     assert!(told.out().contains("nothing had to run"), "{}", told.all());
-    assert_eq!(team.alice.text("w.yaml", "second"), "oneone");
+    assert_eq!(team.alice.text("w.yaml", "second"), "one+one");
     let quarantine = files(&team.alice.path("store/v1/quarantine"));
     assert!(!quarantine.is_empty(), "what was damaged is kept to be looked at");
 }

@@ -14,7 +14,7 @@ use crate::common::{files, key, publish, record};
 const SERVE: &str = "
 import sys
 from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address='127.0.0.1', port=0)
+server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
 server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
@@ -28,7 +28,7 @@ struct Moto {
 impl Moto {
     /// `None`, said aloud, where it is not installed.
     fn start() -> Option<Moto> {
-        let python = std::env::var("RESTAGE_PYTHON").unwrap_or_else(|_| "python3".into());
+        let python = std::env::var("RESTAGE_MOTO_PYTHON").unwrap_or_else(|_| "python3".into());
         let child = Command::new(&python)
             .args(["-c", SERVE])
             .stdin(Stdio::piped())
