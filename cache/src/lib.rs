@@ -27,6 +27,9 @@
 //! leaves only `staging`, and the next [`Store::open`] needs no repair. Nobody takes a lock; two who publish or record the
 //! same thing are both right. The reasons are in the crate's README.
 //!
+//! **Others**: [`Remote`] with [`Store::push`] and [`Store::pull`]; [`Store::export`] and [`Store::import`] for one file.
+//! [`Store::claim`] says who computes what.
+//!
 //! **Upkeep**: [`Store::plan_gc`] and [`Store::run_gc`] with [`Store::pin`], [`Store::verify`], [`Store::usage`], [`doctor`]. They
 //! give data; who prints it decides how.
 
