@@ -20,11 +20,9 @@ const NAMES: [(&str, &str); 8] = [
 ];
 
 fn header() -> String {
-    let top = format!(
-        "/* The C ABI between a restage plugin and the host that loads it: `src/abi.rs` of the crate `restage-stage`, from\n   \
-         which this file is generated and which says who owns what, what may grow and which thread calls.\n\n   \
-         A plugin is a shared library that exports `restage_plugin_entry_v1`; `tests/c/plugin.c` is one. */"
-    );
+    let top = "/* The C ABI between a restage plugin and the host that loads it: `src/abi.rs` of the crate `restage-stage`, from\n   \
+               which this file is generated and which says who owns what, what may grow and which thread calls.\n\n   \
+               A plugin is a shared library that exports `restage_plugin_entry_v1`; `tests/c/plugin.c` is one. */";
     let magic = format!(
         "/* First word of every RestagePlugin. */\n#define RESTAGE_MAGIC UINT64_C(0x{:016x})",
         abi::MAGIC
@@ -33,7 +31,7 @@ fn header() -> String {
         language: Language::C,
         cpp_compat: true,
         style: Style::Both,
-        header: Some(top),
+        header: Some(top.into()),
         include_guard: Some("RESTAGE_STAGE_H".into()),
         after_includes: Some(magic),
         trailer: Some("/* The one symbol that a plugin exports. */\nconst RestagePlugin *restage_plugin_entry_v1(void);".into()),
