@@ -91,7 +91,7 @@ pub use doctor::{Examples, Finding, doctor};
 pub use error::{Error, Fault, Refusal, Result};
 pub use gc::{Amount, GcOptions, GcPlan, KeptBy, Removal};
 pub use pin::Pin;
-pub use remote::{Progress, Pulled, Pushed, Remote};
+pub use remote::{Progress, Remote, Transfer};
 pub use repair::Repair;
 pub use store::{Staging, Store};
 pub use sweep::{GcReport, Refused};

@@ -23,14 +23,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 
 use object_store::{ObjectStore, path::Path};
+use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::digest::{ActionKey, Digest};
 use crate::error::{Error, Fault, Result};
 use crate::layout::{Layout, MANIFEST, RECORD, SEEN};
-
-pub use pull::Pulled;
-pub use push::Pushed;
 
 /// How many objects travel at once.
 const AT_ONCE: usize = 16;
@@ -50,6 +48,25 @@ pub struct Remote {
     damaged: Mutex<BTreeSet<Path>>,
     /// Taken only by `drop`.
     runtime: Option<Runtime>,
+}
+
+/// What a push or a pull did: from here to there, or from there to here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Transfer {
+    /// Records that the receiver has now, and had not.
+    pub records: u64,
+    /// Artifacts that it has now, and had not.
+    pub artifacts: u64,
+    /// Files that travelled.
+    pub files: u64,
+    /// Bytes that travelled.
+    pub bytes: u64,
+    /// Artifacts that the receiver had already.
+    pub present: u64,
+    /// Actions for which it has another result: that one stays, the sender's is kept beside it.
+    pub different: BTreeSet<ActionKey>,
+    /// Actions and artifacts that the sender does not have, or not whole.
+    pub missing: Vec<Digest>,
 }
 
 /// Told of progress: bytes done, and bytes in all as far as is known. By any thread.

@@ -5,32 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{AT_ONCE, Progress, Remote};
+use super::{AT_ONCE, Progress, Remote, Transfer};
 use crate::action::{self, Lookup, Record, Recorded};
 use crate::assemble::Assembly;
 use crate::digest::{ActionKey, Digest};
 use crate::error::Result;
 use crate::manifest::Manifest;
 use crate::store::{Store, check_format};
-
-/// What a pull did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Pulled {
-    /// Records that this store has now, and had not.
-    pub records: u64,
-    /// Artifacts that it has now, and had not.
-    pub artifacts: u64,
-    /// Files that travelled.
-    pub files: u64,
-    /// Bytes that travelled.
-    pub bytes: u64,
-    /// Artifacts that it had already.
-    pub present: u64,
-    /// Actions for which it has another result: that one stays, the remote's is kept beside it.
-    pub different: BTreeSet<ActionKey>,
-    /// Actions and artifacts that the remote does not have.
-    pub missing: Vec<Digest>,
-}
 
 impl Remote {
     /// The records that the remote has of these actions, whether or not their artifacts are here.
@@ -98,8 +79,8 @@ impl Store {
         actions: &BTreeSet<ActionKey>,
         artifacts: &BTreeSet<Digest>,
         progress: Progress<'_>,
-    ) -> Result<Pulled> {
-        let mut pulled = Pulled::default();
+    ) -> Result<Transfer> {
+        let mut pulled = Transfer::default();
         let mut wanted = artifacts.clone();
         let mut unknown = BTreeSet::new();
         for key in actions {
@@ -131,7 +112,7 @@ impl Store {
         &self,
         remote: &Remote,
         wanted: &BTreeSet<Digest>,
-        pulled: &mut Pulled,
+        pulled: &mut Transfer,
         progress: Progress<'_>,
     ) -> Result<()> {
         let mut lacking = Vec::new();

@@ -6,32 +6,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{AT_ONCE, Progress, Remote};
+use super::{AT_ONCE, Progress, Remote, Transfer};
 use crate::action;
 use crate::digest::{ActionKey, Digest};
 use crate::error::{Error, Result};
 use crate::layout::{MANIFEST, TREE};
 use crate::manifest::Manifest;
 use crate::store::Store;
-
-/// What a push did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Pushed {
-    /// Records that the remote has now, and had not.
-    pub records: u64,
-    /// Artifacts that it has now, and had not.
-    pub artifacts: u64,
-    /// Files that travelled.
-    pub files: u64,
-    /// Bytes that travelled.
-    pub bytes: u64,
-    /// Artifacts that it had already.
-    pub present: u64,
-    /// Actions for which it has another result: that one stays, ours is kept beside it.
-    pub different: BTreeSet<ActionKey>,
-    /// Actions and artifacts that are not in this store, or not whole: not pushed.
-    pub missing: Vec<Digest>,
-}
 
 /// An artifact that the remote lacks.
 struct Cargo {
@@ -51,11 +32,11 @@ impl Store {
         actions: &BTreeSet<ActionKey>,
         artifacts: &BTreeSet<Digest>,
         progress: Progress<'_>,
-    ) -> Result<Pushed> {
+    ) -> Result<Transfer> {
         if remote.read_only {
             return Err(Error::ReadOnlyRemote(remote.url().to_owned()));
         }
-        let mut pushed = Pushed::default();
+        let mut pushed = Transfer::default();
         let mut records = Vec::new();
         let mut wanted = artifacts.clone();
         for key in actions {
@@ -139,7 +120,7 @@ impl Remote {
         Ok(found.into_iter().flatten().collect())
     }
 
-    async fn send_files(&self, cargo: &[Cargo], pushed: &mut Pushed, progress: Progress<'_>) -> Result<()> {
+    async fn send_files(&self, cargo: &[Cargo], pushed: &mut Transfer, progress: Progress<'_>) -> Result<()> {
         let mut files: BTreeMap<Digest, (u64, PathBuf)> = BTreeMap::new();
         for artifact in cargo {
             for entry in artifact.manifest.entries() {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use hyper::Method;
 use restage_cache::{
-    ActionKey, Digest, Error, Lookup, MissReason, Pulled, Pushed, Remote, Result, Store, tree_digest,
+    ActionKey, Digest, Error, Lookup, MissReason, Remote, Result, Store, Transfer, tree_digest,
 };
 use server::{Fault, Server};
 use tempfile::TempDir;
@@ -40,11 +40,11 @@ fn compute(store: &Store, name: &str, content: &Files) -> Digest {
     digest
 }
 
-fn push(store: &Store, remote: &Remote, names: &[&str]) -> Result<Pushed> {
+fn push(store: &Store, remote: &Remote, names: &[&str]) -> Result<Transfer> {
     store.push(remote, &keys(names), &BTreeSet::new(), &|_, _| {})
 }
 
-fn pull(store: &Store, remote: &Remote, names: &[&str]) -> Result<Pulled> {
+fn pull(store: &Store, remote: &Remote, names: &[&str]) -> Result<Transfer> {
     store.pull(remote, &keys(names), &BTreeSet::new(), &|_, _| {})
 }
 
@@ -91,8 +91,8 @@ fn what_one_has_computed_another_gets() {
 
         // Only what is missing travels, both ways.
         let again = push(&alice, &remote, &["a"]).unwrap();
-        assert_eq!(again, Pushed { present: 1, ..Pushed::default() });
-        assert_eq!(pull(&bob, &remote, &["a"]).unwrap(), Pulled { present: 1, ..Pulled::default() });
+        assert_eq!(again, Transfer { present: 1, ..Transfer::default() });
+        assert_eq!(pull(&bob, &remote, &["a"]).unwrap(), Transfer { present: 1, ..Transfer::default() });
         let next: Files = contents().into_iter().chain([("c/2/0".to_owned(), b"third".to_vec())]).collect();
         compute(&alice, "b", &next);
         let pushed = push(&alice, &remote, &["b"]).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
-use restage_cache::{ActionKey, Pulled};
+use restage_cache::{ActionKey, Transfer};
 
 use super::{Wrong, many, push::tell_different, remote, travelled, verify::bar};
 use crate::{
@@ -73,8 +73,8 @@ async fn keys(workflow: &std::path::Path, cache: &Cache) -> Result<BTreeSet<(Act
     Ok(planned.plan.graph.node_weights().filter_map(key).collect())
 }
 
-fn tell(pulled: &Pulled, url: &str) {
-    let Pulled { records, artifacts, files, bytes, present, different, missing } = pulled;
+fn tell(pulled: &Transfer, url: &str) {
+    let Transfer { records, artifacts, files, bytes, present, different, missing } = pulled;
     if *artifacts == 0 && *records == 0 {
         say!("nothing to take from {url}");
     } else {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
-use restage_cache::Pushed;
+use restage_cache::Transfer;
 
 use super::{Chosen, chosen, many, remote, travelled, verify::bar};
 use crate::{
@@ -48,8 +48,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(pushed: &Pushed, url: &str) {
-    let Pushed { records, artifacts, files, bytes, present, different, missing } = pushed;
+fn tell(pushed: &Transfer, url: &str) {
+    let Transfer { records, artifacts, files, bytes, present, different, missing } = pushed;
     if *artifacts == 0 && *records == 0 && missing.is_empty() {
         say!("{url} has it all: {}", many(*present, "artifact"));
     } else {
