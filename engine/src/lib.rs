@@ -4,6 +4,7 @@ mod cache;
 pub mod cli;
 mod executor;
 mod fuzz;
+mod machine;
 mod plan;
 mod plugin;
 mod report;

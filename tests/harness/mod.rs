@@ -149,6 +149,20 @@ impl Sandbox {
         child
     }
 
+    /// Bytes in all files below a folder.
+    pub(crate) fn size(&self, folder: &str) -> u64 {
+        fn of(path: &Path) -> u64 {
+            let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+            let size = |entry: std::fs::DirEntry| match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => of(&entry.path()),
+                Ok(metadata) => metadata.len(),
+                Err(_) => 0,
+            };
+            entries.map(size).sum()
+        }
+        of(&self.path(folder))
+    }
+
     /// Files with a name below the store's scratch folder.
     pub(crate) fn scratch_has(&self, name: &str) -> bool {
         fn find(folder: &Path, name: &str) -> bool {
@@ -202,6 +216,19 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     let path = format!("/proc/{pid}/task/{pid}/children");
     let list = std::fs::read_to_string(path).unwrap_or_default();
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// The same, whichever of its threads started them.
+pub(crate) fn children_of_all(pid: u32) -> Vec<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+    };
+    threads
+        .flat_map(|thread| {
+            of(thread).split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// Hosts among the children of the engine: not the cargo that it may have started first.

@@ -12,6 +12,7 @@ mod check;
 mod diff;
 mod fmt;
 mod graph;
+mod limits;
 mod plan;
 mod plugin;
 mod progress;

@@ -6,8 +6,11 @@ use indexmap::IndexMap;
 use petgraph::graph::NodeIndex;
 use serde_json::json;
 
-use super::{Failure, Planned, Target, planned, print_json};
-use crate::plan::{Decision, Instance, Plan, Reason};
+use super::{Failure, Planned, Target, limits::check_gpus, planned, print_json};
+use crate::{
+    machine::Machine,
+    plan::{Decision, Instance, Plan, Reason},
+};
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  restage plan workflows/quickstart.yaml --set regions.c=0.5\n  \
@@ -22,6 +25,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Planned { plan, .. } = planned(&arguments.target).await?;
+    check_gpus(&plan, &Machine::here())?;
     if arguments.target.json {
         print_json(&to_json(&plan));
     } else if arguments.all {

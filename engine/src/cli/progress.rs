@@ -95,12 +95,13 @@ impl Progress {
                 let since = super::shown_time(*since);
                 self.line(&format!("  wait {}: {holder} computes it since {since}", self.name(*action)));
             }
-            Event::Retrying { action, message, left } => {
+            Event::Retrying { action, message, left, memory } => {
                 self.end(*action);
-                self.line(&format!(
-                    " again {}: {message} ({left} more if this fails too)",
-                    self.name(*action)
-                ));
+                let next = match memory {
+                    Some(memory) => format!("now with {}", bytesize::ByteSize::b(*memory)),
+                    None => format!("{left} more if this fails too"),
+                };
+                self.line(&format!(" again {}: {message} ({next})", self.name(*action)));
             }
             Event::Skipped { action, because } => {
                 self.line(&format!("  skip {}: it reads {}", self.name(*action), self.name(*because)));

@@ -3,12 +3,19 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+};
 
-use super::{Failure, Planned, Target, planned_with, print_json, progress::Progress};
+use super::{
+    Failure, Planned, Target,
+    limits::{Limits, check_gpus},
+    planned_with, print_json,
+    progress::Progress,
+};
 use crate::{
     cache::Cache,
-    executor::{Executor, Local},
     plan::Plan,
     report::Table,
     run::{self, End, Summary, event::Event, journal::Journal},
@@ -21,9 +28,8 @@ use crate::{
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) target: Target,
-    /// How many threads all running stages may use together; by default all cores
-    #[arg(long, value_name = "N")]
-    cpus: Option<std::num::NonZeroUsize>,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -59,17 +65,17 @@ struct Ended {
 
 async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure> {
     let Planned { workflow, cache, mut plan } = planned_with(&arguments.target, cache).await?;
-    let available = || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    let cpus = arguments.cpus.map_or_else(available, std::num::NonZeroUsize::get);
+    let machine = arguments.limits.machine();
+    check_gpus(&plan, &machine)?;
     let started = run::started(&workflow, &plan);
     let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
     let reader = read(receiver, journal, Progress::new(&plan), &started);
-    let executor = Executor::Local(Local::new(cache.store.clone()));
+    let executor = arguments.limits.executor(&cache.store);
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
     let (summary, recorded) =
-        tokio::join!(run::run(&mut plan, &cache, executor, cpus, sender, cancel), reader);
+        tokio::join!(run::run(&mut plan, &cache, executor, machine, sender, cancel), reader);
     interrupts.abort();
     recorded?;
     Ok(Ended { plan, summary: summary? })
@@ -90,15 +96,28 @@ async fn read(
     Ok(())
 }
 
-/// Ctrl-C once: stages are asked to stop, and what is done is kept. Twice: now; the hosts die with the engine.
+/// Ctrl-C once, or what Slurm and a closed terminal send: stages are asked to stop, and what is done is kept. Twice: now;
+/// the hosts die with the engine.
 async fn interrupt(cancel: watch::Sender<bool>) {
-    if tokio::signal::ctrl_c().await.is_ok() {
-        eprintln!("stopping: running stages may write their checkpoints; press Ctrl-C again to stop at once");
-        let _ = cancel.send(true);
-    }
-    if tokio::signal::ctrl_c().await.is_ok() {
-        std::process::exit(130);
-    }
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let Ok([mut interrupts, mut terminations, mut hangups]) = listen(kinds) else { return };
+    let mut once = async || {
+        tokio::select! {
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {}
+            _ = hangups.recv() => {}
+        }
+    };
+    once().await;
+    eprintln!("stopping: running stages may write their checkpoints; press Ctrl-C again to stop at once");
+    let _ = cancel.send(true);
+    once().await;
+    std::process::exit(130);
+}
+
+fn listen(kinds: [SignalKind; 3]) -> std::io::Result<[Signal; 3]> {
+    let [first, second, third] = kinds;
+    Ok([signal(first)?, signal(second)?, signal(third)?])
 }
 
 fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {

@@ -96,9 +96,21 @@ fn explain(plan: &Plan, node: NodeIndex, store: &Store) -> String {
         let text = |name: &str| last.get(name).and_then(serde_json::Value::as_str).unwrap_or("?").to_owned();
         let seconds = last.get("milliseconds").and_then(serde_json::Value::as_f64).unwrap_or(0.0) / 1000.0;
         lines.push(format!("  made by {} on {} in {seconds:.1} s", text("user"), text("host")));
+        lines.push(format!("  on {}; sandbox {}", device(&last), text("sandbox")));
     }
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What a result was computed with, in words.
+fn device(provenance: &serde_json::Value) -> String {
+    let gpus = provenance.get("device").and_then(|device| device.as_array()).into_iter().flatten();
+    let names: Vec<&str> = gpus.filter_map(|gpu| gpu.get("name")?.as_str()).collect();
+    let threads = provenance.get("threads").and_then(serde_json::Value::as_u64).unwrap_or(1);
+    let threads = format!("{threads} thread{}", if threads == 1 { "" } else { "s" });
+    let memory = provenance.get("memory").and_then(serde_json::Value::as_u64);
+    let memory = memory.map(|bytes| format!(", {} of memory at most", bytesize::ByteSize::b(bytes)));
+    format!("{threads}{}{}", names.iter().map(|name| format!(", {name}")).collect::<String>(), memory.unwrap_or_default())
 }
 
 /// An action and what it waits for, down to the one where the change begins.

@@ -1,146 +1,184 @@
 //! Runs jobs in host processes on this machine. Hosts are kept for the next job of the same plugin.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    path::{Path, PathBuf},
+    collections::HashMap,
+    path::PathBuf,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use restage_cache::Store;
+use restage_cache::{Staging, Store};
 use restage_stage::task::{Event, Task};
 use tokio::sync::{mpsc, watch};
 
-use super::{Computed, ExecuteError, Job, Outputs};
-use crate::plugin::{Failure, Host};
+use super::{Circumstances, Computed, ExecuteError, Job, Share, memory};
+use crate::{
+    machine::Gpu,
+    plugin::{Access, Failure, Host, Sandbox},
+};
 
 /// How long a stage may take to stop when asked, e.g. to write a checkpoint.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a host may take to end by itself after that, before it is killed.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
+/// A host that holds more than this part of what the next stage may take is not used for it.
+const MOST_LEFT: u64 = 4;
 
 /// The local executor.
 pub(crate) struct Local {
     store: Store,
-    idle: Mutex<HashMap<PathBuf, Vec<Host>>>,
+    grace: Duration,
+    idle: Mutex<HashMap<Kind, Vec<Host>>>,
+}
+
+/// Hosts that can stand for each other: of one library, and of the GPUs that they see.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Kind {
+    library: PathBuf,
+    gpus: Vec<String>,
 }
 
 impl Local {
-    pub(crate) fn new(store: Store) -> Self {
-        Self { store, idle: Mutex::default() }
+    /// Stages that are asked to stop have `grace` for it.
+    pub(crate) fn new(store: Store, grace: Duration) -> Self {
+        Self { store, grace, idle: Mutex::default() }
     }
 
-    /// Runs a job to its end and publishes what it wrote. Once `cancel` holds true the stage is asked to stop.
-    pub(crate) async fn execute(
-        &self,
-        job: Job,
-        events: &mpsc::Sender<Event>,
-        cancel: watch::Receiver<bool>,
-    ) -> Result<Outputs, ExecuteError> {
-        check_gpus(&job)?;
-        let (key, scratch) = (job.key, self.store.scratch(&job.key)?);
-        let computed = self.compute(job, scratch, events, cancel).await?;
-        let outputs = publish(self.store.clone(), computed).await?;
-        self.store.discard_scratch(&key)?;
-        Ok(outputs)
-    }
-
-    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing.
+    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing. Once `cancel` holds true the stage is
+    /// asked to stop.
     pub(crate) async fn compute(
         &self,
-        job: Job,
+        job: &Job,
+        share: &Share,
         scratch: PathBuf,
         events: &mpsc::Sender<Event>,
         cancel: watch::Receiver<bool>,
     ) -> Result<Computed, ExecuteError> {
-        check_gpus(&job)?;
+        let gpus = &job.step.execution.gpus;
+        if gpus.required.is_some() && share.gpus.len() < gpus.count {
+            return Err(ExecuteError::NoGpu { wanted: gpus.count, had: share.gpus.len() });
+        }
         let staging = self.store.staging()?;
-        let folders: BTreeMap<String, PathBuf> = job
-            .step
-            .outputs
-            .iter()
-            .map(|(port, _)| (port.to_string(), staging.path().join(&**port)))
-            .collect();
-        let task = Task {
-            stage: job.step.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
-            params: (*job.step.params).clone(),
-            inputs: job.inputs,
-            outputs: folders.clone(),
-            seed: job.seed,
-            threads: job.threads,
-            scratch,
+        let task = task(job, share, scratch, &staging);
+        let access = access(job, &task, &staging);
+        let folders = task.outputs.clone();
+        let kind = Kind { library: job.step.code.library.clone(), gpus: names(&share.gpus) };
+        let mut host = self.host(&kind, share).await?;
+        let mut most = None;
+        let supervised = Supervised {
+            cancel,
+            grace: self.grace,
+            timeout: job.step.execution.timeout,
+            memory: share.memory,
         };
-        let library = &job.step.code.library;
-        let mut host = self.host(library).await?;
-        let result = supervise(&mut host, task, events, cancel, job.step.execution.timeout).await;
-        if result.as_ref().map_or_else(Failure::host_survives, |()| true) {
-            self.keep(library.clone(), host);
+        let result = supervised.run(&mut host, task, access, events, &mut most).await;
+        if result.as_ref().map_or_else(Failure::host_survives, |_| true) {
+            self.keep(kind, host);
         }
-        result?;
-        match folders.iter().find(|(_, folder)| !folder.exists()) {
-            Some((port, _)) => Err(ExecuteError::NoOutput { port: port.clone() }),
-            None => Ok(Computed { _staging: staging, folders }),
+        let sandbox = result?;
+        if let Some((port, _)) = folders.iter().find(|(_, folder)| !folder.exists()) {
+            return Err(ExecuteError::NoOutput { port: port.clone() });
         }
+        let how = Circumstances { threads: share.threads, gpus: share.gpus.clone(), sandbox, memory: most };
+        Ok(Computed { _staging: staging, folders, how })
     }
 
-    async fn host(&self, library: &Path) -> Result<Host, ExecuteError> {
+    async fn host(&self, kind: &Kind, share: &Share) -> Result<Host, ExecuteError> {
         let idle =
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(library).and_then(Vec::pop);
-        match idle {
-            Some(host) => Ok(host),
-            None => Ok(Host::start(library).await?.0),
+            || self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(kind).and_then(Vec::pop);
+        while let Some(host) = idle() {
+            // What an earlier stage left in it would count as the next one's.
+            if host.pid().is_some_and(|pid| memory::taken(pid) <= share.memory / MOST_LEFT) {
+                return Ok(host);
+            }
         }
+        Ok(Host::start(&kind.library, &kind.gpus).await?.0)
     }
 
-    fn keep(&self, library: PathBuf, host: Host) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(library).or_default().push(host);
+    fn keep(&self, kind: Kind, host: Host) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).entry(kind).or_default().push(host);
     }
 }
 
-async fn supervise(
-    host: &mut Host,
-    task: Task,
-    events: &mpsc::Sender<Event>,
-    mut cancel: watch::Receiver<bool>,
+fn names(gpus: &[Gpu]) -> Vec<String> {
+    gpus.iter().map(|gpu| gpu.uuid.clone()).collect()
+}
+
+fn task(job: &Job, share: &Share, scratch: PathBuf, staging: &Staging) -> Task {
+    let output = |port: &str| (port.to_owned(), staging.path().join(port));
+    Task {
+        stage: job.step.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
+        params: (*job.step.params).clone(),
+        inputs: job.inputs.clone(),
+        outputs: job.step.outputs.iter().map(|(port, _)| output(port)).collect(),
+        seed: job.seed,
+        threads: share.threads,
+        gpus: share.gpus.len(),
+        scratch,
+    }
+}
+
+fn access(job: &Job, task: &Task, staging: &Staging) -> Access {
+    let inputs = task.inputs.values().flatten().cloned();
+    let files = job.step.files.iter().map(|(path, _)| path.clone());
+    Access {
+        read: inputs.chain(files).collect(),
+        tools: Vec::new(),
+        write: vec![staging.path().to_owned(), task.scratch.clone()],
+    }
+}
+
+/// What a running stage is held to.
+struct Supervised {
+    cancel: watch::Receiver<bool>,
+    grace: Duration,
     timeout: Option<Duration>,
-) -> Result<(), Failure> {
-    let late = async {
-        match timeout {
-            Some(timeout) => tokio::time::sleep(timeout).await,
-            None => std::future::pending().await,
+    memory: u64,
+}
+
+impl Supervised {
+    /// Runs a task to its end, or to that which is put to it. A host that does not stop is killed when it is dropped.
+    async fn run(
+        mut self,
+        host: &mut Host,
+        task: Task,
+        access: Access,
+        events: &mpsc::Sender<Event>,
+        most: &mut Option<u64>,
+    ) -> Result<Sandbox, Failure> {
+        let late = async {
+            match self.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let pid = host.pid();
+        let too_much = async {
+            match pid {
+                Some(pid) => memory::exceeded(pid, self.memory, most).await,
+                None => std::future::pending().await,
+            }
+        };
+        let why = tokio::select! {
+            result = host.run(task, access, events) => return result,
+            // It cannot be asked: until it hears, the machine may have no memory left.
+            taken = too_much => return Err(Failure::OutOfMemory { taken, limit: self.memory }),
+            _ = self.cancel.wait_for(|cancelled| *cancelled) => Failure::Cancelled,
+            () = late => Failure::TimedOut { after: self.timeout.unwrap_or_default() },
+        };
+        host.cancel().await?;
+        match tokio::time::timeout(self.grace, host.finish()).await {
+            // It got done after all.
+            Ok(Ok(sandbox)) => Ok(sandbox),
+            Ok(Err(Failure::Cancelled)) => Err(why),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => {
+                host.terminate();
+                let _ = tokio::time::timeout(LAST_GRACE, host.finish()).await;
+                Err(why)
+            }
         }
-    };
-    let why = tokio::select! {
-        result = host.run(task, events) => return result,
-        _ = cancel.wait_for(|cancelled| *cancelled) => Failure::Cancelled,
-        () = late => Failure::TimedOut { after: timeout.unwrap_or_default() },
-    };
-    host.cancel().await?;
-    // A host that does not stop in time is killed when it is dropped.
-    match tokio::time::timeout(GRACE, host.finish()).await {
-        // It got done after all.
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(Failure::Cancelled)) | Err(_) => Err(why),
-        Ok(Err(failure)) => Err(failure),
     }
-}
-
-/// GPUs of this machine, by their device files.
-fn gpus_seen() -> usize {
-    (0..64).filter(|index| Path::new(&format!("/dev/nvidia{index}")).exists()).count()
-}
-
-fn check_gpus(job: &Job) -> Result<(), ExecuteError> {
-    let gpus = job.step.execution.gpus;
-    if gpus.required && gpus.count > gpus_seen() {
-        return Err(ExecuteError::NoGpu { wanted: gpus.count, seen: gpus_seen() });
-    }
-    Ok(())
-}
-
-/// Hashing and linking are work for other threads than the scheduler's.
-async fn publish(store: Store, computed: Computed) -> Result<Outputs, ExecuteError> {
-    let published = tokio::task::spawn_blocking(move || {
-        let publish = |(port, folder): (&String, &PathBuf)| Ok((port.clone(), store.publish(folder)?.digest));
-        computed.folders.iter().map(publish).collect()
-    });
-    published.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
 }

@@ -1,19 +1,21 @@
 //! Where an action runs. `local`: in a host process on this machine.
 
 mod local;
+mod memory;
 #[cfg(test)]
 pub(crate) mod model;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-pub(crate) use local::Local;
-use restage_cache::{ActionKey, Digest, Staging};
+pub(crate) use local::{GRACE, Local};
+use restage_cache::{ActionKey, Digest, Staging, Store};
 use restage_stage::task::Event;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
+    machine::Gpu,
     plan::Step,
-    plugin::{Failure, StartError},
+    plugin::{Failure, Sandbox, StartError},
 };
 
 /// Where actions run.
@@ -26,34 +28,32 @@ pub(crate) enum Executor {
 }
 
 impl Executor {
-    /// Runs a job to its end and publishes what it wrote. Once `cancel` holds true the stage is asked to stop.
-    pub(crate) async fn execute(
-        &self,
-        job: Job,
-        events: &mpsc::Sender<Event>,
-        cancel: watch::Receiver<bool>,
-    ) -> Result<Outputs, ExecuteError> {
-        match self {
-            Self::Local(local) => local.execute(job, events, cancel).await,
-            #[cfg(test)]
-            Self::Model(model) => model.execute(&job),
-        }
-    }
-
-    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing.
+    /// Runs a job to its end with checkpoints in `scratch`, and publishes nothing. Once `cancel` holds true the stage is
+    /// asked to stop.
     pub(crate) async fn compute(
         &self,
-        job: Job,
+        job: &Job,
+        share: &Share,
         scratch: PathBuf,
         events: &mpsc::Sender<Event>,
         cancel: watch::Receiver<bool>,
     ) -> Result<Computed, ExecuteError> {
         match self {
-            Self::Local(local) => local.compute(job, scratch, events, cancel).await,
+            Self::Local(local) => local.compute(job, share, scratch, events, cancel).await,
             #[cfg(test)]
-            Self::Model(model) => Ok(model.compute(&job)),
+            Self::Model(model) => Ok(model.compute(job)),
         }
     }
+}
+
+/// What a job may use of the machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    pub(crate) threads: usize,
+    /// Bytes of main memory.
+    pub(crate) memory: u64,
+    /// GPUs; nobody else's, or shared with those that said how much of their memory they take.
+    pub(crate) gpus: Vec<Gpu>,
 }
 
 /// What a job wrote, in a staging that goes when this is dropped.
@@ -61,6 +61,32 @@ pub(crate) struct Computed {
     _staging: Staging,
     /// Per output port its folder.
     pub(crate) folders: BTreeMap<String, PathBuf>,
+    /// How it ran.
+    pub(crate) how: Circumstances,
+}
+
+/// How a job ran: recorded, never keyed.
+#[derive(Clone, Debug)]
+pub(crate) struct Circumstances {
+    pub(crate) threads: usize,
+    pub(crate) gpus: Vec<Gpu>,
+    /// What kept the stage from touching what is not its own.
+    pub(crate) sandbox: Sandbox,
+    /// Bytes of main memory that it was seen to take at most; `None` if it was too short to look.
+    pub(crate) memory: Option<u64>,
+}
+
+impl Computed {
+    /// Hashes the outputs and links them into the store. Work for other threads than the scheduler's.
+    pub(crate) async fn publish(self, store: Store) -> Result<(Outputs, Circumstances), ExecuteError> {
+        let published = tokio::task::spawn_blocking(move || {
+            let publish =
+                |(port, folder): (&String, &PathBuf)| Ok((port.clone(), store.publish(folder)?.digest));
+            let outputs: Result<Outputs, restage_cache::Error> = self.folders.iter().map(publish).collect();
+            Ok((outputs?, self.how))
+        });
+        published.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
+    }
 }
 
 /// An action with everything that its execution needs.
@@ -70,7 +96,6 @@ pub(crate) struct Job {
     pub(crate) key: ActionKey,
     pub(crate) inputs: BTreeMap<String, Vec<PathBuf>>,
     pub(crate) seed: u64,
-    pub(crate) threads: usize,
     /// Whether it is to be computed although its result may be there.
     pub(crate) anew: bool,
 }
@@ -90,8 +115,8 @@ pub(crate) enum ExecuteError {
     InputChanged { path: PathBuf },
     #[error("its input `{port}` went from the store meanwhile; run the command again")]
     InputGone { port: String },
-    #[error("it requires {wanted} GPU(s), and restage sees {seen} here")]
-    NoGpu { wanted: usize, seen: usize },
+    #[error("it requires {wanted} GPU(s), and has {had} here")]
+    NoGpu { wanted: usize, had: usize },
     #[error("cannot publish the result: {0}")]
     Lost(String),
 }

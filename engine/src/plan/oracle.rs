@@ -23,6 +23,7 @@ use crate::{
         Executor,
         model::{Model, material, value},
     },
+    machine::Machine,
     plugin::Catalog,
     run::{self, End},
     workflow,
@@ -344,11 +345,12 @@ async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeS
     }
 
     let ran = Arc::new(Mutex::new(Vec::new()));
+    let machine = Machine { jobs: 4, cpus: 4, memory: 1 << 30, gpus: Vec::new() };
     let executor = Executor::Model(Model { store: store.clone(), ran: ran.clone() });
     let (events, mut received) = tokio::sync::mpsc::channel(64);
     let (_cancel, cancelled) = tokio::sync::watch::channel(false);
     let drain = tokio::spawn(async move { while received.recv().await.is_some() {} });
-    let summary = run::run(&mut plan, &cache, executor, 4, events, cancelled).await.unwrap();
+    let summary = run::run(&mut plan, &cache, executor, machine, events, cancelled).await.unwrap();
     drain.await.unwrap();
     assert!(summary.ends.values().all(|end| matches!(end, End::Done(_))));
 

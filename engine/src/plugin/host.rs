@@ -2,19 +2,19 @@
 
 use std::{
     io,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
 use restage_stage::{
-    abi::Status,
     catalogue::Catalogue,
     task::{Event, Task},
 };
+use rustix::process::Signal;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{
         UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
@@ -24,65 +24,20 @@ use tokio::{
 };
 
 use super::{
+    failure::{Failure, how_ended, outcome},
+    output,
     protocol::{self, Request, Response},
-    serve::kill_group,
+    sandbox::{self, Access, Sandbox},
+    serve::signal_group,
 };
+use crate::machine;
 
 /// Hidden subcommand of the binary that makes a process a host.
 pub(crate) const HOST_COMMAND: &str = "__host";
 
 /// Environment that a host inherits; nothing else reaches a plugin, so nothing else can change its results.
 const INHERITED: &[&str] =
-    &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "RUST_BACKTRACE"];
-
-/// A line of a plugin's own output longer than this is cut into pieces.
-const MAX_LINE: u64 = 8 << 10;
-
-/// How a stage did not finish, by the one to blame.
-#[derive(Clone, Debug, thiserror::Error, serde::Serialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
-pub(crate) enum Failure {
-    /// The stage said that it could not.
-    #[error("{}", messages.join(": "))]
-    Failed {
-        /// The error and its causes.
-        messages: Vec<String>,
-    },
-    /// The stage panicked: a bug in the plugin.
-    #[error("the stage panicked: {}", messages.join(": "))]
-    Panicked {
-        /// The panic's message and place.
-        messages: Vec<String>,
-    },
-    /// It stopped because it was asked to.
-    #[error("cancelled")]
-    Cancelled,
-    /// It was stopped because it took too long.
-    #[error("it took longer than its timeout of {}, and was stopped", humantime::format_duration(*after))]
-    TimedOut {
-        /// The timeout.
-        after: Duration,
-    },
-    /// The host process died under it.
-    #[error("the plugin's process {how} before the stage finished")]
-    Died {
-        /// `was killed by SIGSEGV`, `exited with status 0`.
-        how: String,
-    },
-    /// The plugin or its host broke the protocol.
-    #[error("the plugin broke its contract: {message}")]
-    Protocol {
-        /// How.
-        message: String,
-    },
-}
-
-impl Failure {
-    /// Whether the host may serve another task.
-    pub(crate) fn host_survives(&self) -> bool {
-        matches!(self, Self::Failed { .. })
-    }
-}
+    &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE", sandbox::SWITCH];
 
 /// Why a host could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -122,11 +77,11 @@ enum Incoming {
 }
 
 impl Host {
-    /// Starts a host for a library.
-    pub(crate) async fn start(library: &Path) -> Result<(Self, Catalogue), StartError> {
+    /// Starts a host for a library that sees these GPUs, named by their UUIDs, and no others.
+    pub(crate) async fn start(library: &Path, gpus: &[String]) -> Result<(Self, Catalogue), StartError> {
         let refused = |message: String| StartError::Refused { library: library.to_owned(), message };
         let mut host =
-            Self::spawn().map_err(|source| StartError::Spawn { library: library.to_owned(), source })?;
+            Self::spawn(gpus).map_err(|source| StartError::Spawn { library: library.to_owned(), source })?;
         match host.ask(&Request::Load { library: library.to_owned() }).await {
             Ok(Response::Loaded { catalogue }) => Ok((host, catalogue)),
             Ok(Response::Refused { message }) => Err(refused(message)),
@@ -135,13 +90,14 @@ impl Host {
         }
     }
 
-    fn spawn() -> io::Result<Self> {
+    fn spawn(gpus: &[String]) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg(HOST_COMMAND)
             .env_clear()
             .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .env(machine::VISIBLE, gpus.join(","))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -152,10 +108,10 @@ impl Host {
         // Bounded: a flooding plugin waits, the engine's memory does not grow.
         let (sender, incoming) = mpsc::channel(64);
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(forward_lines(stdout, "stdout", sender.clone()));
+            tokio::spawn(output::lines(stdout, "stdout", sender.clone(), Incoming::Line));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(forward_lines(stderr, "stderr", sender.clone()));
+            tokio::spawn(output::lines(stderr, "stderr", sender.clone(), Incoming::Line));
         }
         tokio::spawn(forward_responses(responses, sender));
         Ok(Self { child, requests, incoming })
@@ -190,13 +146,20 @@ impl Host {
 
     /// Runs a task; its events go to `events`. The host survives only some failures:
     /// see [`Failure::host_survives`].
-    pub(crate) async fn run(&mut self, task: Task, events: &mpsc::Sender<Event>) -> Result<(), Failure> {
-        self.send(&Request::Run { task: Box::new(task) }).await?;
+    pub(crate) async fn run(
+        &mut self,
+        task: Task,
+        access: Access,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Sandbox, Failure> {
+        self.send(&Request::Run { task: Box::new(task), access }).await?;
         loop {
             match self.receive().await? {
                 // A closed receiver means that nobody listens; the task goes on.
                 Heard::Event(event) => drop(events.send(event).await),
-                Heard::Answer(Response::Finished { status, messages }) => return outcome(status, messages),
+                Heard::Answer(Response::Finished { status, messages, sandbox }) => {
+                    return outcome(status, messages, sandbox);
+                }
                 Heard::Answer(other) => {
                     return Err(Failure::Protocol { message: format!("unexpected answer {other:?}") });
                 }
@@ -210,11 +173,23 @@ impl Host {
     }
 
     /// Waits for the end of a task that was asked to stop.
-    pub(crate) async fn finish(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn finish(&mut self) -> Result<Sandbox, Failure> {
         loop {
-            if let Heard::Answer(Response::Finished { status, messages }) = self.receive().await? {
-                return outcome(status, messages);
+            if let Heard::Answer(Response::Finished { status, messages, sandbox }) = self.receive().await? {
+                return outcome(status, messages, sandbox);
             }
+        }
+    }
+
+    /// The process, while it lives.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Tells the host, and what its plugin started, to end.
+    pub(crate) fn terminate(&self) {
+        if let Some(pid) = self.child.id() {
+            signal_group(pid, Signal::TERM);
         }
     }
 
@@ -262,7 +237,7 @@ impl Drop for Host {
     fn drop(&mut self) {
         // What the plugin started goes with it. A host that was waited for has no id any more.
         if let Some(pid) = self.child.id() {
-            kill_group(pid);
+            signal_group(pid, Signal::KILL);
         }
     }
 }
@@ -274,41 +249,6 @@ enum Heard {
 
 fn broken(error: io::Error) -> Failure {
     Failure::Protocol { message: error.to_string() }
-}
-
-fn outcome(status: u32, messages: Vec<String>) -> Result<(), Failure> {
-    match Status::from_raw(status) {
-        Some(Status::Ok) => Ok(()),
-        Some(Status::Failed) => Err(Failure::Failed { messages }),
-        Some(Status::Panicked) => Err(Failure::Panicked { messages }),
-        Some(Status::Cancelled) => Err(Failure::Cancelled),
-        Some(Status::Unsupported) | None => {
-            Err(Failure::Protocol { message: format!("status {status}: {}", messages.join(": ")) })
-        }
-    }
-}
-
-fn how_ended(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (Some(signal), _) => format!("was killed by {}", signal_name(signal)),
-        (None, Some(code)) => format!("exited with status {code}"),
-        (None, None) => "ended".to_owned(),
-    }
-}
-
-fn signal_name(signal: i32) -> String {
-    use rustix::process::Signal;
-    let known = [
-        (Signal::SEGV, "SIGSEGV (it touched memory that is not its own)"),
-        (Signal::ABORT, "SIGABRT (it aborted)"),
-        (Signal::BUS, "SIGBUS"),
-        (Signal::ILL, "SIGILL"),
-        (Signal::FPE, "SIGFPE"),
-        (Signal::KILL, "SIGKILL (by someone, or for want of memory)"),
-        (Signal::TERM, "SIGTERM"),
-    ];
-    let name = known.iter().find(|(known, _)| known.as_raw() == signal).map(|(_, name)| *name);
-    name.map_or_else(|| format!("signal {signal}"), str::to_owned)
 }
 
 async fn forward_responses(mut socket: OwnedReadHalf, sender: mpsc::Sender<Incoming>) {
@@ -342,22 +282,4 @@ async fn next_response(socket: &mut OwnedReadHalf) -> io::Result<Option<Response
         other => other?,
     };
     Ok(Some(serde_json::from_slice(&frame)?))
-}
-
-/// Passes what a plugin prints on as log lines, in pieces of bounded length.
-async fn forward_lines(stream: impl AsyncRead + Unpin, name: &'static str, sender: mpsc::Sender<Incoming>) {
-    let mut stream = BufReader::new(stream);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match (&mut stream).take(MAX_LINE).read_until(b'\n', &mut line).await {
-            Ok(1..) => {}
-            _ => return,
-        }
-        let message = String::from_utf8_lossy(&line).trim_end().to_owned();
-        let event = Event::Log { level: "INFO".into(), target: name.into(), message };
-        if sender.send(Incoming::Line(event)).await.is_err() {
-            return;
-        }
-    }
 }

@@ -36,6 +36,11 @@ pub(crate) struct Loaded {
     session: *mut c_void,
 }
 
+// SAFETY: the ABI has a plugin's functions called by any thread, one at a time; the host serves one request after the other.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
 impl Loaded {
     /// Loads a library by its absolute path.
     pub(crate) fn open(library: &Path, listener: &'static Listener) -> Result<Self, LoadError> {

@@ -2,10 +2,13 @@
 
 mod build;
 mod code;
+mod failure;
 mod host;
 mod identity;
 mod load;
+mod output;
 mod protocol;
+mod sandbox;
 mod serve;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,8 +18,9 @@ use restage_stage::catalogue::{Catalogue, StageType};
 
 pub(crate) use build::BuildError;
 pub(crate) use code::{Code, changed_sources};
-pub(crate) use host::Host;
-pub(crate) use host::{Failure, HOST_COMMAND, StartError};
+pub(crate) use failure::Failure;
+pub(crate) use host::{HOST_COMMAND, Host, StartError};
+pub(crate) use sandbox::{Access, Sandbox};
 pub(crate) use serve::serve;
 
 use crate::workflow::{Diagnostic, Diagnostics, Workflow};
@@ -114,7 +118,7 @@ impl Catalog {
         let mut problems = Diagnostics::default();
         let mut plugins = BTreeMap::new();
         for (at, code) in places.into_iter().zip(build::libraries(&paths, store, notice)?) {
-            let (host, catalogue) = Host::start(&code.library).await?;
+            let (host, catalogue) = Host::start(&code.library, &[]).await?;
             let name = catalogue.plugin.clone();
             let plugin = Plugin { code: Arc::new(code), catalogue, checker: Checker::Host(Box::new(host)) };
             if plugins.insert(name.clone(), plugin).is_some() {

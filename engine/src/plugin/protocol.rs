@@ -8,6 +8,8 @@ use restage_stage::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::sandbox::{Access, Sandbox};
+
 /// The largest frame; a length beyond it means that the stream is not ours.
 pub(crate) const MAX_FRAME: usize = 16 << 20;
 
@@ -20,7 +22,7 @@ pub(crate) enum Request {
     /// Canonicalise params: one answer for each.
     Check { stage: String, params: Vec<serde_json::Value> },
     /// Run a task.
-    Run { task: Box<Task> },
+    Run { task: Box<Task>, access: Access },
     /// Ask the running task to stop.
     Cancel,
 }
@@ -38,7 +40,7 @@ pub(crate) enum Response {
     /// Something happened in the running task.
     Event { event: Event },
     /// The task ended in one of the ways that leave the host usable.
-    Finished { status: u32, messages: Vec<String> },
+    Finished { status: u32, messages: Vec<String>, sandbox: Sandbox },
 }
 
 /// A frame's bytes.

@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 use super::{
     load::Loaded,
     protocol::{self, Request, Response},
+    sandbox::{self, Access},
 };
 
 /// Events longer than this are cut: a plugin's log line is not a way to fill the engine's memory.
@@ -59,7 +60,8 @@ pub(crate) fn serve() -> io::Result<()> {
     // A plugin's crash is reported; its core would fill a student's quota.
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     rustix::process::setrlimit(rustix::process::Resource::Core, no_core)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A stage that takes too much memory is to be the one that the kernel chooses, not the engine.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
 
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let listener: &'static Listener = Box::leak(Box::new(Listener {
@@ -67,7 +69,8 @@ pub(crate) fn serve() -> io::Result<()> {
         cancelled: AtomicBool::new(false),
     }));
 
-    // Requests are read on a thread of their own, so that `Cancel` and the engine's death are seen while a task runs.
+    // Requests are read on a thread of their own, so that `Cancel` and the engine's death are seen while a task runs. A
+    // signal at the engine's death would be quicker, and would leave alone what the plugin started.
     let (sender, requests) = mpsc::channel();
     std::thread::spawn(move || {
         loop {
@@ -114,13 +117,10 @@ fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Lis
             let check = |params: &serde_json::Value| loaded.check(&stage, params.to_string().as_bytes());
             Response::Checked { answers: params.iter().map(check).collect() }
         }
-        (Request::Run { task }, Some(loaded)) => {
+        (Request::Run { task, access }, Some(loaded)) => {
             listener.cancelled.store(false, Ordering::Relaxed);
             match serde_json::to_vec(&task) {
-                Ok(task) => {
-                    let (status, messages) = loaded.run(&task);
-                    Response::Finished { status, messages }
-                }
+                Ok(task) => run(loaded, &task, &access).unwrap_or_else(refused),
                 Err(error) => refused(error.to_string()),
             }
         }
@@ -128,10 +128,30 @@ fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Lis
     }
 }
 
-/// Kills a host and everything that it started.
-pub(crate) fn kill_group(pid: u32) {
+/// Runs a task on a thread of its own, which the sandbox confines for good.
+fn run(loaded: &Loaded, task: &[u8], access: &Access) -> Result<Response, String> {
+    /// What the main thread of a program has, so that a plugin in C may count on it.
+    const STACK: usize = 8 << 20;
+    let confined = || {
+        let sandbox =
+            sandbox::confine(access).map_err(|error| format!("cannot confine the stage: {error}"))?;
+        let (status, messages) = loaded.run(task);
+        Ok(Response::Finished { status, messages, sandbox })
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("stage".to_owned())
+            .stack_size(STACK)
+            .spawn_scoped(scope, confined);
+        let thread = thread.map_err(|error| format!("cannot start the stage's thread: {error}"))?;
+        thread.join().unwrap_or_else(|_| Err("the host has a bug: its thread panicked".to_owned()))
+    })
+}
+
+/// Sends a signal to a host and everything that it started.
+pub(super) fn signal_group(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // It may be gone already.
-        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        let _ = rustix::process::kill_process_group(pid, signal);
     }
 }

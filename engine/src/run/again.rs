@@ -10,12 +10,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{
-    attempt::{Leases, check_files},
-    elapsed, provenance,
-};
+use super::{elapsed, event::Event, lease::Leases, provenance, tries::Tries};
 use crate::{
     executor::{Computed, ExecuteError, Executor, Job},
+    machine::Machine,
     plan::{Action, Decision, Plan, Reason, input_digests},
 };
 
@@ -76,13 +74,13 @@ pub(crate) struct Again<T> {
     pub(crate) provenance: serde_json::Value,
 }
 
-/// Runs actions again, side by side, on at most `cpus` threads. `judge` sees what each wrote before it goes; `told` hears
+/// Runs actions again, side by side, on what they may use of `machine`. `judge` sees what each wrote before it goes; `told` hears
 /// how many are done.
 pub(crate) async fn run<T: Send + 'static>(
     actions: &[Arc<Cached>],
     store: &Store,
     executor: Executor,
-    cpus: usize,
+    machine: Machine,
     judge: impl Fn(&Cached, &Computed) -> T + Clone + Send + 'static,
     told: impl Fn(u64),
 ) -> BTreeMap<ActionKey, Again<T>> {
@@ -91,12 +89,12 @@ pub(crate) async fn run<T: Send + 'static>(
     let silent = tokio::spawn(async move { while receiver.recv().await.is_some() {} });
     // Nobody cancels: with the process go its hosts, and its stagings with the next one.
     let (_running_on, cancel) = watch::channel(false);
-    let machine =
-        Arc::new(Machine { store: store.clone(), executor, leases: Leases::new(cpus), sender, cancel });
+    let auditor =
+        Arc::new(Auditor { store: store.clone(), executor, leases: Leases::new(machine), sender, cancel });
     let mut running = JoinSet::new();
     for cached in actions {
-        let (machine, cached, judge) = (machine.clone(), cached.clone(), judge.clone());
-        running.spawn(async move { (cached.key, machine.again(&cached, judge).await) });
+        let (auditor, cached, judge) = (auditor.clone(), cached.clone(), judge.clone());
+        running.spawn(async move { (cached.key, auditor.again(&cached, judge).await) });
     }
     let mut ended = BTreeMap::new();
     while let Some(joined) = running.join_next().await {
@@ -108,25 +106,24 @@ pub(crate) async fn run<T: Send + 'static>(
 }
 
 /// What all that runs again shares.
-struct Machine {
+struct Auditor {
     store: Store,
     executor: Executor,
     leases: Leases,
-    sender: mpsc::Sender<restage_stage::task::Event>,
+    sender: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
 }
 
-impl Machine {
+impl Auditor {
     async fn again<T: Send + 'static>(
         &self,
         cached: &Arc<Cached>,
         judge: impl Fn(&Cached, &Computed) -> T + Send + 'static,
     ) -> Again<T> {
-        let need = self.leases.need(&cached.action.step);
-        let lease = self.leases.lease(&need).await;
         let started = Instant::now();
-        let computed = self.until_it_works(cached, need.threads).await;
-        let provenance = provenance(&cached.action, &cached.inputs, need.threads, elapsed(started));
+        let computed = self.compute(cached).await;
+        let how = computed.as_ref().ok().map(|computed| computed.how.clone());
+        let provenance = provenance(&cached.action, &cached.inputs, how.as_ref(), elapsed(started));
         let result = match computed {
             Ok(computed) => {
                 let cached = cached.clone();
@@ -135,34 +132,28 @@ impl Machine {
             }
             Err(error) => Err(error),
         };
-        drop(lease);
         Again { result, provenance }
     }
 
     /// Tried as often as in a run.
-    async fn until_it_works(&self, cached: &Cached, threads: usize) -> Result<Computed, ExecuteError> {
-        let step = &cached.action.step;
+    async fn compute(&self, cached: &Cached) -> Result<Computed, ExecuteError> {
         let job = Job {
-            step: step.clone(),
+            step: cached.action.step.clone(),
             key: cached.key,
             inputs: cached.folders.clone(),
             seed: cached.action.seed.unwrap_or(0),
-            threads,
             anew: true,
+        };
+        let tries = Tries {
+            id: 0,
+            store: &self.store,
+            executor: &self.executor,
+            leases: &self.leases,
+            events: &self.sender,
+            cancel: &self.cancel,
         };
         // A run has nothing to go on from either; its tries share what they leave.
         let scratch = self.store.staging()?;
-        let mut left = step.execution.retries;
-        loop {
-            let computed = self
-                .executor
-                .compute(job.clone(), scratch.path().to_owned(), &self.sender, self.cancel.clone())
-                .await;
-            match computed {
-                Err(error) if left > 0 && error.may_pass() => left -= 1,
-                Ok(computed) => return check_files(&self.store, step).await.map(|()| computed),
-                Err(error) => return Err(error),
-            }
-        }
+        tries.until_it_works(&job, scratch.path().to_owned()).await
     }
 }

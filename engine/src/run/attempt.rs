@@ -1,5 +1,4 @@
-//! One action on its way: waiting for whoever computes it already, for threads and memory; tried, and tried again when
-//! it fails.
+//! One action on its way: fetched, or computed here, or by someone who does so already and is waited for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,76 +7,18 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup, Store};
-use restage_stage::task;
+use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::event::Event;
+use super::{event::Event, lease::Leases, tries::Tries};
 use crate::{
     cache::Cache,
-    executor::{ExecuteError, Executor, Job, Outputs},
-    plan::Step,
+    executor::{Circumstances, ExecuteError, Executor, Job, Outputs},
     plugin::Failure,
 };
-
-/// Threads and memory that running stages hold. Memory is counted in MiB.
-pub(super) struct Leases {
-    threads: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
-    all_threads: usize,
-    all_memory: usize,
-}
-
-/// What a stage waits for before it runs.
-pub(super) struct Need {
-    pub(super) threads: usize,
-    memory: usize,
-}
-
-impl Leases {
-    pub(super) fn new(cpus: usize) -> Self {
-        let memory = usize::try_from(memory_of_this_machine() >> 20).unwrap_or(usize::MAX);
-        let all_memory = memory.min(Semaphore::MAX_PERMITS);
-        Self {
-            threads: Arc::new(Semaphore::new(cpus)),
-            memory: Arc::new(Semaphore::new(all_memory)),
-            all_threads: cpus,
-            all_memory,
-        }
-    }
-
-    /// A stage that asks for more than there is gets all there is, and runs alone.
-    pub(super) fn need(&self, step: &Step) -> Need {
-        let wanted =
-            step.execution.memory.map_or(0, |bytes| usize::try_from(bytes >> 20).unwrap_or(usize::MAX));
-        if wanted > self.all_memory {
-            tracing::warn!(
-                stage = %step.name(),
-                "asks for {wanted} MiB of memory; this machine has {} MiB", self.all_memory
-            );
-        }
-        Need { threads: step.execution.cpus.min(self.all_threads), memory: wanted.min(self.all_memory) }
-    }
-
-    /// Waits until what is needed is free. Whoever waits for threads holds memory only, and whoever runs holds both
-    /// and lets both go, so nobody waits in a circle.
-    pub(super) async fn lease(&self, need: &Need) -> [Option<OwnedSemaphorePermit>; 2] {
-        let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        // The semaphores are never closed.
-        let memory = self.memory.clone().acquire_many_owned(many(need.memory)).await.ok();
-        let threads = self.threads.clone().acquire_many_owned(many(need.threads)).await.ok();
-        [memory, threads]
-    }
-}
-
-/// Bytes of main memory.
-fn memory_of_this_machine() -> u64 {
-    let info = rustix::system::sysinfo();
-    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit.max(1)))
-}
 
 /// How often who waits for another run looks whether the result is there.
 const LOOK: Duration = Duration::from_millis(250);
@@ -85,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// What became of an action.
 pub(super) enum Became {
     /// It ran; the claim is held until its result is recorded.
-    Ran(Outputs, Held),
+    Ran(Outputs, Circumstances, Held),
     /// Another run computed it meanwhile.
     Joined(Outputs),
     /// The remote had it.
@@ -140,7 +81,6 @@ impl Attempts {
     pub(super) async fn fetch_or_run(
         self,
         mut job: Job,
-        need: Need,
         inputs: &BTreeMap<String, Vec<Digest>>,
         may_be_theirs: bool,
     ) -> Result<Became, ExecuteError> {
@@ -155,7 +95,7 @@ impl Attempts {
         }
         self.bring_inputs(&mut job.inputs, inputs).await?;
         let reads = inputs.values().flatten().copied().collect();
-        self.join_or_run(job, need, reads).await
+        self.join_or_run(job, reads).await
     }
 
     /// Brings inputs that are not here from the remote. Computing on those that are left would record a wrong result
@@ -189,12 +129,7 @@ impl Attempts {
     }
 
     /// Claims an action, which reads these artifacts, and computes it, or waits for the one who does.
-    async fn join_or_run(
-        self,
-        job: Job,
-        need: Need,
-        reads: BTreeSet<Digest>,
-    ) -> Result<Became, ExecuteError> {
+    async fn join_or_run(self, job: Job, reads: BTreeSet<Digest>) -> Result<Became, ExecuteError> {
         let mut waiting_for: Option<Holder> = None;
         let held = loop {
             if *self.cancel.borrow() {
@@ -223,71 +158,18 @@ impl Attempts {
                 }
             }
         };
-        Ok(Became::Ran(self.until_it_works(job, need).await?, held))
-    }
-
-    /// Runs a job until it works, or has failed once more often than it may be tried again.
-    async fn until_it_works(&self, job: Job, need: Need) -> Result<Outputs, ExecuteError> {
-        let lease = self.leases.lease(&need).await;
-        let mut left = job.step.execution.retries;
-        let result = loop {
-            if *self.cancel.borrow() {
-                break Err(ExecuteError::Stage(Failure::Cancelled));
-            }
-            let _ = self.events.send(Event::Running { action: self.id }).await;
-            match self.once(job.clone()).await {
-                Err(error) if left > 0 && error.may_pass() => {
-                    left -= 1;
-                    let message = crate::causes(&error).join(": ");
-                    let _ = self.events.send(Event::Retrying { action: self.id, message, left }).await;
-                }
-                result => break result,
-            }
+        let tries = Tries {
+            id: self.id,
+            store: &self.cache.store,
+            executor: &self.executor,
+            leases: &self.leases,
+            events: &self.events,
+            cancel: &self.cancel,
         };
-        drop(lease);
-        result
-    }
-
-    async fn once(&self, job: Job) -> Result<Outputs, ExecuteError> {
-        let step = job.step.clone();
-        let (sender, receiver) = mpsc::channel(64);
-        let forward = tokio::spawn(forward(self.id, receiver, self.events.clone()));
-        let result = self.executor.execute(job, &sender, self.cancel.clone()).await;
-        drop(sender);
-        let _ = forward.await;
-        let outputs = result?;
-        check_files(&self.cache.store, &step).await?;
-        Ok(outputs)
-    }
-}
-
-/// A data file that changed while the stage ran may have been read in either state: the result is of neither.
-pub(super) async fn check_files(store: &Store, step: &Arc<Step>) -> Result<(), ExecuteError> {
-    if step.files.is_empty() {
-        return Ok(());
-    }
-    let (store, step) = (store.clone(), step.clone());
-    let checked = tokio::task::spawn_blocking(move || {
-        let changed =
-            |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
-        match step.files.iter().find(|(path, digest)| !changed(path, *digest)) {
-            Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
-            None => Ok(()),
-        }
-    });
-    checked.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
-}
-
-/// Turns a stage's events into the run's.
-async fn forward(action: usize, mut stage: mpsc::Receiver<task::Event>, run: mpsc::Sender<Event>) {
-    while let Some(event) = stage.recv().await {
-        let event = match event {
-            task::Event::Log { level, target, message } => Event::Log { action, level, target, message },
-            task::Event::Progress { done, total, unit } => Event::Progress { action, done, total, unit },
-            task::Event::Metric { name, step, value } => Event::Metric { action, name, step, value },
-        };
-        if run.send(event).await.is_err() {
-            return;
-        }
+        let computed = tries.until_it_works(&job, self.cache.store.scratch(&job.key)?).await?;
+        // Others compute meanwhile: what it held of the machine is given back.
+        let (outputs, how) = computed.publish(self.cache.store.clone()).await?;
+        self.cache.store.discard_scratch(&job.key)?;
+        Ok(Became::Ran(outputs, how, held))
     }
 }

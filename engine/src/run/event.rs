@@ -53,8 +53,14 @@ pub(crate) enum Event {
         #[serde(default)]
         metrics: BTreeMap<String, f64>,
     },
-    /// The action failed, and is tried again; so many more times at most.
-    Retrying { action: ActionId, message: String, left: u32 },
+    /// The action failed, and is tried again; so many more times at most, or with so many bytes of memory.
+    Retrying {
+        action: ActionId,
+        message: String,
+        left: u32,
+        #[serde(default)]
+        memory: Option<u64>,
+    },
     /// The action failed.
     Failed { action: ActionId, message: String, milliseconds: u64 },
     /// The action could not run because one that it reads failed.

@@ -4,7 +4,7 @@
 //! it. A line that was cut by a kill is passed over when reading; everything before it stands.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fs::File,
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -65,6 +65,37 @@ pub(crate) struct Journal {
     folder: PathBuf,
     file: BufWriter<File>,
     path: PathBuf,
+    /// Of the actions that run.
+    logs: HashMap<usize, Log>,
+}
+
+/// How much of an action's log is kept: more than anybody reads, and less than fills a disk.
+const MOST_LOGGED: u64 = 16 << 20;
+
+/// The log of an action.
+struct Log {
+    file: File,
+    size: u64,
+}
+
+impl Log {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::options().create(true).append(true).open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) -> io::Result<()> {
+        if self.size >= MOST_LOGGED {
+            return Ok(());
+        }
+        let mut text = line.to_string();
+        self.size += text.len() as u64;
+        if self.size >= MOST_LOGGED {
+            text.push_str("… what came after this is not kept\n");
+        }
+        self.file.write_all(text.as_bytes())
+    }
 }
 
 impl Journal {
@@ -76,7 +107,7 @@ impl Journal {
         std::fs::create_dir_all(folder.join(LOGS)).map_err(io_error(&folder))?;
         let path = folder.join(FILE);
         let file = BufWriter::new(File::create(&path).map_err(io_error(&path))?);
-        Ok(Self { folder, file, path })
+        Ok(Self { folder, file, path, logs: HashMap::new() })
     }
 
     /// Writes an event; progress is for the moment only and not kept.
@@ -85,11 +116,16 @@ impl Journal {
             Event::Progress { .. } => Ok(()),
             Event::Log { action, level, target, message } => {
                 let path = self.log_path(*action);
-                let file = File::options().create(true).append(true).open(&path);
-                file.and_then(|mut file| writeln!(file, "{level:>5} {target}: {message}"))
-                    .map_err(io_error(&path))
+                let log = match self.logs.entry(*action) {
+                    Entry::Occupied(log) => log.into_mut(),
+                    Entry::Vacant(log) => log.insert(Log::open(&path).map_err(io_error(&path))?),
+                };
+                log.line(format_args!("{level:>5} {target}: {message}\n")).map_err(io_error(&path))
             }
             event => {
+                if let Event::Done { action, .. } | Event::Failed { action, .. } = event {
+                    self.logs.remove(action);
+                }
                 serde_json::to_writer(&mut self.file, event)
                     .map_err(|error| io_error(&self.path)(error.into()))?;
                 // Flushed line by line: what is told has happened, whatever happens next.

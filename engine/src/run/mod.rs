@@ -5,7 +5,9 @@ mod attempt;
 pub(crate) mod event;
 mod give;
 pub(crate) mod journal;
+mod lease;
 pub(crate) mod past;
+mod tries;
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +16,10 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use attempt::{Attempts, Became, Leases};
+use attempt::{Attempts, Became};
 use event::{ActionHead, Event, How, InstanceHead};
 use give::Giving;
+use lease::Leases;
 use petgraph::{Direction, graph::NodeIndex};
 use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
 use restage_stage::catalogue::PortType;
@@ -27,7 +30,8 @@ use tokio::{
 
 use crate::{
     cache::Cache,
-    executor::{ExecuteError, Executor, Job, Outputs},
+    executor::{Circumstances, ExecuteError, Executor, Job, Outputs},
+    machine::Machine,
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests, remember},
     workflow::Workflow,
 };
@@ -128,8 +132,8 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
     }
 }
 
-/// Runs a plan. Actions whose inputs are there run side by side, on at most `cpus` threads; an action that fails
-/// keeps only those from running that read it.
+/// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`; an action that
+/// fails keeps only those from running that read it.
 ///
 /// # Errors
 /// If the store cannot be used; a failing action is part of the [`Summary`].
@@ -137,7 +141,7 @@ pub(crate) async fn run(
     plan: &mut Plan,
     cache: &Cache,
     executor: Executor,
-    cpus: usize,
+    machine: Machine,
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
 ) -> Result<Summary, RunError> {
@@ -151,7 +155,7 @@ pub(crate) async fn run(
         cache: cache.clone(),
         giving: Giving::begin(cache),
         executor: Arc::new(executor),
-        leases: Arc::new(Leases::new(cpus)),
+        leases: Arc::new(Leases::new(machine)),
         events,
         cancel,
         running: JoinSet::new(),
@@ -202,7 +206,6 @@ struct Attempt {
     node: NodeIndex,
     key: ActionKey,
     inputs: BTreeMap<String, Vec<Digest>>,
-    threads: usize,
     milliseconds: u64,
     result: Result<Became, ExecuteError>,
 }
@@ -260,13 +263,11 @@ impl Run {
                 folders.extend(self.cache.store.artifact(digest)?);
             }
         }
-        let need = self.leases.need(&step);
         let job = Job {
             step,
             key,
             inputs: folders,
             seed: action.seed.unwrap_or(0),
-            threads: need.threads,
             anew: action.decision.is_forced(),
         };
         // What was found nowhere when the plan was made is not asked for again.
@@ -281,16 +282,15 @@ impl Run {
         };
         self.running.spawn(async move {
             let started = Instant::now();
-            let threads = need.threads;
-            let result = run.fetch_or_run(job, need, &inputs, may_be_theirs).await;
-            Attempt { node, key, inputs, threads, milliseconds: elapsed(started), result }
+            let result = run.fetch_or_run(job, &inputs, may_be_theirs).await;
+            Attempt { node, key, inputs, milliseconds: elapsed(started), result }
         });
         Ok(())
     }
 
     /// Records what came back; returns the actions whose inputs are there now.
     async fn conclude(&mut self, plan: &mut Plan, attempt: Attempt) -> Result<Vec<NodeIndex>, RunError> {
-        let Attempt { node, key, inputs, threads, milliseconds, result } = attempt;
+        let Attempt { node, key, inputs, milliseconds, result } = attempt;
         let followers = self.in_flight.remove(&key).unwrap_or_default();
         match result {
             Ok(Became::Fetched(outputs)) => {
@@ -310,10 +310,10 @@ impl Run {
                 }
                 Ok(ready)
             }
-            Ok(Became::Ran(outputs, held)) => {
+            Ok(Became::Ran(outputs, how, held)) => {
                 let action = &plan.graph[node];
                 let record =
-                    Record { outputs, provenance: provenance(action, &inputs, threads, milliseconds) };
+                    Record { outputs, provenance: provenance(action, &inputs, Some(&how), milliseconds) };
                 let outputs = match self.cache.store.record(&key, &record)? {
                     Recorded::First | Recorded::Same => record.outputs,
                     Recorded::Different(first) => {
@@ -405,11 +405,11 @@ pub(crate) fn metrics(action: &Action, store: &Store) -> BTreeMap<String, f64> {
     folders.filter_map(read).flatten().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-/// Who made a result, when, where and of what: told, never keyed.
+/// Who made a result, when, where and of what: told, never keyed. `how` is not there for what failed.
 fn provenance(
     action: &Action,
     inputs: &BTreeMap<String, Vec<Digest>>,
-    threads: usize,
+    how: Option<&Circumstances>,
     milliseconds: u64,
 ) -> serde_json::Value {
     let variable = |name: &str| std::env::var(name).ok();
@@ -423,9 +423,10 @@ fn provenance(
         "restage": env!("CARGO_PKG_VERSION"),
         "user": variable("USER"),
         "host": rustix::system::uname().nodename().to_string_lossy(),
-        "device": "cpu",
-        "threads": threads,
-        "sandbox": "none",
+        "device": how.map(|how| if how.gpus.is_empty() { "cpu".into() } else { serde_json::json!(how.gpus) }),
+        "threads": how.map(|how| how.threads),
+        "memory": how.and_then(|how| how.memory),
+        "sandbox": how.map(|how| how.sandbox.to_string()),
         "finished": now(),
         "milliseconds": milliseconds,
     })

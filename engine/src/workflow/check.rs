@@ -32,6 +32,13 @@ pub(super) fn check(node: &Node, shape: &Shape, what: &str, problems: &mut Diagn
         Size => {
             is(node.text().and_then(units::bytes).is_some(), "a size with its unit, e.g. `512MiB` or `4GiB`")
         }
+        Factor => {
+            is(node.text().and_then(units::factor).is_some(), "how many times as much, from `x2` to `x64`")
+        }
+        Word(words) => {
+            let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+            is(node.text().is_some_and(|text| words.contains(&text)), &quoted.join(" or "))
+        }
         Reference => is(is_reference(node), "a reference, `${params.NAME}`"),
         Output => is(
             node.text().is_some_and(OutputRef::is_one),
@@ -281,7 +288,9 @@ fn same_kind(node: &Node, shape: &Shape) -> bool {
         Record(..) | Named(_) | Paths(_) | Titled(_) => matches!(node.value, Value::Map(_)),
         Whole(_) | Exactly(_) => matches!(node.value, Value::Int(_) | Value::Float(_)),
         Flag => matches!(node.value, Value::Bool(_)),
-        Text | Time | Size | Reference | Output | Metric => matches!(node.value, Value::Text(_)),
+        Text | Time | Size | Factor | Word(_) | Reference | Output | Metric => {
+            matches!(node.value, Value::Text(_))
+        }
         Any | OneOrMore(_) | Either(..) => true,
     }
 }

@@ -26,6 +26,10 @@ pub(super) enum Shape {
     Time,
     /// A number of bytes.
     Size,
+    /// How many times as much: `x2`.
+    Factor,
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// A reference to a value that is elsewhere, `${params.x}`.
     Reference,
     /// `stage.port`, or `stage`.
@@ -122,7 +126,11 @@ pub(super) const STAGE: Shape = Record(
             RESOURCES,
             "What it needs of the machine. Changes no result, so nothing runs again for it.",
         ),
-        key("retries", Whole(0), "How often it is tried again when it fails. Default 0."),
+        key(
+            "retries",
+            Either("a whole number from 0, or `{ count, memory }`", &[Whole(0), RETRIES]),
+            "How often it is tried again when it fails. Default 0.",
+        ),
         key("timeout", Time, "How long one try may take, e.g. `30m`. Default: as long as it likes."),
     ],
 );
@@ -136,12 +144,15 @@ const RESOURCES: Shape = Record(
         key(
             "memory",
             Size,
-            "Main memory, e.g. `4GiB`: stages wait until that much is free of others' claims.",
+            "Main memory, e.g. `4GiB`: it waits until that much is free of others' claims, and is stopped if it takes more.",
         ),
         key(
             "gpus",
-            Either("a whole number from 0, or `{ count, required }`", &[Whole(0), GPUS]),
-            "GPUs, taken as available; with `required: true` it cannot do without.",
+            Either(
+                "a whole number from 0, `required`, `as available`, or `{ count, memory, required }`",
+                &[Whole(0), Word(&["required", "as available"]), GPUS],
+            ),
+            "GPUs, taken as available: with none it runs on the CPU. With `required` it cannot do without.",
         ),
     ],
 );
@@ -149,8 +160,21 @@ const RESOURCES: Shape = Record(
 const GPUS: Shape = Record(
     "`gpus`",
     &[
-        required("count", Whole(0), "How many."),
+        key("count", Whole(0), "How many. Default 1."),
+        key("memory", Size, "Memory of each, e.g. `8GiB`: others may have the rest. Default all of it."),
         key("required", Flag, "Whether it cannot do without. Default false."),
+    ],
+);
+
+const RETRIES: Shape = Record(
+    "`retries`",
+    &[
+        key("count", Whole(0), "How often it is tried again when it fails. Default 0."),
+        key(
+            "memory",
+            Factor,
+            "When it took more memory than it may, it is tried again with so much more, up to what this run may use.",
+        ),
     ],
 );
 

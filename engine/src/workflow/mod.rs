@@ -35,6 +35,7 @@ pub(crate) use schema::schema;
 pub(crate) use scope::{Resolved, Scopes};
 pub(crate) use set::argument as set_argument;
 pub(crate) use sweep::{Ablation, Axis, MetricRef, Range, Sweep};
+pub(crate) use units::bytes;
 
 /// One workflow file, with what it imports.
 #[derive(Clone, Debug)]
@@ -115,7 +116,7 @@ pub(crate) struct Input {
 
 /// How a stage is run: what it needs of the machine, and what is done when it fails. Changes no result, so it is
 /// recorded and part of no key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Execution {
     /// Threads.
     pub(crate) cpus: usize,
@@ -125,23 +126,27 @@ pub(crate) struct Execution {
     pub(crate) gpus: Gpus,
     /// How often it is tried again when it fails.
     pub(crate) retries: u32,
+    /// How much more memory it gets each time that it took more than it may; `None`: that is a failure like others.
+    pub(crate) more_memory: Option<u32>,
     /// How long one try may take.
     pub(crate) timeout: Option<Duration>,
 }
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { cpus: 1, memory: None, gpus: Gpus::default(), retries: 0, timeout: None }
+        Self { cpus: 1, memory: None, gpus: Gpus::default(), retries: 0, more_memory: None, timeout: None }
     }
 }
 
 /// GPUs that a stage asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Gpus {
     /// How many.
     pub(crate) count: usize,
-    /// Whether it cannot do without; else they are taken as available.
-    pub(crate) required: bool,
+    /// Bytes of each one's memory that it takes, so that others may have the rest; `None`: all of it.
+    pub(crate) memory: Option<u64>,
+    /// Whether it cannot do without, and where that is said; else they are taken as available.
+    pub(crate) required: Option<Place>,
 }
 
 /// Reads a workflow file and what it imports.

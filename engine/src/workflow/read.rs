@@ -252,7 +252,11 @@ fn stage(at: &Place, node: &Node, is_stage: &impl Fn(&str) -> bool, problems: &m
 /// Takes a key of a stage that says how it is run; others are left alone.
 pub(super) fn read_execution(key: &str, value: &Node, execution: &mut Execution) {
     match key {
-        "retries" => execution.retries = value.int().and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+        "retries" => {
+            let count = value.get("count").unwrap_or(value);
+            execution.retries = count.int().and_then(|count| u32::try_from(count).ok()).unwrap_or(0);
+            execution.more_memory = value.get("memory").and_then(Node::text).and_then(units::factor);
+        }
         "timeout" => execution.timeout = value.text().and_then(units::duration),
         "resources" => {
             let count = |node: &Node| node.int().and_then(|count| usize::try_from(count).ok());
@@ -263,9 +267,14 @@ pub(super) fn read_execution(key: &str, value: &Node, execution: &mut Execution)
                 execution.memory = memory.text().and_then(units::bytes);
             }
             if let Some(gpus) = value.get("gpus") {
-                let required = matches!(gpus.get("required"), Some(Node { value: Value::Bool(true), .. }));
-                let count = gpus.get("count").or(Some(gpus)).and_then(count).unwrap_or(0);
-                execution.gpus = Gpus { count, required };
+                let is_required = gpus.text() == Some("required")
+                    || matches!(gpus.get("required"), Some(Node { value: Value::Bool(true), .. }));
+                execution.gpus = Gpus {
+                    // One, where it is only said how.
+                    count: gpus.get("count").or(Some(gpus)).and_then(count).unwrap_or(1),
+                    memory: gpus.get("memory").and_then(Node::text).and_then(units::bytes),
+                    required: is_required.then(|| gpus.at.clone()),
+                };
             }
         }
         _ => {}

@@ -1,4 +1,4 @@
-//! Amounts with units as people write them: `30m`, `1h 30m`, `4GiB`.
+//! Amounts with units as people write them: `30m`, `1h 30m`, `4GiB`, `x2`.
 
 use std::time::Duration;
 
@@ -8,11 +8,16 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// A number of bytes above zero: `512MiB`, `4GiB`, `2GB`.
-pub(super) fn bytes(text: &str) -> Option<u64> {
+pub(crate) fn bytes(text: &str) -> Option<u64> {
     // A number without its unit could be anything.
     let has_unit = text.trim_end().ends_with(|c: char| c.is_alphabetic());
     let bytes = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
     (has_unit && bytes > 0).then_some(bytes)
+}
+
+/// How many times as much, from 2 to 64: `x2`.
+pub(super) fn factor(text: &str) -> Option<u32> {
+    text.strip_prefix('x')?.parse().ok().filter(|factor| (2..=64).contains(factor))
 }
 
 #[cfg(test)]
@@ -27,6 +32,10 @@ mod tests {
         assert_eq!(bytes("2 GB"), Some(2_000_000_000));
         for wrong in ["", "10", "m", "0s", "-1s", "1 fortnight", "ten minutes"] {
             assert_eq!(duration(wrong), None, "{wrong}");
+        }
+        assert_eq!(factor("x2"), Some(2));
+        for wrong in ["", "2", "x", "x1", "x0", "x-2", "x1000", "2x"] {
+            assert_eq!(factor(wrong), None, "{wrong}");
         }
         for wrong in ["", "4", "GiB", "0B", "-1GiB", "4 potatoes"] {
             assert_eq!(bytes(wrong), None, "{wrong}");

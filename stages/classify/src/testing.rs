@@ -46,6 +46,7 @@ impl Bench {
             outputs: outputs.iter().map(|&port| (port.to_owned(), self.path(port))).collect(),
             seed: 0,
             threads: 1,
+            gpus: 0,
             scratch: self.folder.path().into(),
         };
         let params: S::Params = serde_json::from_value(params).unwrap();

@@ -6,8 +6,9 @@
 //! how much of it is there. A `major` that differs is refused; a larger `minor` only adds. The version is the
 //! ABI's own and says nothing about restage's version.
 //! **Lifetime.** A library is never unloaded: the host process ends instead.
-//! **Threads.** `describe`, `check`, `open`, `run` and `close` are called from one thread, one at a time. The
-//! callbacks of [`Host`] may be called from any thread until `run` returns.
+//! **Threads.** `describe`, `check`, `open`, `run` and `close` are called one at a time, not always by the same thread:
+//! each `run` has a thread of its own, which may touch only what its task declares. Threads that it starts inherit that,
+//! and must end with it. The callbacks of [`Host`] may be called from any thread until `run` returns.
 
 use std::ffi::c_void;
 

@@ -16,6 +16,18 @@ pub struct Context {
     listener: Box<dyn Listener>,
 }
 
+/// What a run computes on: the CPU, unless the workflow asked for GPUs and some were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// The CPU only.
+    Cpu,
+    /// GPUs: devices 0 to `count - 1` as CUDA shows them.
+    Cuda {
+        /// How many.
+        count: usize,
+    },
+}
+
 /// Who hears what a run tells, and may ask it to stop.
 pub trait Listener: Send + Sync {
     /// Takes an event.
@@ -103,6 +115,14 @@ impl Context {
     /// How many threads the run may use. A stage runs inside a rayon pool of that size.
     pub fn threads(&self) -> usize {
         self.task.threads
+    }
+
+    /// What the run computes on.
+    pub fn device(&self) -> Device {
+        match self.task.gpus {
+            0 => Device::Cpu,
+            count => Device::Cuda { count },
+        }
     }
 
     /// A folder for checkpoints that outlives a killed run of the same action. It exists.

@@ -26,7 +26,7 @@ pub mod stage;
 #[cfg(feature = "author")]
 pub use {
     catalogue::Tolerance,
-    context::Context,
+    context::{Context, Device},
     error::{Error, Result},
     params::InputPath,
     stage::{Artifact, Ports, Stage},

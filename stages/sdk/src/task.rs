@@ -22,6 +22,10 @@ pub struct Task {
     pub seed: u64,
     /// How many threads the run may use. Must not change its bytes.
     pub threads: usize,
+    /// How many GPUs the run may use: those that CUDA shows it, which are its own for the time. Must not change its bytes
+    /// more than the stage type's tolerance says.
+    #[serde(default)]
+    pub gpus: usize,
     /// A folder that belongs to this action and outlives a killed run: the place for checkpoints.
     pub scratch: PathBuf,
 }

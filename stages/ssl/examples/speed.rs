@@ -40,6 +40,7 @@ fn time(folder: &Path, params: Value) -> Result<()> {
         outputs: outputs.into(),
         seed: 1,
         threads: rayon::current_num_threads(),
+        gpus: 0,
         scratch: folder.to_owned(),
     };
     let start = Instant::now();

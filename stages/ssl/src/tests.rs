@@ -62,6 +62,7 @@ impl Bench {
             outputs: outputs.into(),
             seed: 3,
             threads: 1,
+            gpus: 0,
             scratch,
         };
         let params: S::Params = serde_json::from_value(params).unwrap();

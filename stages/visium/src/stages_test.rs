@@ -26,6 +26,7 @@ pub(crate) fn run<S: Stage>(folder: &Path, params: Value, inputs: &[(&str, &[Pat
         outputs: outputs.iter().map(|port| (port.to_string(), home.join(port))).collect::<BTreeMap<_, _>>(),
         seed: 0,
         threads: 1,
+        gpus: 0,
         scratch: home,
     };
     S::run(serde_json::from_value(params).unwrap(), &Context::new(task, Box::new(Silence))).unwrap();

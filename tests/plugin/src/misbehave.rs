@@ -15,6 +15,9 @@ pub(crate) struct Misbehave;
 pub(crate) struct Params {
     /// How.
     how: How,
+    /// A file that is none of its business. Default none.
+    #[serde(default)]
+    path: std::path::PathBuf,
 }
 
 /// Ways to misbehave.
@@ -30,7 +33,16 @@ enum How {
     StackOverflow,
     NoOutput,
     Flood,
+    EndlessLine,
+    EndlessEvent,
     Hang,
+    Spin,
+    IgnoreTermination,
+    CloseDescriptors,
+    MemoryHog,
+    ReadUndeclared,
+    WriteOutside,
+    StartChild,
 }
 
 impl Stage for Misbehave {
@@ -63,9 +75,33 @@ impl Stage for Misbehave {
                     ctx.progress(line, 200_000, "lines");
                 }
             }
-            How::Hang => loop {
-                std::thread::park();
+            How::EndlessLine => print(1 << 30),
+            How::EndlessEvent => tracing::info!("{}", "x".repeat(256 << 20)),
+            How::Hang => hang(),
+            How::Spin => loop {
+                std::hint::spin_loop();
             },
+            How::IgnoreTermination => {
+                ignore_termination();
+                hang()
+            }
+            How::CloseDescriptors => {
+                close_descriptors();
+                hang()
+            }
+            How::MemoryHog => hog(),
+            How::ReadUndeclared => {
+                let path = &params.path;
+                let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+                return ctx.write("text", &Text(text));
+            }
+            How::WriteOutside => std::fs::write(&params.path, "mine").map_err(Error::io(&params.path))?,
+            How::StartChild => {
+                let child = std::process::Command::new("sleep").arg("1000").spawn();
+                let child = child.map_err(Error::other("cannot start sleep"))?;
+                ctx.progress(u64::from(child.id()), 1, "children");
+                hang()
+            }
         }
         ctx.write("text", &Text("survived".into()))
     }
@@ -98,6 +134,56 @@ impl Stage for FailFirst {
             return Err(Error::invalid("not yet"));
         }
         ctx.write("text", &Text(tries.to_string()))
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Prints so many bytes as one line.
+fn print(bytes: usize) {
+    use std::io::Write;
+    let piece = [b'x'; 1 << 16];
+    let mut out = std::io::stdout().lock();
+    for _ in 0..bytes / piece.len() {
+        // Whoever reads has gone.
+        if out.write_all(&piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Takes memory, and touches it, until it is stopped.
+fn hog() -> ! {
+    let mut held = Vec::new();
+    loop {
+        held.push(std::hint::black_box(vec![1_u8; 16 << 20]));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[expect(unsafe_code, reason = "signals and descriptors of the process are not in std")]
+mod c {
+    unsafe extern "C" {
+        pub(super) fn signal(signal: i32, handler: usize) -> usize;
+        pub(super) fn close(descriptor: i32) -> i32;
+    }
+}
+
+#[expect(unsafe_code, reason = "as above")]
+fn ignore_termination() {
+    // SAFETY: 15 is SIGTERM and 1 is SIG_IGN.
+    unsafe { c::signal(15, 1) };
+}
+
+#[expect(unsafe_code, reason = "as above")]
+fn close_descriptors() {
+    for descriptor in 0..1024 {
+        // SAFETY: none. Others own them; that is what this is for.
+        unsafe { c::close(descriptor) };
     }
 }
 

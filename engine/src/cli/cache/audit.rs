@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal,
-    num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -17,8 +16,8 @@ use serde_json::{Value, json};
 use super::{many, verify::fraction};
 use crate::{
     cache::Cache,
-    cli::{Failure, open_catalog, open_store, print_json, shown_time, tell},
-    executor::{ExecuteError, Executor, Local},
+    cli::{Failure, limits::Limits, open_catalog, open_store, print_json, shown_time, tell},
+    executor::ExecuteError,
     plan::{Instance, Plan, Selection},
     report::{Audited, Ended, Verdict, judge, sample},
     run::{
@@ -44,9 +43,8 @@ pub(super) struct Arguments {
     /// Chooses the part: the same number, the same part
     #[arg(long)]
     seed: Option<u64>,
-    /// How many threads all running stages may use together; by default all cores
-    #[arg(long, value_name = "N")]
-    cpus: Option<NonZeroUsize>,
+    #[command(flatten)]
+    limits: Limits,
     /// Print JSON for programs
     #[arg(long)]
     pub(super) json: bool,
@@ -61,9 +59,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let chosen = sample(&found.candidates.iter().map(|one| one.cached.key).collect(), arguments.sample, seed);
     let chosen: Vec<&Candidate> =
         found.candidates.iter().filter(|one| chosen.contains(&one.cached.key)).collect();
-    let cpus =
-        arguments.cpus.or_else(|| std::thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let (audited, elsewhere) = audit(&chosen, &cache.store, cpus).await;
+    let (audited, elsewhere) = audit(&chosen, &cache.store, &arguments.limits).await;
     let told = Told { audited, elsewhere, found: &found, sample: arguments.sample, seed };
     if arguments.json {
         print_json(&told.json());
@@ -149,7 +145,7 @@ async fn add(
 }
 
 /// Runs what was chosen; also how many of it cannot run on this machine.
-async fn audit(chosen: &[&Candidate], store: &Store, cpus: usize) -> (Vec<Audited>, u64) {
+async fn audit(chosen: &[&Candidate], store: &Store, limits: &Limits) -> (Vec<Audited>, u64) {
     let actions: Vec<Arc<Cached>> = chosen.iter().map(|one| one.cached.clone()).collect();
     let tolerances: BTreeMap<ActionKey, Option<Tolerance>> =
         chosen.iter().map(|one| (one.cached.key, one.tolerance)).collect();
@@ -159,8 +155,9 @@ async fn audit(chosen: &[&Candidate], store: &Store, cpus: usize) -> (Vec<Audite
         judge(cached, computed, &ours, tolerances.get(&cached.key).copied().flatten())
     };
     let bar = bar(actions.len() as u64);
-    let executor = Executor::Local(Local::new(store.clone()));
-    let mut ended = again::run(&actions, store, executor, cpus, judge, |done| bar.set_position(done)).await;
+    let executor = limits.executor(store);
+    let mut ended =
+        again::run(&actions, store, executor, limits.machine(), judge, |done| bar.set_position(done)).await;
     bar.finish_and_clear();
     let mut elsewhere = 0;
     let mut audited = Vec::new();
