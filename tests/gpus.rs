@@ -94,7 +94,11 @@ fn those_that_say_how_much_memory_share_one() {
     let sandbox = eight("{ gpus: { memory: 1GiB } }");
     let ended = run(&sandbox, &["run", "--cpus", "4", "w.yaml"], None);
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
-    assert!(ended.err().contains("somebody else has GPU-00"), "they share it, and the test stage tells: {}", ended.err());
+    assert!(
+        ended.err().contains("somebody else has GPU-00"),
+        "they share it, and the test stage tells: {}",
+        ended.err()
+    );
 }
 
 #[test]
@@ -123,6 +127,8 @@ stages:
 #[test]
 fn without_a_gpu_what_requires_one_is_refused_before_anything_runs_unless_it_is_cached() {
     let sandbox = eight("{ gpus: required }");
+    // Built before, so that what is shown is the mistake only.
+    sandbox.run(&["check", "w.yaml"]);
     for command in ["plan", "run"] {
         let ended = run(&sandbox, &[command, "w.yaml"], Some(""));
         assert_eq!(ended.code(), Some(2), "{}", ended.all());

@@ -8,7 +8,8 @@ typedef struct {
     int index;
 } *Device;
 typedef struct {
-    unsigned long long total, free, used;
+    unsigned version;
+    unsigned long long total, reserved, free, used;
 } Memory;
 
 static struct {
@@ -16,6 +17,10 @@ static struct {
 } devices[] = {{0}, {1}};
 
 Status nvmlInit_v2(void) { return 0; }
+Status nvmlInitWithFlags(unsigned flags) {
+    (void)flags;
+    return 0;
+}
 Status nvmlShutdown(void) { return 0; }
 
 Status nvmlDeviceGetCount_v2(unsigned *count) {
@@ -40,9 +45,9 @@ Status nvmlDeviceGetName(Device device, char *name, unsigned length) {
     return 0;
 }
 
-Status nvmlDeviceGetMemoryInfo(Device device, Memory *memory) {
+Status nvmlDeviceGetMemoryInfo_v2(Device device, Memory *memory) {
     (void)device;
     memory->total = memory->free = 8ull << 30;
-    memory->used = 0;
+    memory->reserved = memory->used = 0;
     return 0;
 }

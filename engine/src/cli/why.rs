@@ -110,7 +110,11 @@ fn device(provenance: &serde_json::Value) -> String {
     let threads = format!("{threads} thread{}", if threads == 1 { "" } else { "s" });
     let memory = provenance.get("memory").and_then(serde_json::Value::as_u64);
     let memory = memory.map(|bytes| format!(", {} of memory at most", bytesize::ByteSize::b(bytes)));
-    format!("{threads}{}{}", names.iter().map(|name| format!(", {name}")).collect::<String>(), memory.unwrap_or_default())
+    format!(
+        "{threads}{}{}",
+        names.iter().map(|name| format!(", {name}")).collect::<String>(),
+        memory.unwrap_or_default()
+    )
 }
 
 /// An action and what it waits for, down to the one where the change begins.

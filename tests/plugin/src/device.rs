@@ -34,7 +34,8 @@ impl Stage for Device {
     fn run(params: DeviceParams, ctx: &Context) -> Result<()> {
         let visible = std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_else(|_| "all".into());
         let gpus = visible.split(',').filter(|gpu| !gpu.is_empty());
-        let marks: Vec<PathBuf> = params.taken.iter().flat_map(|taken| gpus.clone().map(|gpu| taken.join(gpu))).collect();
+        let marks: Vec<PathBuf> =
+            params.taken.iter().flat_map(|taken| gpus.clone().map(|gpu| taken.join(gpu))).collect();
         for (mark, gpu) in marks.iter().zip(gpus) {
             match std::fs::create_dir(mark) {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
