@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Flaw, read_with_time};
@@ -23,17 +24,20 @@ const FRESH: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The artifact on each output port.
-    pub outputs: BTreeMap<String, Digest>,
+    pub outputs: Outputs,
     /// Who, when, where, from which sources, how long: for people to read. Decides nothing.
     #[serde(default)]
     pub provenance: serde_json::Value,
 }
 
-/// The answer to [`Store::lookup`].
+/// The artifact on each output port.
+pub type Outputs = BTreeMap<String, Digest>;
+
+/// The answer to [`Store::lookup`] and [`Store::outputs`].
 #[derive(Debug, Clone, PartialEq)]
-pub enum Lookup {
+pub enum Lookup<T = Record> {
     /// The action was done, and all its artifacts are there.
-    Hit(Record),
+    Hit(T),
     /// It has to be done.
     Miss(MissReason),
 }
@@ -77,16 +81,19 @@ pub enum Recorded {
 
 /// A record as it is on disk.
 #[derive(Serialize, Deserialize)]
-struct OnDisk {
+struct OnDisk<P> {
     version: u32,
     action: ActionKey,
-    #[serde(flatten)]
-    record: Record,
+    // The fields of `Record`, not flattened: serde would read those twice, and a plan reads thousands of records.
+    outputs: Outputs,
+    #[serde(default)]
+    provenance: P,
 }
 
 /// A record, its bytes, and when it was last of use.
-struct Written {
-    record: Record,
+struct Written<P> {
+    outputs: Outputs,
+    provenance: P,
     bytes: Vec<u8>,
     used: SystemTime,
 }
@@ -120,17 +127,38 @@ impl Store {
     ///
     /// An error only if nothing can be said: a disk that does not answer is not a miss.
     pub fn lookup(&self, key: &ActionKey) -> Result<Lookup> {
-        let Written { record, bytes, used } = match self.read(key)? {
+        Ok(match self.find(key)? {
+            Ok((outputs, provenance)) => Lookup::Hit(Record { outputs, provenance }),
+            Err(reason) => Lookup::Miss(reason),
+        })
+    }
+
+    /// Like [`Store::lookup`], without what is for people to read: for a plan, which looks up thousands.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn outputs(&self, key: &ActionKey) -> Result<Lookup<Outputs>> {
+        Ok(match self.find::<IgnoredAny>(key)? {
+            Ok((outputs, _)) => Lookup::Hit(outputs),
+            Err(reason) => Lookup::Miss(reason),
+        })
+    }
+
+    fn find<P: DeserializeOwned + Default>(
+        &self,
+        key: &ActionKey,
+    ) -> Result<Result<(Outputs, P), MissReason>> {
+        let Written { outputs, provenance, bytes, used } = match self.read::<P>(key)? {
             Ok(written) => written,
-            Err(reason) => return Ok(Lookup::Miss(reason)),
+            Err(reason) => return Ok(Err(reason)),
         };
-        let Some((port, digest, flaw)) = self.missing(&record, Store::flaw_lately)? else {
+        let Some((port, digest, flaw)) = self.missing(&outputs, Store::flaw_lately)? else {
             // Last: a record that is still there now keeps its artifacts from every sweep to come.
             let stays = self.used(&self.layout().action(key).join(RECORD), &bytes, used);
-            return Ok(if stays { Lookup::Hit(record) } else { Lookup::Miss(MissReason::Never) });
+            return Ok(if stays { Ok((outputs, provenance)) } else { Err(MissReason::Never) });
         };
         let port = port.clone();
-        Ok(Lookup::Miss(match flaw {
+        Ok(Err(match flaw {
             Flaw::Gone => MissReason::Gone { port, digest },
             Flaw::Damaged(file) => MissReason::Damaged { port, digest, file },
         }))
@@ -138,7 +166,8 @@ impl Store {
 
     /// What is recorded of the action, whether or not its artifacts are still there. `None` if nothing readable is.
     pub fn recorded(&self, key: &ActionKey) -> Result<Option<Record>> {
-        Ok(self.read(key)?.ok().map(|written| written.record))
+        let written = self.read(key)?.ok();
+        Ok(written.map(|Written { outputs, provenance, .. }| Record { outputs, provenance }))
     }
 
     /// Notes that a record was of use, at most once a day. False if it was swept away meanwhile; that it cannot be noted
@@ -166,7 +195,7 @@ impl Store {
     ///
     /// The first record of an action stays, unless it is of no use: unreadable, or an artifact of it is gone or damaged.
     pub fn record(&self, key: &ActionKey, record: &Record) -> Result<Recorded> {
-        if let Some((port, digest, _)) = self.missing(record, Store::flaw)? {
+        if let Some((port, digest, _)) = self.missing(&record.outputs, Store::flaw)? {
             return Err(Error::Unpublished { port: port.clone(), digest });
         }
         let bytes = encode(key, record)?;
@@ -226,10 +255,10 @@ impl Store {
     /// The first output whose artifact is not there or not whole, and why: what `flaw` says.
     fn missing<'a>(
         &self,
-        record: &'a Record,
+        outputs: &'a Outputs,
         flaw: fn(&Store, &Digest) -> Result<Option<Flaw>>,
     ) -> Result<Option<(&'a String, Digest, Flaw)>> {
-        for (port, digest) in &record.outputs {
+        for (port, digest) in outputs {
             if let Some(flaw) = flaw(self, digest)? {
                 return Ok(Some((port, *digest, flaw)));
             }
@@ -237,11 +266,11 @@ impl Store {
         Ok(None)
     }
 
-    fn read(&self, key: &ActionKey) -> Result<Result<Written, MissReason>> {
+    fn read<P: DeserializeOwned + Default>(&self, key: &ActionKey) -> Result<Result<Written<P>, MissReason>> {
         let path = self.layout().action(key).join(RECORD);
         Ok(match read_with_time(&path) {
-            Ok((bytes, used)) => match parse(&bytes, key) {
-                Ok(record) => Ok(Written { record, bytes, used }),
+            Ok((bytes, used)) => match read_as(&bytes, key) {
+                Ok((outputs, provenance)) => Ok(Written { outputs, provenance, bytes, used }),
                 Err(why) => Err(MissReason::Unreadable(why)),
             },
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -255,7 +284,8 @@ impl Store {
 
 /// The bytes of a record on disk.
 pub(crate) fn encode(key: &ActionKey, record: &Record) -> Result<Vec<u8>> {
-    let on_disk = OnDisk { version: VERSION, action: *key, record: record.clone() };
+    let Record { outputs, provenance } = record.clone();
+    let on_disk = OnDisk { version: VERSION, action: *key, outputs, provenance };
     let mut bytes =
         serde_json::to_vec_pretty(&on_disk).map_err(|source| Error::Record { key: *key, source })?;
     bytes.push(b'\n');
@@ -276,13 +306,22 @@ pub(crate) fn version(bytes: &[u8]) -> Option<u32> {
 
 /// The record of `key`, or why the bytes are not one.
 pub(crate) fn parse(bytes: &[u8], key: &ActionKey) -> Result<Record, String> {
-    let Version { version } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if version != VERSION {
+    read_as(bytes, key).map(|(outputs, provenance)| Record { outputs, provenance })
+}
+
+fn read_as<P: DeserializeOwned + Default>(bytes: &[u8], key: &ActionKey) -> Result<(Outputs, P), String> {
+    let read = serde_json::from_slice::<OnDisk<P>>(bytes);
+    // Another version's may have another form.
+    let version = match &read {
+        Ok(on_disk) => Some(on_disk.version),
+        Err(_) => serde_json::from_slice(bytes).ok().map(|Version { version }| version),
+    };
+    if let Some(version) = version.filter(|version| *version != VERSION) {
         return Err(format!("it has version {version}, this restage knows {VERSION}"));
     }
-    let OnDisk { action, record, .. } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let OnDisk { action, outputs, provenance, .. } = read.map_err(|error| error.to_string())?;
     if action != *key {
         return Err(format!("it is the record of action {action}"));
     }
-    Ok(record)
+    Ok((outputs, provenance))
 }

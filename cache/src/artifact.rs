@@ -109,16 +109,21 @@ impl Store {
 
     /// Like [`Store::flaw`], for who reads: an artifact that was whole a moment ago is believed to be.
     pub(crate) fn flaw_lately(&self, digest: &Digest) -> Result<Option<Flaw>> {
-        match self.outside(digest) {
-            Some(outside) if self.lately().knows(digest, &outside, Instant::now()) => Ok(None),
-            _ => self.flaw(digest),
+        let (now, outside) = (Instant::now(), self.outside(digest));
+        if outside.as_ref().is_some_and(|outside| self.lately().knows(digest, outside, now)) {
+            return Ok(None);
         }
+        self.flaw_of(digest, now, outside)
     }
 
     /// Why the artifact cannot be used; `None` if it is whole. Looks at each file.
     pub(crate) fn flaw(&self, digest: &Digest) -> Result<Option<Flaw>> {
-        // Before the files are looked at: what changes meanwhile is not the same from outside.
-        let (now, outside) = (Instant::now(), self.outside(digest));
+        self.flaw_of(digest, Instant::now(), self.outside(digest))
+    }
+
+    /// The same, where it is known what it looks like from outside. That was looked at before the files are: what changes
+    /// meanwhile is not the same from outside.
+    fn flaw_of(&self, digest: &Digest, now: Instant, outside: Option<Outside>) -> Result<Option<Flaw>> {
         let flaw = self.examine(digest)?;
         let whole = outside.filter(|_| flaw.is_none());
         self.lately().set(digest, whole.map(|outside| (now, outside)));

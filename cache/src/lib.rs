@@ -81,7 +81,7 @@ mod gc_tests;
 #[cfg(test)]
 mod outside_tests;
 
-pub use action::{Lookup, MissReason, Record, Recorded};
+pub use action::{Lookup, MissReason, Outputs, Record, Recorded};
 pub use area::Area;
 pub use artifact::Published;
 pub use bundle::Bundled;

@@ -141,6 +141,9 @@ impl Store {
         let owner = &self.inner.owner;
         for name in self.scratches_of(key)?.iter().filter(|name| owner.is_ours(name) || owner.is_dead(name)) {
             let path = self.layout().scratches().join(format!("{key}.{name}"));
+            if self.disk().remove_empty(&path).is_ok() {
+                continue;
+            }
             // Out of reach by one rename, then removed: a crash in between must not leave half the checkpoints.
             let aside = self.staging()?;
             self.disk().rename(&path, &aside.path().join("scratch"))?;

@@ -301,7 +301,7 @@ async fn planned(target: &Target) -> Result<Planned, Failure> {
 async fn planned_with(target: &Target, cache: Cache) -> Result<Planned, Failure> {
     let workflow = workflow::load(&target.workflow)?;
     let mut catalog = open_catalog(&workflow, &cache.store).await?;
-    let history = journal::history(&workflow.path, &cache.store)?;
+    let history = journal::history(&workflow.path, &cache.store);
     let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &cache, &history).await?;
     Ok(Planned { workflow, cache, plan })
 }

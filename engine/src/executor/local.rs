@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use restage_cache::{Staging, Store};
@@ -65,8 +65,8 @@ impl Local {
         let access = access(job, &task, &staging);
         let folders = task.outputs.clone();
         let kind = Kind { library: job.step.code.library.clone(), gpus: names(&share.gpus) };
-        let mut host = self.host(&kind, share).await?;
-        let mut most = None;
+        let mut host = self.host(&kind, share, job.step.execution.memory.is_some()).await?;
+        let (started, mut most) = (Instant::now(), None);
         let supervised = Supervised {
             cancel,
             grace: self.grace,
@@ -81,16 +81,24 @@ impl Local {
         if let Some((port, _)) = folders.iter().find(|(_, folder)| !folder.exists()) {
             return Err(ExecuteError::NoOutput { port: port.clone() });
         }
-        let how = Circumstances { threads: share.threads, gpus: share.gpus.clone(), sandbox, memory: most };
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let how = Circumstances {
+            threads: share.threads,
+            gpus: share.gpus.clone(),
+            sandbox,
+            memory: most,
+            milliseconds,
+        };
         Ok(Computed { _staging: staging, folders, how })
     }
 
-    async fn host(&self, kind: &Kind, share: &Share) -> Result<Host, ExecuteError> {
+    async fn host(&self, kind: &Kind, share: &Share, limited: bool) -> Result<Host, ExecuteError> {
         let idle =
             || self.idle.lock().unwrap_or_else(PoisonError::into_inner).get_mut(kind).and_then(Vec::pop);
         while let Some(host) = idle() {
-            // What an earlier stage left in it would count as the next one's.
-            if host.pid().is_some_and(|pid| memory::taken(pid) <= share.memory / MOST_LEFT) {
+            // What an earlier stage left in it would count as the next one's, where that has a limit of its own.
+            let is_small = |pid| memory::taken(pid) <= share.memory / MOST_LEFT;
+            if !limited || host.pid().is_some_and(is_small) {
                 return Ok(host);
             }
         }

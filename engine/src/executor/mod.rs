@@ -8,7 +8,8 @@ pub(crate) mod model;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 pub(crate) use local::{GRACE, Local};
-use restage_cache::{ActionKey, Digest, Staging, Store};
+pub(crate) use restage_cache::Outputs;
+use restage_cache::{ActionKey, Staging, Store};
 use restage_stage::task::Event;
 use tokio::sync::{mpsc, watch};
 
@@ -74,18 +75,14 @@ pub(crate) struct Circumstances {
     pub(crate) sandbox: Sandbox,
     /// Bytes of main memory that it was seen to take at most; `None` if it was too short to look.
     pub(crate) memory: Option<u64>,
+    pub(crate) milliseconds: u64,
 }
 
 impl Computed {
-    /// Hashes the outputs and links them into the store. Work for other threads than the scheduler's.
-    pub(crate) async fn publish(self, store: Store) -> Result<(Outputs, Circumstances), ExecuteError> {
-        let published = tokio::task::spawn_blocking(move || {
-            let publish =
-                |(port, folder): (&String, &PathBuf)| Ok((port.clone(), store.publish(folder)?.digest));
-            let outputs: Result<Outputs, restage_cache::Error> = self.folders.iter().map(publish).collect();
-            Ok((outputs?, self.how))
-        });
-        published.await.map_err(|error| ExecuteError::Lost(error.to_string()))?
+    /// Hashes the outputs and links them into the store: work that waits for the disk.
+    pub(crate) fn publish(&self, store: &Store) -> restage_cache::Result<Outputs> {
+        let publish = |(port, folder): (&String, &PathBuf)| Ok((port.clone(), store.publish(folder)?.digest));
+        self.folders.iter().map(publish).collect()
     }
 }
 
@@ -117,7 +114,7 @@ pub(crate) enum ExecuteError {
     InputGone { port: String },
     #[error("it requires {wanted} GPU(s), and has {had} here")]
     NoGpu { wanted: usize, had: usize },
-    #[error("cannot publish the result: {0}")]
+    #[error("a thread of the engine was lost: {0}")]
     Lost(String),
 }
 
@@ -127,6 +124,3 @@ impl ExecuteError {
         !matches!(self, Self::Stage(Failure::Cancelled) | Self::NoGpu { .. })
     }
 }
-
-/// Digests of a job's outputs.
-pub(crate) type Outputs = BTreeMap<String, Digest>;

@@ -30,7 +30,13 @@ impl Model {
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join("value"), value(&material)).unwrap();
         self.ran.lock().unwrap().push(material);
-        let how = Circumstances { threads: 1, gpus: Vec::new(), sandbox: Sandbox::Unavailable, memory: None };
+        let how = Circumstances {
+            threads: 1,
+            gpus: Vec::new(),
+            sandbox: Sandbox::Unavailable,
+            memory: None,
+            milliseconds: 0,
+        };
         Computed { _staging: staging, folders: [("out".to_owned(), folder)].into(), how }
     }
 }

@@ -12,7 +12,7 @@ use petgraph::{
     graph::{DiGraph, NodeIndex},
 };
 use rayon::prelude::*;
-use restage_cache::{ActionKey, Digest, Lookup, MissReason, Store};
+use restage_cache::{ActionKey, Digest, Lookup, MissReason, Outputs, Store};
 use restage_stage::catalogue::PortType;
 
 use crate::cache::Cache;
@@ -76,18 +76,27 @@ pub(super) fn decide(
 ) -> Result<(), PlanError> {
     // What others may have run, nobody here has marked.
     let ran_before = if cache.shared.is_some() { None } else { Some(definitions(&cache.store)?) };
-    let baseline = plan.baseline.clone();
-    let past_of =
-        |instance: Option<&Instance>| instance.and_then(|instance| history.nearest(instance, &baseline));
-    let past: Vec<Option<&PastAction>> = plan.first_instances().into_iter().map(past_of).collect();
-    let levels = levels(&plan.graph);
-    let mut deciding =
-        Deciding { cache, forced, ran_before, past, gone: BTreeMap::new(), theirs: BTreeMap::new() };
+    let Plan { graph, instances, baseline, .. } = plan;
+    let mut first = vec![None; graph.node_count()];
+    for instance in instances.iter().rev() {
+        first[instance.action.index()] = Some(instance);
+    }
+    let levels = levels(graph);
+    let mut deciding = Deciding {
+        cache,
+        forced,
+        ran_before,
+        history,
+        baseline,
+        first,
+        gone: BTreeMap::new(),
+        theirs: BTreeMap::new(),
+    };
     loop {
         for level in &levels {
-            deciding.decide_level(&mut plan.graph, level)?;
+            deciding.decide_level(graph, level)?;
         }
-        if !deciding.find_needed(&plan.graph) {
+        if !deciding.find_needed(graph) {
             return Ok(());
         }
     }
@@ -125,7 +134,10 @@ struct Deciding<'a> {
     forced: &'a HashSet<NodeIndex>,
     /// Definitions that ever ran, where that is known.
     ran_before: Option<HashSet<Digest>>,
-    past: Vec<Option<&'a PastAction>>,
+    history: &'a History,
+    baseline: &'a str,
+    /// Per action its first instance: the one that names it.
+    first: Vec<Option<&'a Instance>>,
     /// Results that are not in the store, and whether somebody needs them. One that nobody reads any more is taken by what
     /// is recorded of it, until somebody turns out to read it.
     gone: BTreeMap<NodeIndex, bool>,
@@ -140,7 +152,7 @@ impl Deciding<'_> {
         graph: &mut DiGraph<Action, ()>,
         level: &[NodeIndex],
     ) -> Result<(), PlanError> {
-        let prospects: Vec<(Prospect, Option<Lookup>)> = level
+        let prospects: Vec<(Prospect, Option<Lookup<Outputs>>)> = level
             .par_iter()
             .map(|node| {
                 let prospect = self.prospect(graph, *node)?;
@@ -167,7 +179,7 @@ impl Deciding<'_> {
     }
 
     /// Asks the remote for what is not here.
-    fn ask(&mut self, prospects: &[(Prospect, Option<Lookup>)]) {
+    fn ask(&mut self, prospects: &[(Prospect, Option<Lookup<Outputs>>)]) {
         let Some(shared) = &self.cache.shared else { return };
         let unknown = prospects.iter().filter_map(|(prospect, found)| match (prospect, found) {
             (Prospect::LookUp(key, _), Some(Lookup::Miss(_))) if !self.theirs.contains_key(key) => Some(*key),
@@ -221,7 +233,7 @@ impl Deciding<'_> {
     }
 
     fn past_of(&self, node: NodeIndex) -> Option<&PastAction> {
-        self.past.get(node.index()).copied().flatten()
+        self.history.nearest(self.first[node.index()]?, self.baseline)
     }
 
     fn conclude(
@@ -230,10 +242,10 @@ impl Deciding<'_> {
         node: NodeIndex,
         key: ActionKey,
         inputs: &Inputs,
-        found: Lookup,
+        found: Lookup<Outputs>,
     ) -> Result<Decided, PlanError> {
         let miss = match found {
-            Lookup::Hit(record) => return Ok((Decision::Cached, Some(key), record.outputs)),
+            Lookup::Hit(outputs) => return Ok((Decision::Cached, Some(key), outputs)),
             Lookup::Miss(miss) => miss,
         };
         if let Some(Some(outputs)) = self.theirs.get(&key) {
@@ -293,10 +305,10 @@ impl Deciding<'_> {
 }
 
 /// Looks a result up. A damaged one is mended if that needs no stage to run.
-fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup, PlanError> {
+fn look_up(store: &Store, key: &ActionKey) -> Result<Lookup<Outputs>, PlanError> {
     let mut tried = HashSet::new();
     loop {
-        match store.lookup(key)? {
+        match store.outputs(key)? {
             // What cannot be mended, for whatever reason, is computed again.
             Lookup::Miss(MissReason::Damaged { digest, .. })
                 if tried.insert(digest) && store.mend(&digest).unwrap_or(false) => {}
@@ -320,11 +332,11 @@ fn definitions(store: &Store) -> Result<HashSet<Digest>, PlanError> {
 }
 
 /// Marks that an action's definition has run.
-pub(crate) fn remember(action: &Action, store: &Store) -> Result<(), PlanError> {
-    let path = store.folder(DEFINITIONS)?.join(action.stage_key()?.to_string());
+pub(crate) fn remember(action: &Action, store: &Store) {
     // A mark that is lost costs what is said above.
-    let _ = File::create(path);
-    Ok(())
+    if let (Ok(folder), Ok(key)) = (store.folder(DEFINITIONS), action.stage_key()) {
+        let _ = File::create(folder.join(key.to_string()));
+    }
 }
 
 /// Digests of an action's inputs, all known.

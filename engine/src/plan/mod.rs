@@ -23,7 +23,7 @@ use restage_cache::{ActionKey, Digest};
 use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
-pub(crate) use reason::{History, PastAction, Reason, differences};
+pub(crate) use reason::{History, Past, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
 use crate::{
@@ -208,17 +208,6 @@ impl Plan {
             }
         }
         labels
-    }
-
-    /// Per action its first instance: the one that names it.
-    fn first_instances(&self) -> Vec<Option<&Instance>> {
-        let mut first = vec![None; self.graph.node_count()];
-        for instance in &self.instances {
-            if let Some(slot @ None) = first.get_mut(instance.action.index()) {
-                *slot = Some(instance);
-            }
-        }
-        first
     }
 
     /// Actions of stages named as `stage`, `stage@variant`, or with the place in brackets.

@@ -16,7 +16,7 @@ use restage_cache::{Digest, Store};
 use restage_stage::catalogue::{Catalogue, InputPort, OutputPort, PortType, StageType};
 use serde_json::json;
 
-use super::{BASELINE, History, Plan, Selection};
+use super::{BASELINE, History, Past, Plan, Selection};
 use crate::{
     cache::Cache,
     executor::{
@@ -304,9 +304,10 @@ async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeS
     let workflow = workflow::load(&path).unwrap();
     let mut catalog = catalog(world.identity());
     let cache = Cache::alone(store.clone());
-    let mut plan = Plan::new(&workflow, &Selection::default(), &mut catalog, &cache, &History::default())
-        .await
-        .unwrap_or_else(|error| panic!("{error}: {}", world.yaml()));
+    let mut plan =
+        Plan::new(&workflow, &Selection::default(), &mut catalog, &cache, &History::new(Past::default))
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {}", world.yaml()));
 
     // The oracle: what each stage depends on, and what of that was never computed.
     let mut expected: BTreeMap<(String, Option<u64>, usize, Option<String>), String> = BTreeMap::new();

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use restage_cache::Digest;
@@ -183,18 +183,28 @@ impl PastAction {
     }
 }
 
-/// What earlier runs of the workflow left, by variant, stage and seed; the newest counts.
+/// What earlier runs of the workflow left. Read when it is first asked for: what is cached needs no explanation.
+pub(crate) struct History(LazyLock<Past, Box<dyn FnOnce() -> Past + Send>>);
+
+/// Actions of earlier runs, by variant, stage and seed; the newest counts.
 #[derive(Default)]
-pub(crate) struct History {
+pub(crate) struct Past {
     by_seed: HashMap<(String, String, Option<u64>), Arc<PastAction>>,
     of_any_seed: HashMap<(String, String), Arc<PastAction>>,
 }
 
-impl History {
+impl Past {
     /// Adds an instance of an earlier run; runs are added newest first.
     pub(crate) fn add(&mut self, variant: &str, place: String, seed: Option<u64>, past: &Arc<PastAction>) {
         self.of_any_seed.entry((variant.to_owned(), place.clone())).or_insert_with(|| past.clone());
         self.by_seed.entry((variant.to_owned(), place, seed)).or_insert_with(|| past.clone());
+    }
+}
+
+impl History {
+    /// A history that is read by `read`.
+    pub(crate) fn new(read: impl FnOnce() -> Past + Send + 'static) -> Self {
+        Self(LazyLock::new(Box::new(read)))
     }
 
     /// What an instance is best compared with: itself, another seed of it, or the baseline's.
@@ -202,7 +212,7 @@ impl History {
         let place = name(&instance.stage, &instance.at);
         [&*instance.variant, baseline].into_iter().find_map(|variant| {
             let id = (variant.to_owned(), place.clone(), instance.seed);
-            self.by_seed.get(&id).or_else(|| self.of_any_seed.get(&(id.0, id.1))).map(|past| &**past)
+            self.0.by_seed.get(&id).or_else(|| self.0.of_any_seed.get(&(id.0, id.1))).map(|past| &**past)
         })
     }
 }

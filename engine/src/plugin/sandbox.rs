@@ -8,11 +8,14 @@
 //! What every stage may read is the machine, not data: system folders, and what lies on `PATH` (an environment of Python
 //! with its libraries).
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use landlock::{
-    ABI, Access as _, AccessFs, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath, PathFd,
+    Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
 use serde::{Deserialize, Serialize};
 
@@ -85,13 +88,15 @@ pub(crate) fn confine(access: &Access) -> Result<Sandbox, RulesetError> {
     let (read, all) = (AccessFs::from_read(RULES), AccessFs::from_all(RULES));
     let mut rules =
         Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(all)?.create()?;
-    let machine = SYSTEM.iter().map(PathBuf::from).chain(environment());
-    let tools = access.tools.iter().flat_map(|tool| prefix(tool));
-    for path in access.read.iter().cloned().chain(machine).chain(tools) {
-        rules = allow(rules, &path, read)?;
+    for (there, access) in machine() {
+        rules = rules.add_rule(PathBeneath::new(there, *access))?;
     }
-    for path in access.write.iter().map(PathBuf::as_path).chain([Path::new(DEVICES)]) {
-        rules = allow(rules, path, all)?;
+    let tools = access.tools.iter().flat_map(|tool| prefix(tool));
+    let paths = access.read.iter().cloned().chain(tools).map(|path| (path, read));
+    for (path, access) in paths.chain(access.write.iter().cloned().map(|path| (path, all))) {
+        if let Some((there, access)) = opened(&path, access) {
+            rules = rules.add_rule(PathBeneath::new(there, access))?;
+        }
     }
     let status = rules.restrict_self()?;
     Ok(match (status.landlock, status.ruleset) {
@@ -101,18 +106,25 @@ pub(crate) fn confine(access: &Access) -> Result<Sandbox, RulesetError> {
     })
 }
 
-/// Allows a path, if it is there.
-fn allow(
-    rules: RulesetCreated,
-    path: &Path,
-    access: landlock::BitFlags<AccessFs>,
-) -> Result<RulesetCreated, RulesetError> {
+/// A path that is allowed, held open, and how.
+type Rule = (PathFd, BitFlags<AccessFs>);
+
+/// What every stage may touch: the same for all tasks of a host, so opened once.
+fn machine() -> &'static [Rule] {
+    static MACHINE: OnceLock<Vec<Rule>> = OnceLock::new();
+    MACHINE.get_or_init(|| {
+        let read = SYSTEM.iter().map(PathBuf::from).chain(environment());
+        let rules = read.map(|path| (path, AccessFs::from_read(RULES)));
+        let devices = (PathBuf::from(DEVICES), AccessFs::from_all(RULES));
+        rules.chain([devices]).filter_map(|(path, access)| opened(&path, access)).collect()
+    })
+}
+
+/// The rule for a path, if it is there.
+fn opened(path: &Path, access: BitFlags<AccessFs>) -> Option<Rule> {
     // A rule for a file must not speak of what only folders have.
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(RULES) };
-    match PathFd::new(path) {
-        Ok(there) => rules.add_rule(PathBeneath::new(there, access)),
-        Err(_) => Ok(rules),
-    }
+    Some((PathFd::new(path).ok()?, access))
 }
 
 /// What lies on the search paths of programs and libraries.

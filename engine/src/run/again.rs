@@ -1,7 +1,7 @@
 //! Cached actions that run again, to see whether they give what is recorded of them. Nothing is recorded, and no cached
 //! result is touched: each runs in a staging of its own, from no checkpoint.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use petgraph::graph::NodeIndex;
 use restage_cache::{ActionKey, Digest, Lookup, Record, Store};
@@ -10,7 +10,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{elapsed, event::Event, lease::Leases, provenance, tries::Tries};
+use super::{event::Event, lease::Leases, provenance, tries::Tries};
 use crate::{
     executor::{Computed, ExecuteError, Executor, Job},
     machine::Machine,
@@ -120,10 +120,9 @@ impl Auditor {
         cached: &Arc<Cached>,
         judge: impl Fn(&Cached, &Computed) -> T + Send + 'static,
     ) -> Again<T> {
-        let started = Instant::now();
         let computed = self.compute(cached).await;
-        let how = computed.as_ref().ok().map(|computed| computed.how.clone());
-        let provenance = provenance(&cached.action, &cached.inputs, how.as_ref(), elapsed(started));
+        let how = computed.as_ref().ok().map(|computed| &computed.how);
+        let provenance = provenance(&cached.action, &cached.inputs, how);
         let result = match computed {
             Ok(computed) => {
                 let cached = cached.clone();
@@ -154,6 +153,7 @@ impl Auditor {
         };
         // A run has nothing to go on from either; its tries share what they leave.
         let scratch = self.store.staging()?;
-        tries.until_it_works(&job, scratch.path().to_owned()).await
+        let lease = self.leases.lease(&job.step, self.leases.memory_for(&job.step)).await;
+        Ok(tries.until_it_works(&job, scratch.path().to_owned(), lease).await?.0)
     }
 }

@@ -7,16 +7,17 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup};
+use restage_cache::{ActionKey, BEAT, Claim, Claiming, Digest, Holder, Lookup, Record, Recorded};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::{event::Event, lease::Leases, tries::Tries};
+use super::{event::Event, lease::Leases, provenance, tries::Tries};
 use crate::{
     cache::Cache,
-    executor::{Circumstances, ExecuteError, Executor, Job, Outputs},
+    executor::{Computed, ExecuteError, Executor, Job, Outputs},
+    plan::{Action, remember},
     plugin::Failure,
 };
 
@@ -25,8 +26,8 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What became of an action.
 pub(super) enum Became {
-    /// It ran; the claim is held until its result is recorded.
-    Ran(Outputs, Circumstances, Held),
+    /// It ran, so long.
+    Ran { outputs: Outputs, milliseconds: u64 },
     /// Another run computed it meanwhile.
     Joined(Outputs),
     /// The remote had it.
@@ -59,16 +60,25 @@ impl Drop for Held {
     }
 }
 
+/// What became of trying to claim an action.
+enum Claimed {
+    /// It is this run's to compute, with checkpoints in this folder.
+    Ours(Held, PathBuf),
+    /// It is done.
+    Done(Outputs),
+    /// Another run computes it.
+    Others(Holder),
+}
+
 /// Waits for something that waits for a disk or a network itself.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
-    tokio::task::spawn_blocking(work).await
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ExecuteError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| ExecuteError::Lost(error.to_string()))
 }
 
 /// What the tries of one action need.
 pub(super) struct Attempts {
     pub(super) id: usize,
+    pub(super) action: Action,
     pub(super) cache: Cache,
     pub(super) executor: Arc<Executor>,
     pub(super) leases: Arc<Leases>,
@@ -94,8 +104,7 @@ impl Attempts {
             }
         }
         self.bring_inputs(&mut job.inputs, inputs).await?;
-        let reads = inputs.values().flatten().copied().collect();
-        self.join_or_run(job, reads).await
+        self.join_or_run(job, inputs).await
     }
 
     /// Brings inputs that are not here from the remote. Computing on those that are left would record a wrong result
@@ -128,35 +137,36 @@ impl Attempts {
         Ok(())
     }
 
-    /// Claims an action, which reads these artifacts, and computes it, or waits for the one who does.
-    async fn join_or_run(self, job: Job, reads: BTreeSet<Digest>) -> Result<Became, ExecuteError> {
+    /// Claims an action and computes it, or waits for the one who does. It is claimed when its
+    /// turn has come, not before: what waits here for threads, another run may compute.
+    async fn join_or_run(
+        self,
+        job: Job,
+        inputs: &BTreeMap<String, Vec<Digest>>,
+    ) -> Result<Became, ExecuteError> {
+        let reads: BTreeSet<Digest> = inputs.values().flatten().copied().collect();
+        let memory = self.leases.memory_for(&job.step);
+        let mut lease = Some(self.leases.lease(&job.step, memory).await);
         let mut waiting_for: Option<Holder> = None;
-        let held = loop {
-            if *self.cancel.borrow() {
-                return Err(ExecuteError::Stage(Failure::Cancelled));
-            }
-            let claiming = self.cache.store.claim(&job.key, &reads);
-            // Also who has the claim looks: the one before may just have recorded the result.
-            if !job.anew
-                && let Lookup::Hit(record) = self.cache.store.lookup(&job.key)?
-            {
-                return Ok(Became::Joined(record.outputs));
-            }
-            match claiming {
-                Claiming::Ours(claim) => break Held::new(claim),
-                Claiming::Others(holder) => {
+        let reads = Arc::new(reads);
+        let (held, scratch) = loop {
+            match self.claim(&job, &reads).await? {
+                Claimed::Ours(held, scratch) => break (held, scratch),
+                Claimed::Done(outputs) => return Ok(Became::Joined(outputs)),
+                Claimed::Others(holder) => {
+                    // Who waits for another run holds nothing of this machine.
+                    lease = None;
                     if waiting_for.as_ref() != Some(&holder) {
-                        let event = Event::Waiting {
-                            action: self.id,
-                            holder: holder.to_string(),
-                            since: holder.since,
-                        };
-                        let _ = self.events.send(event).await;
+                        self.tell_waiting(&holder).await;
                         waiting_for = Some(holder);
                     }
                     tokio::time::sleep(LOOK).await;
                 }
             }
+        };
+        let lease = match lease {
+            Some(lease) => lease,
+            None => self.leases.lease(&job.step, memory).await,
         };
         let tries = Tries {
             id: self.id,
@@ -166,10 +176,68 @@ impl Attempts {
             events: &self.events,
             cancel: &self.cancel,
         };
-        let computed = tries.until_it_works(&job, self.cache.store.scratch(&job.key)?).await?;
-        // Others compute meanwhile: what it held of the machine is given back.
-        let (outputs, how) = computed.publish(self.cache.store.clone()).await?;
-        self.cache.store.discard_scratch(&job.key)?;
-        Ok(Became::Ran(outputs, how, held))
+        let (computed, lease) = tries.until_it_works(&job, scratch, lease).await?;
+        let place = self.leases.finish().await;
+        // Others compute while this is written down.
+        drop(lease);
+        let became = self.record(job.key, computed, inputs.clone(), held).await;
+        drop(place);
+        became
+    }
+
+    /// Tries to get the claim. Whoever has it looks whether the one before has just recorded the result.
+    async fn claim(&self, job: &Job, reads: &Arc<BTreeSet<Digest>>) -> Result<Claimed, ExecuteError> {
+        if *self.cancel.borrow() {
+            return Err(ExecuteError::Stage(Failure::Cancelled));
+        }
+        let (store, key, anew, reads) = (self.cache.store.clone(), job.key, job.anew, reads.clone());
+        blocking(move || {
+            let claiming = store.claim(&key, &reads);
+            if !anew && let Lookup::Hit(outputs) = store.outputs(&key)? {
+                return Ok(Claimed::Done(outputs));
+            }
+            Ok(match claiming {
+                Claiming::Ours(claim) => Claimed::Ours(Held::new(claim), store.scratch(&key)?),
+                Claiming::Others(holder) => Claimed::Others(holder),
+            })
+        })
+        .await?
+    }
+
+    async fn tell_waiting(&self, holder: &Holder) {
+        let event = Event::Waiting { action: self.id, holder: holder.to_string(), since: holder.since };
+        let _ = self.events.send(event).await;
+    }
+
+    /// Publishes what was computed and records it under its key.
+    async fn record(
+        &self,
+        key: ActionKey,
+        computed: Computed,
+        inputs: BTreeMap<String, Vec<Digest>>,
+        held: Held,
+    ) -> Result<Became, ExecuteError> {
+        let (store, action) = (self.cache.store.clone(), self.action.clone());
+        blocking(move || {
+            let milliseconds = computed.how.milliseconds;
+            let provenance = provenance(&action, &inputs, Some(&computed.how));
+            let record = Record { outputs: computed.publish(&store)?, provenance };
+            let outputs = match store.record(&key, &record)? {
+                Recorded::First | Recorded::Same => record.outputs,
+                Recorded::Different(first) => {
+                    tracing::warn!(
+                        action = %action.name(),
+                        "ran twice with different results: the stage is not deterministic; the first one stands"
+                    );
+                    first.outputs
+                }
+            };
+            store.discard_scratch(&key)?;
+            remember(&action, &store);
+            // Who waits for it finds it recorded.
+            drop(held);
+            Ok(Became::Ran { outputs, milliseconds })
+        })
+        .await?
     }
 }

@@ -14,8 +14,8 @@ use std::{
 
 use restage_cache::{Digest, Store};
 
-use super::event::Event;
-use crate::plan::{History, PastAction, name};
+use super::event::{Event, How};
+use crate::plan::{History, Past, PastAction, name};
 
 /// The store's folder of all runs.
 const BUCKET: &str = "runs";
@@ -128,8 +128,13 @@ impl Journal {
                 }
                 serde_json::to_writer(&mut self.file, event)
                     .map_err(|error| io_error(&self.path)(error.into()))?;
-                // Flushed line by line: what is told has happened, whatever happens next.
-                self.file.write_all(b"\n").and_then(|()| self.file.flush()).map_err(io_error(&self.path))
+                self.file.write_all(b"\n").map_err(io_error(&self.path))?;
+                // Flushed line by line: what is told has happened, whatever happens next. That something was cached
+                // happened before.
+                match event {
+                    Event::Done { how: How::Cached, .. } => Ok(()),
+                    _ => self.file.flush().map_err(io_error(&self.path)),
+                }
             }
         }
     }
@@ -146,8 +151,19 @@ pub(crate) fn last_run(workflow: &Path, store: &Store) -> Result<Option<Vec<Even
 }
 
 /// What earlier runs tell about a workflow's actions.
-pub(crate) fn history(workflow: &Path, store: &Store) -> Result<History, JournalError> {
-    let mut history = History::default();
+pub(crate) fn history(workflow: &Path, store: &Store) -> History {
+    let (workflow, store) = (workflow.to_owned(), store.clone());
+    History::new(move || {
+        read_past(&workflow, &store).unwrap_or_else(|error| {
+            // It only explains: why something runs is then not told, and it runs.
+            tracing::warn!("{}", crate::causes(&error).join(": "));
+            Past::default()
+        })
+    })
+}
+
+fn read_past(workflow: &Path, store: &Store) -> Result<Past, JournalError> {
+    let mut past = Past::default();
     let mut read = 0;
     for run in runs(workflow, store)?.iter().take(REMEMBERED) {
         // Explanations are not worth a wait: of huge runs the newest does.
@@ -155,12 +171,12 @@ pub(crate) fn history(workflow: &Path, store: &Store) -> Result<History, Journal
         if read > MAX_BYTES {
             break;
         }
-        add(&mut history, events(run)?);
+        add(&mut past, events(run)?);
     }
-    Ok(history)
+    Ok(past)
 }
 
-fn add(history: &mut History, events: Vec<Event>) {
+fn add(all: &mut Past, events: Vec<Event>) {
     let mut instances = Vec::new();
     let mut past: HashMap<usize, Arc<PastAction>> = HashMap::new();
     for event in events {
@@ -172,7 +188,7 @@ fn add(history: &mut History, events: Vec<Event>) {
     }
     for instance in &instances {
         if let Some(past) = past.get(&instance.action) {
-            history.add(&instance.variant, name(&instance.stage, &instance.at), instance.seed, past);
+            all.add(&instance.variant, name(&instance.stage, &instance.at), instance.seed, past);
         }
     }
 }

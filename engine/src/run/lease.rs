@@ -18,8 +18,13 @@ pub(super) struct Leases {
     threads: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     gpus: Arc<GpuLeases>,
+    /// Results on their way into the store: so many flush together, and no more of them lie about.
+    finishing: Arc<Semaphore>,
     whole: Machine,
 }
+
+/// How many results may be on their way into the store at once.
+const FINISHING: usize = 64;
 
 /// What one stage holds.
 pub(super) struct Lease {
@@ -37,6 +42,7 @@ impl Leases {
             threads: many(whole.cpus),
             memory: many(in_mebibytes(whole.memory)),
             gpus: Arc::new(GpuLeases::new(&whole.gpus)),
+            finishing: many(FINISHING),
             whole,
         }
     }
@@ -56,6 +62,11 @@ impl Leases {
     pub(super) fn more_memory(&self, had: u64, factor: u32) -> Option<u64> {
         let more = had.saturating_mul(factor.into()).min(self.whole.memory);
         (more > had).then_some(more)
+    }
+
+    /// Waits for a place among those whose results go into the store.
+    pub(super) async fn finish(&self) -> Option<OwnedSemaphorePermit> {
+        self.finishing.clone().acquire_owned().await.ok()
     }
 
     /// Waits until what a stage needs is free. All ask in the same order, and whoever holds all of it lets all of it go:

@@ -21,7 +21,7 @@ use event::{ActionHead, Event, How, InstanceHead};
 use give::Giving;
 use lease::Leases;
 use petgraph::{Direction, graph::NodeIndex};
-use restage_cache::{ActionKey, Digest, Lookup, Record, Recorded, Store};
+use restage_cache::{ActionKey, Digest, Lookup, Store};
 use restage_stage::catalogue::PortType;
 use tokio::{
     sync::{mpsc, watch},
@@ -32,7 +32,7 @@ use crate::{
     cache::Cache,
     executor::{Circumstances, ExecuteError, Executor, Job, Outputs},
     machine::Machine,
-    plan::{Action, Decision, PastAction, Plan, PlanError, input_digests, remember},
+    plan::{Action, Decision, PastAction, Plan, PlanError, input_digests},
     workflow::Workflow,
 };
 
@@ -224,8 +224,8 @@ impl Run {
                 Some(action.artifacts.clone())
             } else if action.decision.is_forced() {
                 None
-            } else if let Lookup::Hit(record) = self.cache.store.lookup(&key)? {
-                Some(record.outputs)
+            } else if let Lookup::Hit(outputs) = self.cache.store.outputs(&key)? {
+                Some(outputs)
             } else {
                 None
             };
@@ -274,6 +274,7 @@ impl Run {
         let may_be_theirs = action.decision == Decision::Fetch || action.key.is_none();
         let run = Attempts {
             id: node.index(),
+            action: action.clone(),
             cache: self.cache.clone(),
             executor: self.executor.clone(),
             leases: self.leases.clone(),
@@ -310,22 +311,7 @@ impl Run {
                 }
                 Ok(ready)
             }
-            Ok(Became::Ran(outputs, how, held)) => {
-                let action = &plan.graph[node];
-                let record =
-                    Record { outputs, provenance: provenance(action, &inputs, Some(&how), milliseconds) };
-                let outputs = match self.cache.store.record(&key, &record)? {
-                    Recorded::First | Recorded::Same => record.outputs,
-                    Recorded::Different(first) => {
-                        tracing::warn!(
-                            action = %action.name(),
-                            "ran twice with different results: the stage is not deterministic; the first one stands"
-                        );
-                        first.outputs
-                    }
-                };
-                remember(action, &self.cache.store)?;
-                drop(held);
+            Ok(Became::Ran { outputs, milliseconds }) => {
                 if let Some(giving) = &self.giving {
                     giving.give(key);
                 }
@@ -410,7 +396,6 @@ fn provenance(
     action: &Action,
     inputs: &BTreeMap<String, Vec<Digest>>,
     how: Option<&Circumstances>,
-    milliseconds: u64,
 ) -> serde_json::Value {
     let variable = |name: &str| std::env::var(name).ok();
     serde_json::json!({
@@ -428,6 +413,6 @@ fn provenance(
         "memory": how.and_then(|how| how.memory),
         "sandbox": how.map(|how| how.sandbox.to_string()),
         "finished": now(),
-        "milliseconds": milliseconds,
+        "milliseconds": how.map(|how| how.milliseconds),
     })
 }

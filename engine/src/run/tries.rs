@@ -6,7 +6,10 @@ use restage_cache::Store;
 use restage_stage::task;
 use tokio::sync::{mpsc, watch};
 
-use super::{event::Event, lease::Leases};
+use super::{
+    event::Event,
+    lease::{Lease, Leases},
+};
 use crate::{
     executor::{Computed, ExecuteError, Executor, Job, Share},
     plan::Step,
@@ -24,22 +27,27 @@ pub(super) struct Tries<'a> {
 }
 
 impl Tries<'_> {
-    /// Runs a job until it works, or has failed once more often than it may be tried again. Its tries share `scratch`.
-    pub(super) async fn until_it_works(&self, job: &Job, scratch: PathBuf) -> Result<Computed, ExecuteError> {
+    /// Runs a job until it works, or has failed once more often than it may be tried again. Its tries share `scratch`, and
+    /// the first one has `lease`. What the last one held is held still.
+    pub(super) async fn until_it_works(
+        &self,
+        job: &Job,
+        scratch: PathBuf,
+        mut lease: Lease,
+    ) -> Result<(Computed, Lease), ExecuteError> {
         let mut left = job.step.execution.retries;
         let mut memory = self.leases.memory_for(&job.step);
         loop {
-            let lease = self.leases.lease(&job.step, memory).await;
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
             }
             self.tell(Event::Running { action: self.id }).await;
             let result = self.once(job, &lease.share, scratch.clone()).await;
-            drop(lease);
             let error = match result {
-                Ok(computed) => return check_files(self.store, &job.step).await.map(|()| computed),
+                Ok(computed) => return check_files(self.store, &job.step).await.map(|()| (computed, lease)),
                 Err(error) => error,
             };
+            drop(lease);
             let more = self.more_memory(&job.step, &error, memory);
             if more.is_some() {
                 memory = more;
@@ -50,6 +58,7 @@ impl Tries<'_> {
             }
             let message = crate::causes(&error).join(": ");
             self.tell(Event::Retrying { action: self.id, message, left, memory: more }).await;
+            lease = self.leases.lease(&job.step, memory).await;
         }
     }
 

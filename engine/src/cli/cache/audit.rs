@@ -122,7 +122,7 @@ async fn add(
 ) -> Result<(), Failure> {
     let workflow = workflow::load(path)?;
     let mut catalog = open_catalog(&workflow, &cache.store).await?;
-    let history = journal::history(&workflow.path, &cache.store)?;
+    let history = journal::history(&workflow.path, &cache.store);
     let plan = Plan::new(&workflow, &Selection::default(), &mut catalog, cache, &history).await?;
     let mut first = BTreeMap::new();
     for instance in &plan.instances {
