@@ -8,6 +8,7 @@ mod identity;
 mod load;
 mod output;
 mod protocol;
+pub(crate) mod python;
 mod sandbox;
 mod serve;
 
