@@ -76,7 +76,7 @@ fn explain(plan: &Plan, node: NodeIndex, store: &Store) -> String {
     for (param, value) in step.params.as_object().into_iter().flatten() {
         lines.push(format!("  with {param} = {value}"));
     }
-    for (path, digest) in &step.files {
+    for (path, digest) in &step.named.files {
         lines.push(format!("  file {}  ({digest:.12})", path.display()));
     }
     for (port, sources) in &action.inputs {

@@ -130,10 +130,12 @@ fn task(job: &Job, share: &Share, scratch: PathBuf, staging: &Staging) -> Task {
 
 fn access(job: &Job, task: &Task, staging: &Staging) -> Access {
     let inputs = task.inputs.values().flatten().cloned();
-    let files = job.step.files.iter().map(|(path, _)| path.clone());
+    let named = &job.step.named;
+    let files = named.files.iter().map(|(path, _)| path.clone());
     Access {
         read: inputs.chain(files).collect(),
-        tools: Vec::new(),
+        list: named.code.iter().filter_map(|(path, _)| Some(path.parent()?.to_owned())).collect(),
+        tools: named.tools.clone(),
         write: vec![staging.path().to_owned(), task.scratch.clone()],
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::{Digest, Store};
-use restage_stage::catalogue::{PortType, UNKEYED_MARK};
+use restage_stage::catalogue::{PortType, StageType, UNKEYED_MARK};
 
 use super::{
     Action, Decision, Instance, Plan, PlanError, Selection, Step,
@@ -16,6 +16,7 @@ use super::{
     files::{Files, Params},
     group::{Draft, DraftId, Group, GroupId, Groups},
     key::Definition,
+    ports,
     variant::Variants,
     wire,
 };
@@ -128,15 +129,19 @@ fn steps(
             at: draft.at.clone(),
             params: params.given,
             keyed_params: params.keyed,
-            files: params.files,
-            outputs: kind.outputs.clone(),
+            named: params.named,
+            outputs: if offer.stage.open { outputs_of(offer.stage, canonical) } else { kind.outputs.clone() },
             execution: group.stage.execution.clone(),
             code: offer.plugin.code.clone(),
             definition,
         };
-        steps.push(Some((Arc::new(step), offer.stage.seeded)));
+        steps.push(Some((Arc::new(step), ports::takes_seed(offer.stage, canonical))));
     }
     Ok(steps)
+}
+
+fn outputs_of(kind: &StageType, params: &serde_json::Value) -> Arc<[(Arc<str>, PortType)]> {
+    ports::outputs(kind, params).into_iter().map(|(name, kind)| (name.into(), kind)).collect()
 }
 
 /// What all steps of a stage type share.
@@ -147,12 +152,12 @@ struct TypeOf<'a> {
 }
 
 impl<'a> TypeOf<'a> {
-    fn new(stage: &'a restage_stage::catalogue::StageType) -> Self {
+    fn new(stage: &'a StageType) -> Self {
         let properties = stage.params.get("properties").and_then(|properties| properties.as_object());
         let marked =
             |schema: &serde_json::Value| schema.get(UNKEYED_MARK) == Some(&serde_json::Value::Bool(true));
         Self {
-            outputs: stage.outputs.iter().map(|port| (port.name.as_str().into(), port.kind)).collect(),
+            outputs: outputs_of(stage, &serde_json::Value::Null),
             unkeyed: properties
                 .into_iter()
                 .flatten()

@@ -1,4 +1,4 @@
-//! Data files that params name: made absolute for the stage, and replaced by the digest of their content in keys.
+//! Files that params name, data and scripts: made absolute for the stage, and replaced by digests of what they hold in keys.
 
 use std::{
     collections::HashMap,
@@ -7,18 +7,31 @@ use std::{
 };
 
 use restage_cache::{Digest, Store};
-use restage_stage::task::PATH_MARK;
-use serde_json::Value;
+use restage_stage::task::{CODE_MARK, PATH_MARK, TOOL_MARK};
+use serde_json::{Value, json};
+
+use crate::plugin::python;
 
 /// The mark, in keyed params, of a digest in the place of a path.
 pub(super) const DIGEST_MARK: &str = "$digest";
 
-/// Params for the stage (absolute paths) and for keys (digests instead), and the files that they name.
+/// Params for the stage (absolute paths) and for keys (digests instead), and what they name.
 #[derive(Clone)]
 pub(super) struct Params {
     pub(super) given: Arc<Value>,
     pub(super) keyed: Arc<Value>,
-    pub(super) files: Vec<(PathBuf, Digest)>,
+    pub(super) named: Named,
+}
+
+/// Files that params name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Named {
+    /// All that is read of data and code, with what it held when the plan was made.
+    pub(crate) files: Vec<(PathBuf, Digest)>,
+    /// Which of them are code, with what they are in keys.
+    pub(crate) code: Vec<(PathBuf, Digest)>,
+    /// Programs given by their path.
+    pub(crate) tools: Vec<PathBuf>,
 }
 
 /// Texts that come from files of other folders than the workflow's: where in the params, and which folder.
@@ -40,7 +53,7 @@ impl<'a> Files<'a> {
     /// Whether there is a path among the params.
     pub(super) fn names_any(params: &Value) -> bool {
         match params {
-            Value::Object(map) => map.contains_key(PATH_MARK) || map.values().any(Self::names_any),
+            Value::Object(map) => mark_of(map).is_some() || map.values().any(Self::names_any),
             Value::Array(items) => items.iter().any(Self::names_any),
             _ => false,
         }
@@ -54,9 +67,9 @@ impl<'a> Files<'a> {
         mut wrong: impl FnMut(&str, String),
     ) -> Params {
         let (mut given, mut keyed) = (serde_json::Map::new(), serde_json::Map::new());
-        let mut files = Vec::new();
+        let mut named = Named::default();
         for (param, value) in params.as_object().into_iter().flatten() {
-            match self.value(value, &format!("/{param}"), foreign, &mut files) {
+            match self.value(value, &format!("/{param}"), foreign, &mut named) {
                 Ok((for_stage, for_key)) => {
                     given.insert(param.clone(), for_stage);
                     keyed.insert(param.clone(), for_key);
@@ -64,7 +77,7 @@ impl<'a> Files<'a> {
                 Err(message) => wrong(param, message),
             }
         }
-        Params { given: Arc::new(given.into()), keyed: Arc::new(keyed.into()), files }
+        Params { given: Arc::new(given.into()), keyed: Arc::new(keyed.into()), named }
     }
 
     fn value(
@@ -72,23 +85,20 @@ impl<'a> Files<'a> {
         value: &Value,
         pointer: &str,
         foreign: &Foreign,
-        files: &mut Vec<(PathBuf, Digest)>,
+        named: &mut Named,
     ) -> Result<(Value, Value), String> {
         match value {
-            Value::Object(map) if map.len() == 1 && map.contains_key(PATH_MARK) => {
-                let path = map.get(PATH_MARK).and_then(Value::as_str).unwrap_or_default();
+            Value::Object(map) if mark_of(map).is_some() => {
+                let (mark, path) = mark_of(map).unwrap_or_default();
                 let folder =
                     foreign.iter().find(|(place, _)| place == pointer).map(|(_, folder)| folder.as_path());
-                let absolute = folder.unwrap_or(self.folder).join(path);
-                let digest = self.digest(&absolute)?;
-                files.push((absolute.clone(), digest));
-                Ok((serde_json::json!({ PATH_MARK: absolute }), serde_json::json!({ DIGEST_MARK: digest })))
+                self.file(mark, path, folder.unwrap_or(self.folder), named)
             }
             Value::Object(map) => {
                 let (mut given, mut keyed) = (serde_json::Map::new(), serde_json::Map::new());
                 for (key, value) in map {
                     let (for_stage, for_key) =
-                        self.value(value, &format!("{pointer}/{key}"), foreign, files)?;
+                        self.value(value, &format!("{pointer}/{key}"), foreign, named)?;
                     given.insert(key.clone(), for_stage);
                     keyed.insert(key.clone(), for_key);
                 }
@@ -98,7 +108,7 @@ impl<'a> Files<'a> {
                 let (mut given, mut keyed) = (Vec::new(), Vec::new());
                 for (index, item) in items.iter().enumerate() {
                     let (for_stage, for_key) =
-                        self.value(item, &format!("{pointer}/{index}"), foreign, files)?;
+                        self.value(item, &format!("{pointer}/{index}"), foreign, named)?;
                     given.push(for_stage);
                     keyed.push(for_key);
                 }
@@ -106,6 +116,37 @@ impl<'a> Files<'a> {
             }
             plain => Ok((plain.clone(), plain.clone())),
         }
+    }
+
+    /// A marked path for the stage and for keys.
+    fn file(
+        &mut self,
+        mark: &str,
+        path: &str,
+        folder: &Path,
+        named: &mut Named,
+    ) -> Result<(Value, Value), String> {
+        if mark == TOOL_MARK {
+            // Without a `/` it is looked for on `PATH`, as a shell does.
+            let given = if path.contains('/') { folder.join(path) } else { PathBuf::from(path) };
+            named.tools.extend(given.is_absolute().then(|| given.clone()));
+            return Ok((json!({ TOOL_MARK: given }), json!({ TOOL_MARK: path })));
+        }
+        let absolute = folder.join(path);
+        let digest = self.digest(&absolute)?;
+        if mark == PATH_MARK {
+            named.files.push((absolute.clone(), digest));
+            return Ok((json!({ PATH_MARK: absolute }), json!({ DIGEST_MARK: digest })));
+        }
+        let sources =
+            python::sources(&absolute).map_err(|error| format!("cannot read the code of {path}: {error}"))?;
+        let mut keyed = serde_json::Map::new();
+        for source in sources {
+            named.files.push((source.path.clone(), self.digest(&source.path)?));
+            named.code.push((source.path, source.digest));
+            keyed.insert(source.name, json!({ DIGEST_MARK: source.digest }));
+        }
+        Ok((json!({ CODE_MARK: absolute }), keyed.into()))
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {
@@ -119,4 +160,10 @@ impl<'a> Files<'a> {
         self.digests.insert(path.to_owned(), digest);
         Ok(digest)
     }
+}
+
+/// The mark and the path of a marked path.
+fn mark_of(map: &serde_json::Map<String, Value>) -> Option<(&str, &str)> {
+    let (mark, path) = map.iter().next().filter(|_| map.len() == 1)?;
+    [PATH_MARK, CODE_MARK, TOOL_MARK].contains(&mark.as_str()).then_some((mark, path.as_str()?))
 }

@@ -10,7 +10,7 @@ use std::{
 
 use indexmap::IndexMap;
 
-use super::{Point, files::Foreign, wire::Wiring};
+use super::{Point, files::Foreign, ports, wire::Wiring};
 use crate::{
     plugin::Catalog,
     workflow::{
@@ -329,9 +329,9 @@ impl<'a> Groups<'a> {
 
     /// Tells inputs that take one artifact and would get several, because a stage gathers.
     fn check_single(&self, stage: &Stage, inputs: &Inputs, problems: &mut Diagnostics) {
-        let Some(offer) = self.catalog.find(&stage.uses.value) else { return };
+        let Some(kind) = ports::of(stage, self.catalog) else { return };
         for (port, read) in inputs.iter().filter(|(_, read)| read.len() > 1) {
-            let takes_one = offer.stage.inputs.iter().any(|known| *known.name == **port && !known.many);
+            let takes_one = kind.inputs.iter().any(|known| *known.name == **port && !known.many);
             // A list that was written is told where wires are checked.
             if let Some(input) = stage.inputs.get(&**port).filter(|input| takes_one && input.from.len() == 1)
             {

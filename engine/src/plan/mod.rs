@@ -11,18 +11,20 @@ mod group;
 pub(crate) mod key;
 #[cfg(test)]
 mod oracle;
+mod ports;
 mod reason;
 mod variant;
 mod wire;
 mod words;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use restage_cache::{ActionKey, Digest};
 use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
+pub(crate) use files::Named;
 pub(crate) use reason::{History, Past, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
@@ -64,8 +66,8 @@ pub(crate) struct Step {
     pub(crate) params: Arc<serde_json::Value>,
     /// The params as they enter keys: paths replaced by digests of content.
     pub(crate) keyed_params: Arc<serde_json::Value>,
-    /// Data files and folders that the params name, with what they held when the plan was made.
-    pub(crate) files: Vec<(PathBuf, Digest)>,
+    /// Files that the params name.
+    pub(crate) named: Named,
     /// Its output ports.
     pub(crate) outputs: Arc<[(Arc<str>, PortType)]>,
     /// How it is run.

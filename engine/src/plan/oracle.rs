@@ -278,6 +278,7 @@ fn catalog(identity: Digest) -> Catalog {
         name: name.into(),
         doc: String::new(),
         seeded,
+        open: false,
         inputs: vec![InputPort {
             name: "in".into(),
             kind: PortType::Any,

@@ -228,7 +228,8 @@ pub(super) fn changes(action: &Action, past: &PastAction) -> Vec<Reason> {
         let is_file = |value: &Value| value.get(DIGEST_MARK).is_some();
         reasons.push(if is_file(&change.from) && is_file(&change.to) {
             let digest = change.to.get(DIGEST_MARK).and_then(Value::as_str);
-            let file = step.files.iter().find(|(_, known)| Some(known.to_string().as_str()) == digest);
+            let mut named = step.named.code.iter().chain(&step.named.files);
+            let file = named.find(|(_, known)| Some(known.to_string().as_str()) == digest);
             Reason::File { param: change.param, file: file.map(|(path, _)| path.clone()) }
         } else {
             Reason::Param(change)

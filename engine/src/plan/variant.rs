@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-use super::Selection;
+use super::{Selection, ports};
 
 /// The variant that others are compared with, where the workflow chooses none: the workflow as written.
 pub(crate) const BASELINE: &str = "baseline";
@@ -326,19 +326,22 @@ fn drop_stage(body: &mut Body, dropped: &Located<String>, catalog: &Catalog, pro
         return;
     };
     body.rewired = true;
-    let Some(offer) = catalog.find(&stage.uses.value) else { return };
+    let Some(kind) = ports::of(&stage, catalog) else { return };
     let replacement = |output: &OutputRef| -> Result<Vec<Located<OutputRef>>, String> {
         let port = match &output.port {
-            Some(port) => offer.stage.outputs.iter().find(|known| *known.name == **port),
-            None => offer.stage.outputs.first(),
+            Some(port) => kind.outputs.iter().find(|known| *known.name == **port),
+            None => kind.outputs.first(),
         };
         // An output that is not there is told where it is read.
         let Some(port) = port else { return Ok(Vec::new()) };
-        let mut same_type = offer.stage.inputs.iter().filter(|input| input.kind == port.kind);
-        let connected = same_type.find_map(|input| stage.inputs.get(&input.name));
+        let same_type = kind.inputs.iter().filter(|input| input.kind == port.kind || kind.open);
+        // Where types are open, the name tells more.
+        let (named, others): (Vec<_>, Vec<_>) =
+            same_type.partition(|input| kind.open && input.name == port.name);
+        let connected = named.into_iter().chain(others).find_map(|input| stage.inputs.get(&input.name));
         connected.map(|input| input.from.clone()).ok_or_else(|| {
             let takes: Vec<String> =
-                offer.stage.inputs.iter().map(|input| format!("`{}` ({})", input.name, input.kind)).collect();
+                kind.inputs.iter().map(|input| format!("`{}` ({})", input.name, input.kind)).collect();
             let takes = if takes.is_empty() { "nothing".to_owned() } else { takes.join(", ") };
             let output = format!("`{}` ({})", port.name, port.kind);
             format!("nothing that it reads can take the place of its output {output}: it reads {takes}")

@@ -1,15 +1,17 @@
 //! Checks a variant's wires against the stage types: types known, ports there, kinds equal, nothing missing, no cycle.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
-use restage_stage::catalogue::{InputPort, OutputPort, PortType};
+use restage_stage::catalogue::{InputPort, OutputPort, PortType, StageType};
 
+use super::ports;
 use crate::{
-    plugin::{Catalog, Offer},
+    plugin::Catalog,
     workflow::{
         Body, Diagnostic, Diagnostics, Input, Located, MetricRef, OutputRef, Stage, nearest, suggest,
     },
@@ -37,28 +39,58 @@ pub(super) fn resolve(
     catalog: &Catalog,
     problems: &mut Diagnostics,
 ) -> Wiring {
-    let mut offers: HashMap<&str, Offer<'_>> = HashMap::new();
+    let mut kinds: Kinds<'_> = HashMap::new();
     for (name, stage) in &body.stages {
-        match catalog.find(&stage.uses.value) {
-            Some(offer) => drop(offers.insert(name, offer)),
+        ports::check(name, stage, catalog, problems);
+        match ports::of(stage, catalog) {
+            Some(kind) => drop(kinds.insert(name, kind)),
             // A stage without its type was told when the file was read.
             None if stage.uses.value.is_empty() || problems.full() => {}
             None => problems.push(unknown_type(&stage.uses, catalog)),
         }
     }
     for (name, stage) in &body.stages {
-        if let Some(offer) = offers.get(&**name) {
-            check_inputs(name, stage, offer, body, &offers, problems);
+        if let Some(kind) = kinds.get(&**name) {
+            check_inputs(name, stage, kind, body, &kinds, problems);
+            check_test_labels(name, stage, kind, &kinds, problems);
         }
     }
-    check_metrics(metrics, &offers, problems);
+    check_metrics(metrics, &kinds, problems);
     let order = order(body, problems);
-    let single = |(name, offer): (&&str, &Offer<'_>)| match offer.stage.outputs.as_slice() {
+    let single = |(name, kind): (&&str, &Cow<'_, StageType>)| match kind.outputs.as_slice() {
         [only] => Some(((*name).into(), only.name.as_str().into())),
         _ => None,
     };
-    let single_outputs = offers.iter().filter_map(single).collect();
+    let single_outputs = kinds.iter().filter_map(single).collect();
     Wiring { order, single_outputs }
+}
+
+/// The types of a variant's stages, with the ports that each stage has.
+type Kinds<'a> = HashMap<&'a str, Cow<'a, StageType>>;
+
+/// A type whose ports are open would take test labels like anything else. What reads them may only judge.
+fn check_test_labels(
+    name: &str,
+    stage: &Stage,
+    kind: &StageType,
+    kinds: &Kinds<'_>,
+    problems: &mut Diagnostics,
+) {
+    let Some(other) = kind.outputs.iter().find(|output| kind.open && output.kind != PortType::Metrics) else {
+        return;
+    };
+    for output in stage.inputs.values().flat_map(|input| &input.from) {
+        let ports = kinds.get(&*output.value.stage).map_or(&[][..], |kind| &kind.outputs);
+        let is_read = |port: &&OutputPort| output.value.port.as_ref().is_none_or(|name| **name == *port.name);
+        if ports.iter().filter(is_read).any(|port| port.kind == PortType::TestLabels) {
+            let message = format!("`{name}` reads test labels, and writes `{}` ({})", other.name, other.kind);
+            problems.push(
+                Diagnostic::new(&output.at, message, "test labels")
+                    .and(&stage.uses.at, "what this writes, others may train on")
+                    .help("what reads test labels may write metrics only: anything else would leak them"),
+            );
+        }
+    }
 }
 
 fn unknown_type(uses: &Located<String>, catalog: &Catalog) -> Diagnostic {
@@ -86,12 +118,12 @@ fn unknown_type(uses: &Located<String>, catalog: &Catalog) -> Diagnostic {
 fn check_inputs(
     name: &str,
     stage: &Stage,
-    offer: &Offer<'_>,
+    kind: &StageType,
     body: &Body,
-    offers: &HashMap<&str, Offer<'_>>,
+    kinds: &Kinds<'_>,
     problems: &mut Diagnostics,
 ) {
-    let ports = &offer.stage.inputs;
+    let ports = &kind.inputs;
     for (port_name, input) in &stage.inputs {
         let Some(port) = ports.iter().find(|port| port.name == *port_name) else {
             let message = format!("`{}` has no input `{port_name}`", stage.uses.value);
@@ -110,7 +142,7 @@ fn check_inputs(
             );
         }
         for output in &input.from {
-            check_wire(port, input, output, body, offers, problems);
+            check_wire(port, input, output, body, kinds, problems);
         }
     }
     let is_port = |name: &str| ports.iter().any(|port| port.name == name);
@@ -135,12 +167,12 @@ fn check_wire(
     input: &Input,
     output: &Located<OutputRef>,
     body: &Body,
-    offers: &HashMap<&str, Offer<'_>>,
+    kinds: &Kinds<'_>,
     problems: &mut Diagnostics,
 ) {
     // A stage that is not there or of unknown type was told already.
-    let Some(offer) = offers.get(&*output.value.stage) else { return };
-    let outputs = &offer.stage.outputs;
+    let Some(source) = kinds.get(&*output.value.stage) else { return };
+    let outputs = &source.outputs;
     let names = || outputs.iter().map(|output| output.name.as_str());
     let found: Option<&OutputPort> = match (&output.value.port, outputs.as_slice()) {
         (Some(name), _) => outputs.iter().find(|known| *known.name == **name),
@@ -182,14 +214,10 @@ fn check_wire(
     }
 }
 
-fn check_metrics(
-    metrics: &[Located<MetricRef>],
-    offers: &HashMap<&str, Offer<'_>>,
-    problems: &mut Diagnostics,
-) {
+fn check_metrics(metrics: &[Located<MetricRef>], kinds: &Kinds<'_>, problems: &mut Diagnostics) {
     for metric in metrics {
-        let Some(offer) = offers.get(metric.value.stage.as_str()) else { continue };
-        if !offer.stage.outputs.iter().any(|output| output.kind == PortType::Metrics) {
+        let Some(kind) = kinds.get(metric.value.stage.as_str()) else { continue };
+        if !kind.outputs.iter().any(|output| output.kind == PortType::Metrics) {
             let message = format!("stage `{}` has no metrics", metric.value.stage);
             problems.push(
                 Diagnostic::new(&metric.at, message, "its metric")

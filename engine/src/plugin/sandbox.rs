@@ -39,6 +39,8 @@ const DEVICES: &str = "/dev";
 pub(crate) struct Access {
     /// What it may read: artifacts, data files that its params name.
     pub(crate) read: Vec<PathBuf>,
+    /// Folders of which it may see what is in them, but not read it: where Python looks for modules.
+    pub(crate) list: Vec<PathBuf>,
     /// Programs that it may start, with what lies beside them.
     pub(crate) tools: Vec<PathBuf>,
     /// Folders that it may write: staging and scratch.
@@ -93,7 +95,8 @@ pub(crate) fn confine(access: &Access) -> Result<Sandbox, RulesetError> {
     }
     let tools = access.tools.iter().flat_map(|tool| prefix(tool));
     let paths = access.read.iter().cloned().chain(tools).map(|path| (path, read));
-    for (path, access) in paths.chain(access.write.iter().cloned().map(|path| (path, all))) {
+    let lists = access.list.iter().map(|path| (path.clone(), AccessFs::ReadDir.into()));
+    for (path, access) in paths.chain(lists).chain(access.write.iter().cloned().map(|path| (path, all))) {
         if let Some((there, access)) = opened(&path, access) {
             rules = rules.add_rule(PathBeneath::new(there, access))?;
         }

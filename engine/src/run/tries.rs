@@ -84,14 +84,14 @@ impl Tries<'_> {
 
 /// A data file that changed while the stage ran may have been read in either state: the result is of neither.
 async fn check_files(store: &Store, step: &Arc<Step>) -> Result<(), ExecuteError> {
-    if step.files.is_empty() {
+    if step.named.files.is_empty() {
         return Ok(());
     }
     let (store, step) = (store.clone(), step.clone());
     let checked = tokio::task::spawn_blocking(move || {
         let changed =
             |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
-        match step.files.iter().find(|(path, digest)| !changed(path, *digest)) {
+        match step.named.files.iter().find(|(path, digest)| !changed(path, *digest)) {
             Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
             None => Ok(()),
         }

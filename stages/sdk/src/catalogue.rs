@@ -31,6 +31,10 @@ pub struct StageType {
     pub outputs: Vec<OutputPort>,
     /// JSON Schema (2020-12) of its params.
     pub params: serde_json::Value,
+    /// Whether its ports are the workflow's to choose: it takes inputs of any name and type, one or a list; its outputs are
+    /// those that its param `outputs` names, with their types; it takes a seed if its param `seed` is true.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub open: bool,
     /// How far what it writes may be from what it wrote before, of the same inputs; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Tolerance>,
@@ -70,6 +74,7 @@ impl std::fmt::Display for Tolerance {
 /// wrong wire, refused before anything runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "author", derive(schemars::JsonSchema))]
 pub enum PortType {
     /// Spots x genes with coordinates: an AnnData group.
     Table,

@@ -1,6 +1,9 @@
 //! What a running stage sees of the world: its inputs, outputs, seed, threads, scratch folder, and who listens.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
@@ -55,6 +58,16 @@ impl Context {
     /// The artifact folders on an input port, in the order of the workflow; empty when not connected.
     pub fn inputs(&self, port: &str) -> &[PathBuf] {
         self.task.inputs.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// The artifact folders on all input ports that are connected.
+    pub fn inputs_by_port(&self) -> &BTreeMap<String, Vec<PathBuf>> {
+        &self.task.inputs
+    }
+
+    /// Where all outputs go.
+    pub fn outputs_by_port(&self) -> &BTreeMap<String, PathBuf> {
+        &self.task.outputs
     }
 
     /// Reads the one artifact on an input port.

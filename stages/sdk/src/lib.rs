@@ -28,6 +28,6 @@ pub use {
     catalogue::Tolerance,
     context::{Context, Device},
     error::{Error, Result},
-    params::InputPath,
+    params::{CodePath, InputPath, ToolPath},
     stage::{Artifact, Ports, Stage},
 };

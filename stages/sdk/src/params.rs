@@ -1,62 +1,98 @@
-//! Param types with a meaning to the engine.
+//! Param types with a meaning to the engine: paths. Each is written in YAML as a text, relative to the workflow file; in
+//! canonical params it is a mapping with a mark, `{"$path": …}`, by which the engine finds it and makes it absolute.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, ser::SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::task::PATH_MARK;
+use crate::task::{CODE_MARK, PATH_MARK, TOOL_MARK};
 
-/// A file or folder outside the workflow that the stage reads.
-///
-/// Written in YAML as a path relative to the workflow file. In canonical params it is `{"$path": …}`: by that mark
-/// the engine finds it, makes it absolute, and puts the digest of its *content* into the action key.
+/// A file or folder outside the workflow that the stage reads; the digest of its *content* is part of the action key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InputPath(PathBuf);
 
-impl InputPath {
-    /// The path; absolute while a stage runs.
-    pub fn as_path(&self) -> &Path {
-        &self.0
-    }
-}
+/// A script that the stage runs; the digest of its *code* is part of the action key. A Python script is what its tokens
+/// are, with the local modules that it imports: a comment changes nothing. Of other files each byte counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodePath(PathBuf);
 
-impl Serialize for InputPath {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1))?;
-        map.serialize_entry(PATH_MARK, &self.0)?;
-        map.end()
-    }
-}
+/// A program that the stage runs: the name of one on `PATH`, or with a `/` a path. It is part of the action key as it is
+/// written, not by its content: another machine's Python is another file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolPath(PathBuf);
 
-impl<'de> Deserialize<'de> for InputPath {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Plain(PathBuf),
-            Marked {
-                #[serde(rename = "$path")]
-                path: PathBuf,
-            },
+/// What the three have in common.
+macro_rules! marked {
+    ($type:ident, $mark:expr, $doc:literal, $expected:literal) => {
+        impl $type {
+            /// The path; absolute while a stage runs.
+            pub fn as_path(&self) -> &Path {
+                &self.0
+            }
         }
-        Form::deserialize(deserializer)
-            .map(|form| match form {
-                Form::Plain(path) | Form::Marked { path } => Self(path),
-            })
-            .map_err(|_| serde::de::Error::custom("expected a path relative to the workflow file"))
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                BTreeMap::from([($mark, &self.0)]).serialize(serializer)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let path = Form::deserialize(deserializer).ok().and_then(|form| form.path($mark));
+                path.map(Self).ok_or_else(|| D::Error::custom($expected))
+            }
+        }
+
+        impl JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "description": $doc })
+            }
+        }
+    };
+}
+
+/// A path as it is written, and as the engine hands it back.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Plain(PathBuf),
+    Marked(BTreeMap<String, PathBuf>),
+}
+
+impl Form {
+    fn path(self, mark: &str) -> Option<PathBuf> {
+        match self {
+            Self::Plain(path) => Some(path),
+            Self::Marked(mut map) => map.remove(mark).filter(|_| map.is_empty()),
+        }
     }
 }
 
-impl JsonSchema for InputPath {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "InputPath".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "description": "A file or folder, relative to the workflow file; its content is part of the cache key."
-        })
-    }
-}
+marked!(
+    InputPath,
+    PATH_MARK,
+    "A file or folder, relative to the workflow file; its content is part of the cache key.",
+    "expected a path relative to the workflow file"
+);
+marked!(
+    CodePath,
+    CODE_MARK,
+    "A script, relative to the workflow file; its code is part of the cache key, with that of the local Python modules that \
+     it imports. Comments are not.",
+    "expected the path of a script, relative to the workflow file"
+);
+marked!(
+    ToolPath,
+    TOOL_MARK,
+    "A program on PATH, or with a `/` a path relative to the workflow file.",
+    "expected the name of a program, or its path"
+);

@@ -17,6 +17,8 @@ pub trait Stage: 'static {
     const NAME: &'static str;
     /// Whether it draws random numbers from the sweep's seed.
     const SEEDED: bool = false;
+    /// Whether its ports are the workflow's to choose; see [`StageType::open`].
+    const OPEN: bool = false;
     /// How far what it writes may be from what it wrote before, of the same inputs, e.g. where a library sums in another
     /// order on another machine; `restage cache audit` measures by it. Without one, two runs give the same bytes.
     const TOLERANCE: Option<Tolerance> = None;
@@ -132,6 +134,7 @@ fn describe<S: Stage>() -> StageType {
         name: S::NAME.into(),
         doc: ports.doc.into(),
         seeded: S::SEEDED,
+        open: S::OPEN,
         inputs: ports.inputs,
         outputs: ports.outputs,
         params: schemars::schema_for!(S::Params).to_value(),

@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// The mark of a path of the outside world in canonical params: `{"$path": …}`.
 pub const PATH_MARK: &str = "$path";
+/// The mark of a script in canonical params: `{"$code": …}`.
+pub const CODE_MARK: &str = "$code";
+/// The mark of a program in canonical params: `{"$tool": …}`.
+pub const TOOL_MARK: &str = "$tool";
 
 /// One run of one stage.
 #[derive(Clone, Debug, Serialize, Deserialize)]
