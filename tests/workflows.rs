@@ -57,6 +57,30 @@ fn the_tour_of_the_language_runs() {
     open_in_python(&sandbox, &tour);
 }
 
+/// The worked example of a stage in Python, between stages in Rust.
+#[test]
+fn a_python_script_reads_a_table_and_writes_one_that_the_next_stage_reads() {
+    let Some(python) = std::env::var_os("RESTAGE_PYTHON") else {
+        println!("skipped: no Python with numpy and zarr (set RESTAGE_PYTHON)");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    let workflow = shipped("python.yaml");
+    let program = format!("smooth.program={}", Path::new(&python).display());
+    let arguments = ["run", "--json", &workflow, "--set", &program];
+    assert_eq!(sandbox.json(&arguments)["ran"], 4);
+    assert_eq!(sandbox.json(&arguments)["ran"], 0);
+    open_in_python(&sandbox, &workflow);
+
+    // A spot's nearest neighbour is itself: smoothed over one, the next stage reads what it would read without the script.
+    let normalized = |change: &str| {
+        sandbox.json(&[&arguments[..], &["--set", change]].concat());
+        sandbox.json(&["show", "--json", &workflow, "normalized"])[0]["digest"].clone()
+    };
+    assert_eq!(normalized("smooth.params.neighbours=1"), normalized("normalized.in.table=clean.table"));
+    assert_ne!(normalized("smooth.params.neighbours=2"), normalized("normalized.in.table=clean.table"));
+}
+
 /// On real sections: no test label reaches a stage that trains, and the table has the baselines beside the result.
 #[test]
 fn her2st_runs_on_real_sections() {

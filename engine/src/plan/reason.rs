@@ -286,6 +286,11 @@ pub(crate) fn differences(path: &str, from: &Value, to: &Value) -> Vec<Change> {
                 })
                 .collect()
         }
+        // Of a list of files, those that changed; other lists are short enough to be told whole.
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() && a.iter().any(|item| item.is_object()) => {
+            let items = a.iter().zip(b).enumerate();
+            items.flat_map(|(index, (a, b))| differences(&format!("{path}[{index}]"), a, b)).collect()
+        }
         (a, b) if key::same(a, b) => Vec::new(),
         (a, b) => vec![Change { param: path.to_owned(), from: a.clone(), to: b.clone() }],
     }

@@ -103,8 +103,9 @@ fn failure(name: &str, status: ExitStatus, last_lines: &[String]) -> Error {
     let how = match (status.code(), status.signal()) {
         (Some(code), _) => format!("ended with status {code}"),
         (None, Some(signal)) => {
-            let known = Signal::from_named_raw(signal).map(|signal| format!("{signal:?}"));
-            format!("was killed by {}", known.unwrap_or_else(|| format!("signal {signal}")))
+            let known = [(6, "SIGABRT"), (7, "SIGBUS"), (9, "SIGKILL"), (11, "SIGSEGV"), (15, "SIGTERM")];
+            let name = known.iter().find(|(number, _)| *number == signal).map(|(_, name)| (*name).to_owned());
+            format!("was killed by {}", name.unwrap_or_else(|| format!("signal {signal}")))
         }
         (None, None) => "ended".to_owned(),
     };

@@ -19,24 +19,31 @@ use crate::child;
 pub(crate) struct Run;
 
 /// Params of `command/run`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Params {
     /// What it writes: the type of each output, e.g. `{ table: table, scores: metrics }`.
     outputs: BTreeMap<String, PortType>,
     /// The script. Its code is part of the key, with that of the local Python modules that it imports; comments are not.
+    #[serde(default)]
     script: Option<CodePath>,
     /// The program that runs the script. Default `python3` for a `.py`; other scripts are run themselves.
+    #[serde(default)]
     program: Option<ToolPath>,
     /// Further words of the command line. Default none.
+    #[serde(default)]
     args: Vec<String>,
     /// What the script is to know; it reads them as JSON. Default none.
+    #[serde(default)]
     params: Map<String, Value>,
     /// Files and folders that it reads. Default none; it is kept from others.
+    #[serde(default)]
     files: Vec<InputPath>,
     /// What tells the environment that it runs in: `uv.lock`, `requirements.txt`, `environment.yml`. Default none.
+    #[serde(default)]
     lock: Option<InputPath>,
     /// Whether it takes the sweep's seed. Default false.
+    #[serde(default)]
     seed: bool,
 }
 
