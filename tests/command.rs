@@ -145,7 +145,12 @@ fn what_it_is_made_of_makes_it_run_again_and_nothing_else_does() {
             &["--set", "hello.args=[--slow]"],
             "1 because hello.args [\"--fast\"] -> [\"--slow\"]",
         ),
-        ("data.csv", "1,2\n", &["--set", "params.name=Bob"], "1 because hello.params.name: Ada -> Bob"),
+        (
+            "data.csv",
+            "1,2\n",
+            &["--set", "params.name=Bob"],
+            "1 because hello.params.name \"Ada\" -> \"Bob\"",
+        ),
     ];
     for (file, text, arguments, reason) in cases {
         let before = std::fs::read_to_string(sandbox.path(file)).expect("a file");

@@ -28,8 +28,7 @@ pub(super) async fn lines<T>(
 /// The next line; of a long one the beginning, and how much more there was.
 async fn line(stream: &mut (impl AsyncBufRead + Unpin)) -> Option<String> {
     let (mut line, mut cut) = (Vec::new(), 0);
-    loop {
-        let Ok(bytes @ [_, ..]) = stream.fill_buf().await else { break };
+    while let Ok(bytes @ [_, ..]) = stream.fill_buf().await {
         let end = bytes.iter().position(|byte| *byte == b'\n');
         let part = &bytes[..end.unwrap_or(bytes.len())];
         let kept = part.len().min(MAX_LINE - line.len());
