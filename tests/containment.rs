@@ -1,5 +1,7 @@
 //! A plugin that misbehaves costs one action; a killed run goes on where it was.
 
+#![expect(clippy::expect_used, reason = "a test tells what is wrong by panicking")]
+
 mod harness;
 
 use harness::{Sandbox, ends, hosts, kill};
