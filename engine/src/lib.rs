@@ -2,6 +2,7 @@
 
 mod cache;
 pub mod cli;
+mod conformance;
 mod executor;
 mod fuzz;
 mod machine;

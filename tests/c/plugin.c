@@ -25,28 +25,7 @@ static uint32_t describe(const RestageSink *sink) {
     answer(sink, "{\"plugin\": \"c\", \"version\": \"1\", \"stages\": [{\"name\": \"greet\", \"doc\": \"Writes a greeting.\","
                  " \"seeded\": true, \"inputs\": [], \"outputs\": [{\"name\": \"text\", \"type\": \"any\", \"doc\": \"It.\"}],"
                  " \"params\": {\"type\": \"object\", \"additionalProperties\": false, \"properties\": {\"fail\":"
-                 " {\"type\": \"boolean\", \"default\": false}}}}]}");
-    return RESTAGE_STATUS_OK;
-}
-
-/* Canonical: the one param is there, whether or not it was given. */
-static uint32_t check(RestageBytes stage, RestageBytes params, const RestageSink *sink) {
-    if (!is(stage, "greet")) return RESTAGE_STATUS_UNSUPPORTED;
-    if (is(params, "{}") || is(params, "{\"fail\":false}")) {
-        answer(sink, "{\"fail\":false}");
-        return RESTAGE_STATUS_OK;
-    }
-    if (is(params, "{\"fail\":true}")) {
-        answer(sink, "{\"fail\":true}");
-        return RESTAGE_STATUS_OK;
-    }
-    answer(sink, "[\"`fail` is true or false\"]");
-    return RESTAGE_STATUS_FAILED;
-}
-
-static uint32_t open_session(const RestageHost *given, void **session) {
-    host = given;
-    *session = NULL;
+                 " {\"type\": \"boolean\", \"default\": false, \"description\": \"Whether it fails.\"}}}}]}");
     return RESTAGE_STATUS_OK;
 }
 
@@ -63,6 +42,34 @@ static int find(RestageBytes task, const char *before, char *found, size_t size)
         return 1;
     }
     return 0;
+}
+
+/* Canonical: the one param is there, whether or not it was given. */
+static uint32_t check(RestageBytes stage, RestageBytes params, const RestageSink *sink) {
+    char name[64], message[128];
+    if (!is(stage, "greet")) return RESTAGE_STATUS_UNSUPPORTED;
+    if (is(params, "{}") || is(params, "{\"fail\":false}")) {
+        answer(sink, "{\"fail\":false}");
+        return RESTAGE_STATUS_OK;
+    }
+    if (is(params, "{\"fail\":true}")) {
+        answer(sink, "{\"fail\":true}");
+        return RESTAGE_STATUS_OK;
+    }
+    if ((find(params, "{\"", name, sizeof name) && strcmp(name, "fail") != 0) ||
+        find(params, ",\"", name, sizeof name)) {
+        snprintf(message, sizeof message, "[\"there is no param `%s`\"]", name);
+        answer(sink, message);
+        return RESTAGE_STATUS_FAILED;
+    }
+    answer(sink, "[\"`fail` is true or false\"]");
+    return RESTAGE_STATUS_FAILED;
+}
+
+static uint32_t open_session(const RestageHost *given, void **session) {
+    host = given;
+    *session = NULL;
+    return RESTAGE_STATUS_OK;
 }
 
 static uint32_t run(void *session, RestageBytes task, const RestageSink *error) {

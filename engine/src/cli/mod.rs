@@ -151,6 +151,8 @@ enum Failure {
     #[error("there is no run in {}", .0.display())]
     NoRun(PathBuf),
     #[error(transparent)]
+    Kit(#[from] crate::conformance::KitError),
+    #[error(transparent)]
     Cache(#[from] cache::Wrong),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
@@ -182,6 +184,9 @@ impl Failure {
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
             Self::Cache(wrong) => wrong.help(),
+            Self::Kit(crate::conformance::KitError::NoStage { name, known, .. }) => {
+                Some(workflow::suggest(name, known.iter().map(String::as_str)))
+            }
             Self::Load(error) => error.help(),
             Self::Plan(PlanError::Catalog(error)) => error.help().map(|help| help.to_string()),
             _ => None,
@@ -194,6 +199,7 @@ impl Failure {
             Self::Load(_)
             | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
             | Self::NeverRan
+            | Self::Kit(_)
             | Self::Site(SiteError::Toml { .. })
             | Self::OneRun
             | Self::NoRun(_)

@@ -79,9 +79,22 @@ enum Incoming {
 impl Host {
     /// Starts a host for a library that sees these GPUs, named by their UUIDs, and no others.
     pub(crate) async fn start(library: &Path, gpus: &[String]) -> Result<(Self, Catalogue), StartError> {
+        Self::start_at(library, gpus, None).await
+    }
+
+    /// Starts a host with a working folder of its own, which sees no GPU.
+    pub(crate) async fn start_in(library: &Path, folder: &Path) -> Result<(Self, Catalogue), StartError> {
+        Self::start_at(library, &[], Some(folder)).await
+    }
+
+    async fn start_at(
+        library: &Path,
+        gpus: &[String],
+        folder: Option<&Path>,
+    ) -> Result<(Self, Catalogue), StartError> {
         let refused = |message: String| StartError::Refused { library: library.to_owned(), message };
-        let mut host =
-            Self::spawn(gpus).map_err(|source| StartError::Spawn { library: library.to_owned(), source })?;
+        let mut host = Self::spawn(gpus, folder)
+            .map_err(|source| StartError::Spawn { library: library.to_owned(), source })?;
         match host.ask(&Request::Load { library: library.to_owned() }).await {
             Ok(Response::Loaded { catalogue }) => Ok((host, catalogue)),
             Ok(Response::Refused { message }) => Err(refused(message)),
@@ -90,10 +103,14 @@ impl Host {
         }
     }
 
-    fn spawn(gpus: &[String]) -> io::Result<Self> {
+    fn spawn(gpus: &[String], folder: Option<&Path>) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        if let Some(folder) = folder {
+            command.current_dir(folder);
+        }
+        let mut child = command
             .arg(HOST_COMMAND)
             .env_clear()
             .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
@@ -142,6 +159,19 @@ impl Host {
             all.extend(some.iter().map(|_| Err(vec![wrong.clone()])));
         }
         all
+    }
+
+    /// Canonical params of one stage, or what is wrong with them; a failure if the host gave no answer.
+    pub(crate) async fn canonical(
+        &mut self,
+        stage: &str,
+        params: &serde_json::Value,
+    ) -> Result<Result<serde_json::Value, Vec<String>>, Failure> {
+        let request = Request::Check { stage: stage.to_owned(), params: vec![params.clone()] };
+        match self.ask(&request).await? {
+            Response::Checked { mut answers } if answers.len() == 1 => Ok(answers.remove(0)),
+            other => Err(Failure::Protocol { message: format!("unexpected answer {other:?}") }),
+        }
     }
 
     /// Runs a task; its events go to `events`. The host survives only some failures:

@@ -58,6 +58,17 @@ pub(crate) struct Offer<'a> {
     pub(crate) stage: &'a StageType,
 }
 
+/// The library of one plugin, whatever its path names: built if it is a crate's folder.
+pub(crate) fn library(
+    path: &std::path::Path,
+    store: &Store,
+    notice: &dyn Fn(&str),
+) -> Result<Code, BuildError> {
+    let missing = || BuildError::Missing { path: path.to_owned() };
+    let path = std::fs::canonicalize(path).map_err(|_| missing())?;
+    build::libraries(&[path], store, notice)?.pop().ok_or_else(missing)
+}
+
 /// Why the plugins of a workflow cannot be used.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub(crate) enum CatalogError {

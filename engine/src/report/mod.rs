@@ -10,7 +10,7 @@ mod holding;
 mod table;
 
 pub(crate) use audit::{Audited, Ended, judge, sample};
-pub(crate) use compare::Verdict;
+pub(crate) use compare::{Verdict, compare};
 pub(crate) use diff::{Comparison, Entry, Side};
 pub(crate) use graph::{Edge, Graph, Node, State};
 pub(crate) use grid::{grid, size};

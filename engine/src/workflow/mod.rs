@@ -30,7 +30,7 @@ pub(crate) use diagnostic::{nearest, suggest};
 pub(crate) use excerpt::draw;
 pub(crate) use file::FileError;
 pub(crate) use node::{Located, Node, Value};
-pub(crate) use reference::{OutputRef, ROOM, interpolate, referred};
+pub(crate) use reference::{OutputRef, ROOM, interpolate, is_name, referred};
 pub(crate) use schema::schema;
 pub(crate) use scope::{Resolved, Scopes};
 pub(crate) use set::argument as set_argument;

@@ -54,7 +54,7 @@ pub(super) fn join(prefix: &str, name: &str) -> String {
 }
 
 /// Whether a text can name a stage, a port or a param.
-pub(super) fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-')
 }
 

@@ -144,6 +144,10 @@ fn describe<S: Stage>() -> StageType {
 
 fn parse<S: Stage>(params: serde_json::Value) -> Result<S::Params> {
     use crate::Error;
+    // Serde would take a list for a struct's fields in their order.
+    if !params.is_object() {
+        return Err(Error::invalid("expected params by name"));
+    }
     // The path in front is how the engine finds the param's place in the YAML.
     let params: S::Params = serde_path_to_error::deserialize(params).map_err(|error| {
         let (path, inner) = (error.path().to_string(), error.inner().to_string());
@@ -160,5 +164,10 @@ fn check<S: Stage>(params: serde_json::Value) -> Result<serde_json::Value> {
 }
 
 fn run<S: Stage>(params: serde_json::Value, ctx: &Context) -> Result<()> {
+    let needed =
+        S::ports().inputs.into_iter().find(|port| !port.optional && ctx.inputs(&port.name).is_empty());
+    if let Some(port) = needed {
+        return Err(crate::Error::invalid(format!("input `{}` is not connected", port.name)));
+    }
     S::run(parse::<S>(params)?, ctx)
 }

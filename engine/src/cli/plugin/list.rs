@@ -2,37 +2,23 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{Failure, open_catalog, open_store, print_json};
-use crate::workflow;
+use crate::{
+    cli::{Failure, open_catalog, open_store, print_json},
+    workflow,
+};
 
 #[derive(clap::Args)]
+#[command(after_help = "Example: restage plugin list workflows/quickstart.yaml")]
 pub(super) struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(clap::Subcommand)]
-enum Command {
-    /// Show the stage types of a workflow's plugins, with ports and params
-    #[command(after_help = "Example: restage plugin list workflows/quickstart.yaml")]
-    List {
-        /// A workflow that names the plugins
-        workflow: PathBuf,
-        /// Print JSON for programs
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-impl Arguments {
-    pub(super) fn json(&self) -> bool {
-        let Command::List { json, .. } = self.command;
-        json
-    }
+    /// A workflow that names the plugins
+    workflow: PathBuf,
+    /// Print JSON for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Command::List { workflow, json } = arguments.command;
+    let Arguments { workflow, json } = arguments;
     let workflow = workflow::load(&workflow)?;
     let catalog = open_catalog(&workflow, &open_store()?).await?;
     if json {
@@ -48,6 +34,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             say!("    {}", stage.doc);
             if let Some(tolerance) = stage.tolerance {
                 say!("    two runs of it may be apart by {tolerance}");
+            }
+            if stage.open {
+                say!("  in   and out as the workflow says");
             }
             for port in &stage.inputs {
                 let optional = if port.optional { ", optional" } else { "" };

@@ -1,0 +1,76 @@
+//! Pretraining that is killed at random moments, and started again each time, ends with the same artifact as one that was not.
+
+#![expect(clippy::expect_used, reason = "a test tells what is wrong by panicking")]
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{Sandbox, checkout, hosts, kill};
+
+const KILLS: usize = 20;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    let plugins = ["stages/visium", "stages/ssl"]
+        .map(|path| format!("  - path: {}\n", checkout().join(path).display()));
+    sandbox.write(
+        "w.yaml",
+        &format!(
+            "restage: 1\nplugins:\n{}stages:
+  section: {{ uses: visium/simulate, with: {{ section: P1, seed: 7 }} }}
+  clean: {{ uses: visium/qc, in: {{ table: section.table }} }}
+  normalized: {{ uses: visium/normalize, in: {{ table: clean.table }} }}
+  pretrain:
+    uses: ssl/pretrain
+    in: {{ table: normalized }}
+    with: {{ objective: gene_mask, epochs: 400, checkpoint_every: 1 }}
+",
+            plugins.concat()
+        ),
+    );
+    sandbox
+}
+
+/// Numbers that are not the same in two runs of the test; the first one is printed.
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn pretraining_that_is_killed_twenty_times_ends_as_if_it_had_not_been() {
+    let undisturbed = sandbox();
+    undisturbed.run(&["plan", "w.yaml"]);
+    let began = Instant::now();
+    assert_eq!(undisturbed.ran(&["w.yaml"]), 4);
+    let whole = began.elapsed();
+
+    let disturbed = sandbox();
+    let seed = std::time::UNIX_EPOCH.elapsed().map_or(1, |time| time.as_nanos() as u64 | 1);
+    println!("seed {seed}, undisturbed it takes {whole:?}");
+    let (mut state, mut kills) = (seed, 0);
+    while kills < KILLS {
+        // It goes on a little each time, at most by a twentieth: it is not done before the last one.
+        let moment = whole.mul_f64((random(&mut state) % 1000) as f64 / 1000.0 / KILLS as f64);
+        let mut engine = disturbed.start(&["run", "w.yaml"], |engine| !hosts(engine).is_empty());
+        std::thread::sleep(moment + Duration::from_millis(30));
+        let victims = hosts(engine.id());
+        let ended = engine.try_wait().expect("the engine was started");
+        assert!(ended.is_none(), "it was done after {kills} kills: {ended:?}");
+        // Now the engine, now what it started.
+        match victims.first() {
+            Some(host) if kills % 2 == 1 => {
+                let _ = std::process::Command::new("kill").args(["-9", &host.to_string()]).status();
+            }
+            _ => kill(engine.id()),
+        }
+        kills += 1;
+        engine.wait().expect("the engine was started");
+    }
+    let ended = disturbed.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    assert_eq!(disturbed.digests("w.yaml"), undisturbed.digests("w.yaml"), "seed {seed}, {kills} kills");
+}
