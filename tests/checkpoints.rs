@@ -1,7 +1,5 @@
 //! Pretraining that is killed at random moments, and started again each time, ends with the same artifact as one that was not.
 
-#![expect(clippy::expect_used, reason = "a test tells what is wrong by panicking")]
-
 mod harness;
 
 use std::time::{Duration, Instant};

@@ -74,13 +74,14 @@ fn by_type(uses: &str, stage: &StageType) -> Value {
         stage.inputs.iter().filter(|port| !port.optional).map(|port| port.name.as_str()).collect();
     let needs_params =
         stage.params.get("required").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let others = if stage.open { of(&Shape::OneOrMore(&Shape::Output)) } else { false.into() };
     let mut required = Vec::new();
     required.extend((!needed.is_empty()).then_some("in"));
     required.extend(needs_params.then_some("with"));
     json!({
         "properties": {
             "with": { "$ref": format!("#/$defs/{}", definition(uses)) },
-            "in": { "type": "object", "properties": inputs, "required": needed, "additionalProperties": false },
+            "in": { "type": "object", "properties": inputs, "required": needed, "additionalProperties": others },
         },
         "required": required,
     })
