@@ -151,6 +151,8 @@ enum Failure {
     #[error("there is no run in {}", .0.display())]
     NoRun(PathBuf),
     #[error(transparent)]
+    New(#[from] plugin::NewError),
+    #[error(transparent)]
     Kit(#[from] crate::conformance::KitError),
     #[error(transparent)]
     Cache(#[from] cache::Wrong),
@@ -184,6 +186,7 @@ impl Failure {
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
             Self::Cache(wrong) => wrong.help(),
+            Self::New(error) => error.help(),
             Self::Kit(crate::conformance::KitError::NoStage { name, known, .. }) => {
                 Some(workflow::suggest(name, known.iter().map(String::as_str)))
             }
@@ -200,6 +203,7 @@ impl Failure {
             | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
             | Self::NeverRan
             | Self::Kit(_)
+            | Self::New(_)
             | Self::Site(SiteError::Toml { .. })
             | Self::OneRun
             | Self::NoRun(_)

@@ -213,6 +213,24 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     Ok(Folder { manifest, stamp_path, package, workspace, state })
 }
 
+/// Brings a crate's lock file up to date, from what is on this machine if that will do.
+pub(crate) fn lock(manifest: &Path) -> Result<(), BuildError> {
+    let metadata = |more: &[&str]| {
+        let mut cargo = identity::cargo();
+        cargo.args(["metadata", "--format-version", "1"]).args(more).arg("--manifest-path").arg(manifest);
+        cargo.output().map_err(BuildError::NoCargo)
+    };
+    if metadata(&["--offline"])?.status.success() {
+        return Ok(());
+    }
+    let output = metadata(&[])?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let output = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(BuildError::Cargo { path: manifest.to_owned(), output })
+}
+
 fn stamp_path(manifest: &Path, store: &Store) -> Result<PathBuf, BuildError> {
     let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
     let name = Digest::of(canonical.as_os_str().as_encoded_bytes());

@@ -254,8 +254,15 @@ impl Host {
     /// The socket is closed: tells how the process ended, and sees to it that it has.
     async fn death(&mut self) -> Failure {
         const GRACE: Duration = Duration::from_secs(2);
+        let pid = self.child.id();
         let how = match tokio::time::timeout(GRACE, self.child.wait()).await {
-            Ok(Ok(status)) => how_ended(status),
+            Ok(Ok(status)) => {
+                // What its plugin started has nobody left to end it.
+                if let Some(pid) = pid {
+                    signal_group(pid, Signal::KILL);
+                }
+                how_ended(status)
+            }
             Ok(Err(error)) => format!("was lost ({error})"),
             Err(_) => "closed its connection".to_owned(),
         };

@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use restage_cache::Store;
 use restage_stage::catalogue::{Catalogue, StageType};
 
-pub(crate) use build::BuildError;
+pub(crate) use build::{BuildError, lock};
 pub(crate) use code::{Code, changed_sources};
 pub(crate) use failure::Failure;
 pub(crate) use host::{HOST_COMMAND, Host, StartError};

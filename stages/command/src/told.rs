@@ -32,7 +32,10 @@ pub(crate) enum Level {
 impl Told {
     /// Reads a line. What is none of the above is a line of the log: nothing that a program says ends it.
     pub(crate) fn read(line: &str) -> Self {
-        serde_json::from_str(line).unwrap_or_else(|_| Self::Log { log: line.to_owned(), level: Level::Info })
+        // Python writes what is not finite as no JSON has it, and a loss that diverged is worth a point.
+        let finite = || line.replace("-Infinity", "null").replace("Infinity", "null").replace("NaN", "null");
+        let read = serde_json::from_str(line).or_else(|_| serde_json::from_str(&finite()));
+        read.unwrap_or_else(|_| Self::Log { log: line.to_owned(), level: Level::Info })
     }
 
     pub(crate) fn tell(self, ctx: &Context) {
