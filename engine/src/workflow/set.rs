@@ -101,6 +101,8 @@ impl Body {
         let others = if rewires { self.stages.clone() } else { IndexMap::new() };
         let Some(stage) = self.stages.get_mut(&**name).map(Arc::make_mut) else { return };
         let parts: Vec<&str> = rest.iter().map(String::as_str).collect();
+        // What a stage writes whose type leaves its ports open; to wire others again costs little.
+        self.rewired |= matches!(parts.as_slice(), ["with"] | ["with", "outputs", ..] | ["outputs", ..]);
         match parts.as_slice() {
             [] => problems.push(
                 Diagnostic::new(&path.at, format!("`{name}` is a stage, not a value"), "set here")

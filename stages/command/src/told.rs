@@ -64,6 +64,11 @@ mod tests {
             Told::read(r#"{"log": "x", "level": "warn"}"#),
             Told::Log { log: "x".into(), level: Level::Warn }
         );
+        let diverged = Told::Metric { metric: "loss".into(), step: 4, value: None };
+        for value in ["NaN", "-Infinity", "Infinity", "null"] {
+            let line = format!(r#"{{"metric": "loss", "step": 4, "value": {value}}}"#);
+            assert_eq!(Told::read(&line), diverged, "{line}");
+        }
         for odd in ["hello", r#"{"progress": "half"}"#, "{", r#"{"log": "x", "level": "loud"}"#] {
             assert_eq!(Told::read(odd), Told::Log { log: odd.into(), level: Level::Info });
         }
