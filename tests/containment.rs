@@ -156,7 +156,7 @@ fn a_stage_touches_only_what_it_declares() {
 /// Whatever ends the engine, what a plugin started ends as well.
 #[test]
 fn what_a_plugin_started_does_not_outlive_the_engine() {
-    for signals in [&["-9"][..], &["-INT", "-INT"], &["-TERM"], &["-HUP"]] {
+    for signals in [&["-9"][..], &["-INT", "-INT"], &["-TERM"], &["-HUP"], &["host"]] {
         let sandbox = one_that("start_child", "", "");
         let mut child = None;
         let mut engine = sandbox.start(&["run", "--grace", "200ms", "w.yaml"], |engine| {
@@ -165,6 +165,10 @@ fn what_a_plugin_started_does_not_outlive_the_engine() {
             started.is_some()
         });
         for signal in signals {
+            if *signal == "host" {
+                hosts(engine.id()).into_iter().for_each(kill);
+                continue;
+            }
             let sent = std::process::Command::new("kill").args([signal, &*engine.id().to_string()]).status();
             assert!(sent.is_ok_and(|status| status.success()), "{signals:?}");
             std::thread::sleep(std::time::Duration::from_millis(100));

@@ -63,6 +63,8 @@ pub(crate) enum StartError {
 /// A running host with its plugin loaded.
 pub(crate) struct Host {
     child: Child,
+    /// Its process group, which what its plugin starts belongs to; none once that was killed.
+    group: Option<u32>,
     requests: OwnedWriteHalf,
     incoming: mpsc::Receiver<Incoming>,
 }
@@ -131,7 +133,7 @@ impl Host {
             tokio::spawn(output::lines(stderr, "stderr", sender.clone(), Incoming::Line));
         }
         tokio::spawn(forward_responses(responses, sender));
-        Ok(Self { child, requests, incoming })
+        Ok(Self { group: child.id(), child, requests, incoming })
     }
 
     /// Canonical params, or what is wrong with them, one answer for each.
@@ -241,7 +243,17 @@ impl Host {
     }
 
     async fn receive(&mut self) -> Result<Heard, Failure> {
-        match self.incoming.recv().await {
+        /// For what a host that has ended said last.
+        const LAST_WORDS: Duration = Duration::from_millis(100);
+        let incoming = tokio::select! {
+            biased;
+            incoming = self.incoming.recv() => incoming,
+            // Its socket need not end with it: what its plugin started may have inherited it.
+            _ = self.child.wait() => {
+                tokio::time::timeout(LAST_WORDS, self.incoming.recv()).await.unwrap_or(None)
+            }
+        };
+        match incoming {
             Some(Incoming::Response(Response::Event { event }) | Incoming::Line(event)) => {
                 Ok(Heard::Event(event))
             }
@@ -251,31 +263,29 @@ impl Host {
         }
     }
 
-    /// The socket is closed: tells how the process ended, and sees to it that it has.
+    /// The socket is closed, or the process has ended: tells how, and sees to it that all of it has.
     async fn death(&mut self) -> Failure {
         const GRACE: Duration = Duration::from_secs(2);
-        let pid = self.child.id();
         let how = match tokio::time::timeout(GRACE, self.child.wait()).await {
-            Ok(Ok(status)) => {
-                // What its plugin started has nobody left to end it.
-                if let Some(pid) = pid {
-                    signal_group(pid, Signal::KILL);
-                }
-                how_ended(status)
-            }
+            Ok(Ok(status)) => how_ended(status),
             Ok(Err(error)) => format!("was lost ({error})"),
             Err(_) => "closed its connection".to_owned(),
         };
+        self.kill_group();
         Failure::Died { how }
+    }
+
+    /// Ends the host and what its plugin started, which has nobody else to end it.
+    fn kill_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            signal_group(group, Signal::KILL);
+        }
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // What the plugin started goes with it. A host that was waited for has no id any more.
-        if let Some(pid) = self.child.id() {
-            signal_group(pid, Signal::KILL);
-        }
+        self.kill_group();
     }
 }
 
