@@ -185,6 +185,61 @@ fn probe_14_a_plan_after_an_edit_tells_run_from_may_run(output: Output) {
     project.expect(["run", "may run"], "s1 s2", "1 s");
 }
 
+/// Two people on one machine: other folders, other homes, other cargo homes; one store.
+#[test]
+fn two_people_with_clones_of_their_own_share_hits() {
+    let sources = Sources::take();
+    let alice = Project::of_sources(Output::File, &sources);
+    let home = tempfile::tempdir().expect("a folder");
+    let clone = home.path().join("clone/of/bob");
+    copy(&sources.folder, &clone);
+    // What cargo has fetched is not fetched again; its place is another one all the same.
+    let cargo_home = home.path().join("cargo");
+    fs::create_dir(&cargo_home).expect("a folder");
+    let theirs = std::env::var_os("CARGO_HOME")
+        .map_or_else(|| std::env::home_dir().expect("a home").join(".cargo"), PathBuf::from);
+    for name in ["registry", "config.toml", "config", "env"] {
+        if theirs.join(name).exists() {
+            std::os::unix::fs::symlink(theirs.join(name), cargo_home.join(name)).expect("a link");
+        }
+    }
+    let bob = alice.neighbour("bob");
+    let workflow = fs::read_to_string(alice.path("w.yaml")).expect("a workflow");
+    let [here, there] = [&sources.folder, &clone].map(|folder| folder.display().to_string());
+    assert_eq!(workflow.matches(&here).count(), 1);
+    bob.write("w.yaml", &workflow.replace(&here, &there));
+    let ask = |command: &str| {
+        let mut command = bob.sandbox.command(&[command, "--json", "bob/w.yaml"]);
+        command.env("CARGO_HOME", &cargo_home).env("CARGO_TARGET_DIR", place().join("build"));
+        Ended(command.output().expect("the binary starts"))
+    };
+    let decisions = |plan: serde_json::Value| {
+        let actions = plan["actions"].as_array().expect("actions").clone();
+        actions.iter().map(|action| action["decision"].as_str().unwrap_or("").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(decisions(ask("plan").json()), ["cached", "cached"]);
+    assert_eq!(ask("run").json()["ran"], 0);
+}
+
+#[test]
+fn what_the_compiler_is_told_is_part_of_the_code() {
+    let sources = Sources::take();
+    let project = Project::of_sources(Output::File, &sources);
+    let plan_with = |flags: &str| {
+        let mut command = project.sandbox.command(&["plan", "--all", "w.yaml"]);
+        command.env("CARGO_TARGET_DIR", place().join("build")).env("RUSTFLAGS", flags);
+        Ended(command.output().expect("the binary starts")).out()
+    };
+    assert!(plan_with("-L/nowhere").contains("s2: cached"), "where libraries lie changes nothing");
+    // Of this crate only, as all others would be built again.
+    let profile = "[profile.release.package.pipeline-late]\nopt-level = 1\n";
+    sources.edit("Cargo.toml", "[profile.release]", &format!("{profile}[profile.release]"));
+    let plan = project.sandbox.run_in(&["plan", "--all", "w.yaml"]).out();
+    assert!(plan.contains("the code of plugin late changed: profile.release.package"), "{plan}");
+    assert!(plan.contains("plugin early is known by its binary only"), "{plan}");
+    sources.edit("Cargo.toml", profile, "");
+}
+
 #[test]
 fn zarr_row_1_unchanged_runs_nothing() {
     Project::that_ran(Output::Zarr).expect(["cached", "cached"], "", "1 f");

@@ -1,6 +1,9 @@
 //! `restage plan`: what would run, and why, grouped by cause.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::ExitCode,
+};
 
 use indexmap::IndexMap;
 use petgraph::graph::NodeIndex;
@@ -33,8 +36,10 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             say!("{label}: {}", told(&action.decision));
         }
         say!("{}", counted(&plan));
+        print_known_by_binary(&plan);
     } else {
         say!("{}", summary(&plan));
+        print_known_by_binary(&plan);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -97,11 +102,27 @@ pub(super) fn action_json(plan: &Plan, node: NodeIndex, instances: &[&Instance])
     })
 }
 
+/// Plugins whose results only who has the very same library shares.
+fn known_by_binary(plan: &Plan) -> BTreeSet<&str> {
+    let steps = plan.graph.node_weights().map(|action| &action.step).filter(|step| !step.code.from_sources);
+    steps.filter_map(|step| Some(step.uses.split_once('/')?.0)).collect()
+}
+
+fn print_known_by_binary(plan: &Plan) {
+    for plugin in known_by_binary(plan) {
+        say!(
+            "plugin {plugin} is known by its binary only: another build of it shares no results; \
+             give the folder of its sources to be known by those"
+        );
+    }
+}
+
 fn to_json(plan: &Plan) -> serde_json::Value {
     let of = instances_of(plan);
     let actions: Vec<_> = of.iter().map(|(node, instances)| action_json(plan, *node, instances)).collect();
     let variants: Vec<&str> = plan.variants.iter().map(|name| &**name).collect();
-    json!({ "variants": variants, "baseline": &*plan.baseline, "seeds": plan.seeds, "actions": actions })
+    json!({ "variants": variants, "baseline": &*plan.baseline, "seeds": plan.seeds, "actions": actions,
+        "known_by_binary": known_by_binary(plan) })
 }
 
 /// How many actions there are of each decision.

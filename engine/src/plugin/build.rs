@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     code::{self, Code},
     identity::{self, Sources},
+    settings::{self, Settings},
 };
 
 /// Why a plugin could not be built.
@@ -88,6 +89,9 @@ struct Stamp {
     workspace: PathBuf,
     watched: Vec<PathBuf>,
     files: BTreeMap<PathBuf, FileState>,
+    /// Settings of the environment that it was built with.
+    #[serde(default)]
+    told: Settings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,7 +171,15 @@ pub(crate) fn libraries(
                 let (package, workspace) = (folder.package, folder.workspace);
                 write_stamp(
                     &folder.stamp_path,
-                    &Stamp { identity, binary, package, workspace, watched, files },
+                    &Stamp {
+                        identity,
+                        binary,
+                        package,
+                        workspace,
+                        watched,
+                        files,
+                        told: settings::of_environment(),
+                    },
                 )?;
                 Code::new(path, identity, binary, true)
             }
@@ -192,6 +204,7 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     if let Some(stamp) = &stamp
         // A watched folder that is gone is a change like any other.
         && state(&stamp.watched).is_ok_and(|files| files == stamp.files)
+        && settings::of_environment() == stamp.told
         && let Some(library) = library(stamp)?
     {
         let (package, workspace) = (stamp.package.clone(), stamp.workspace.clone());
@@ -203,7 +216,7 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     let state = match stamp {
         // Touched, or only a comment changed: the library stands.
         Some(stamp) if stamp.identity == identity && library(&stamp)?.is_some() => {
-            let fresh = Stamp { watched, files, ..stamp };
+            let fresh = Stamp { watched, files, told: settings::of_environment(), ..stamp };
             write_stamp(&stamp_path, &fresh)?;
             library(&fresh)?.map(State::Built)
         }
@@ -215,8 +228,9 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
 
 /// Brings a crate's lock file up to date, from what is on this machine if that will do.
 pub(crate) fn lock(manifest: &Path) -> Result<(), BuildError> {
+    let manifest = &std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
     let metadata = |more: &[&str]| {
-        let mut cargo = identity::cargo();
+        let mut cargo = identity::cargo(manifest.parent().unwrap_or(Path::new(".")));
         cargo.args(["metadata", "--format-version", "1"]).args(more).arg("--manifest-path").arg(manifest);
         cargo.output().map_err(BuildError::NoCargo)
     };
@@ -299,7 +313,7 @@ struct Target {
 /// Builds packages of a workspace: manifest to library. Cargo's own progress and errors go to the terminal as they are.
 fn cargo_build(workspace: &Path, packages: &[&str]) -> Result<BTreeMap<PathBuf, PathBuf>, BuildError> {
     let manifest = workspace.join("Cargo.toml");
-    let mut child = identity::cargo()
+    let mut child = identity::cargo(workspace)
         .args(["build", "--release", "--lib", "--locked", "--message-format=json-render-diagnostics"])
         .arg("--manifest-path")
         .arg(&manifest)

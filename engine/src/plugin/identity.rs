@@ -5,7 +5,7 @@
 //! | Rust sources as token streams, of the crate and of the workspace crates it uses | comments, docs, layout: they change no result |
 //! | other files beside the sources, as bytes | tests, benches, examples, README: not in the library |
 //! | locked dependencies: name, version, checksum, features | dependencies of other crates in the lock file |
-//! | compiler release, target, profile | paths, times, user, host: two people share hits |
+//! | compiler release, its flags, the release profile | paths, linkers, times, user, host: two people share hits |
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use restage_cache::Digest;
 use serde::Deserialize;
 
-use super::build::BuildError;
+use super::{build::BuildError, settings};
 
 /// A plugin's sources as cargo sees them.
 pub(super) struct Sources {
@@ -88,6 +88,7 @@ struct Locked {
 
 /// Reads a plugin's sources.
 pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
+    let manifest = &std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
     let metadata = metadata(manifest)?;
     let lock_path = metadata.workspace_root.join("Cargo.lock");
     let lock: Lock = parse_toml(&lock_path)?;
@@ -101,12 +102,16 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
     let nodes: BTreeMap<&str, &ResolveNode> =
         metadata.resolve.nodes.iter().map(|node| (node.id.as_str(), node)).collect();
 
-    let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
-    let root = metadata.packages.iter().find(|package| package.manifest_path == canonical);
-    let root = root.ok_or_else(|| BuildError::NotACrate { path: manifest.to_owned() })?;
+    let root = metadata.packages.iter().find(|package| package.manifest_path == *manifest);
+    let root = root.ok_or_else(|| BuildError::NotACrate { path: manifest.clone() })?;
 
-    let mut watched = vec![lock_path, metadata.workspace_root.join("Cargo.toml")];
-    let mut parts: Vec<(String, Digest)> = vec![("toolchain".into(), Digest::of(toolchain()?.as_bytes()))];
+    let workspace = &metadata.workspace_root;
+    let mut watched = vec![lock_path, workspace.join("Cargo.toml")];
+    watched.extend(settings::files(workspace));
+    let told = settings::of_workspace(workspace)?.into_iter().chain(settings::of_environment());
+    let mut parts: Vec<(String, Digest)> =
+        told.map(|(name, value)| (name, Digest::of(value.as_bytes()))).collect();
+    parts.push(("toolchain".into(), Digest::of(&toolchain(workspace)?)));
     let mut files: Vec<(String, Digest)> = parts.clone();
     let mut seen = BTreeSet::new();
     let mut queue = vec![root.id.as_str()];
@@ -153,7 +158,8 @@ pub(super) fn sources(manifest: &Path) -> Result<Sources, BuildError> {
 }
 
 fn metadata(manifest: &Path) -> Result<Metadata, BuildError> {
-    let output = cargo()
+    let folder = manifest.parent().unwrap_or(Path::new("."));
+    let output = cargo(folder)
         .args(["metadata", "--format-version", "1", "--locked", "--manifest-path"])
         .arg(manifest)
         .output()
@@ -168,16 +174,24 @@ fn metadata(manifest: &Path) -> Result<Metadata, BuildError> {
         .map_err(|error| BuildError::Cargo { path: manifest.to_owned(), output: error.to_string() })
 }
 
-/// The cargo to call: the one that started us, if any.
-pub(super) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// The cargo to call: the one that started us, if any; in the crate's folder, whose settings then count wherever the
+/// user stands.
+pub(super) fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder);
+    // Relative to where the user stands.
+    if let Some(target) = std::env::var_os("CARGO_TARGET_DIR")
+        && let Ok(target) = std::path::absolute(target)
+    {
+        cargo.env("CARGO_TARGET_DIR", target);
+    }
+    cargo
 }
 
-fn toolchain() -> Result<String, BuildError> {
-    let output = Command::new("rustc").arg("-vV").output().map_err(BuildError::NoCargo)?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    Ok(format!("{text}{flags}"))
+fn toolchain(workspace: &Path) -> Result<Vec<u8>, BuildError> {
+    let output =
+        Command::new("rustc").arg("-vV").current_dir(workspace).output().map_err(BuildError::NoCargo)?;
+    Ok(output.stdout)
 }
 
 /// A crate's folders and files that go into its library.

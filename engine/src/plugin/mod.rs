@@ -11,6 +11,7 @@ mod protocol;
 pub(crate) mod python;
 mod sandbox;
 mod serve;
+mod settings;
 
 use std::{collections::BTreeMap, sync::Arc};
 
