@@ -1,11 +1,16 @@
 //! Stage `visium/load`: one section, as spaceranger wrote it, becomes a table, an image and labels.
 
 mod annotation;
+mod counts;
+#[cfg(test)]
+mod formats_test;
+mod h5;
 mod images;
-mod matrix;
+mod mtx;
 mod positions;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::collections::BTreeMap;
 
@@ -16,6 +21,8 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use counts::Source;
+
 /// `visium/load`
 pub(crate) struct Load;
 
@@ -23,8 +30,16 @@ pub(crate) struct Load;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Params {
-    /// The section's `outs` folder, as spaceranger wrote it: `filtered_feature_bc_matrix.h5` and `spatial/`.
+    /// The section's `outs` folder, as spaceranger wrote it: counts (`filtered_feature_bc_matrix.h5` or the folder of
+    /// that name, else the `raw_` ones) and `spatial/`. Of Visium HD, a folder of `binned_outputs`.
     path: InputPath,
+    /// Where the counts lie, if not in `path`: an HDF5 file, or a folder with `matrix.mtx`, `features.tsv` (or
+    /// `genes.tsv`) and `barcodes.tsv`, gzipped or not. Default: found in `path`.
+    #[serde(default)]
+    counts: Option<InputPath>,
+    /// Which genome to read where a file has several. Default: all; a file of Cell Ranger 2 with several needs it.
+    #[serde(default)]
+    genome: Option<String>,
     /// Name of the section, unique in the workflow: spot ids are `<section>_<barcode>`.
     section: String,
     /// Patient (donor) that the section is from: splits keep a patient's sections together. Default: the section's
@@ -89,7 +104,11 @@ fn check_name(param: &str, name: &str) -> Result<()> {
 
 fn load_table(params: &Params) -> Result<Table> {
     let outs = params.path.as_path();
-    let counts = matrix::read(&outs.join(matrix::FILE))?;
+    let source = match &params.counts {
+        Some(path) => Source::named(path.as_path())?,
+        None => Source::find(outs)?,
+    };
+    let counts = source.read(params.genome.as_deref())?;
     let spatial = outs.join("spatial");
     let spots = positions::read(&spatial)?.in_order_of(&counts.barcodes)?;
     let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };

@@ -32,6 +32,29 @@ impl Csr {
         matrix
     }
 
+    /// Takes a matrix's parts as they come from a file; columns of a row may be in any order.
+    ///
+    /// # Errors
+    /// If the parts contradict each other, or a row has a column twice.
+    pub fn from_parts(n_cols: usize, indptr: Vec<i64>, indices: Vec<i32>, data: Vec<f32>) -> Result<Self> {
+        let mut matrix = Self { n_cols, indptr, indices, data };
+        matrix.check_ends()?;
+        for row in 0..matrix.n_rows() {
+            let stored = matrix.indptr[row] as usize..matrix.indptr[row + 1] as usize;
+            if matrix.indices[stored.clone()].is_sorted() {
+                continue;
+            }
+            let mut entries: Vec<(i32, f32)> =
+                stored.clone().map(|entry| (matrix.indices[entry], matrix.data[entry])).collect();
+            entries.sort_unstable_by_key(|&(column, _)| column);
+            for (entry, (column, value)) in stored.zip(entries) {
+                (matrix.indices[entry], matrix.data[entry]) = (column, value);
+            }
+        }
+        matrix.check()?;
+        Ok(matrix)
+    }
+
     /// Appends a row of (column, value), sorted by column.
     fn push_row(&mut self, row: impl IntoIterator<Item = (i32, f32)>) {
         for (column, value) in row {
@@ -92,14 +115,7 @@ impl Csr {
 
     /// Refuses a matrix whose parts contradict each other, or whose columns are not sorted and unique in each row.
     pub(super) fn check(&self) -> Result<()> {
-        let stored = self.indices.len();
-        if self.data.len() != stored {
-            return Err(Error::invalid(format!("{stored} column indices for {} values", self.data.len())));
-        }
-        let ends_fit = self.indptr.first() == Some(&0) && self.indptr.last() == Some(&(stored as i64));
-        if !ends_fit || !self.indptr.is_sorted() {
-            return Err(Error::invalid(format!("row ends must grow from 0 to the {stored} stored values")));
-        }
+        self.check_ends()?;
         let sound = |row: &usize| {
             let (columns, _) = self.row(*row);
             let in_range = |column: &i32| usize::try_from(*column).is_ok_and(|column| column < self.n_cols);
@@ -112,5 +128,18 @@ impl Csr {
             ))),
             None => Ok(()),
         }
+    }
+
+    /// Refuses parts of lengths that do not fit.
+    fn check_ends(&self) -> Result<()> {
+        let stored = self.indices.len();
+        if self.data.len() != stored {
+            return Err(Error::invalid(format!("{stored} column indices for {} values", self.data.len())));
+        }
+        let ends_fit = self.indptr.first() == Some(&0) && self.indptr.last() == Some(&(stored as i64));
+        if !ends_fit || !self.indptr.is_sorted() {
+            return Err(Error::invalid(format!("row ends must grow from 0 to the {stored} stored values")));
+        }
+        Ok(())
     }
 }

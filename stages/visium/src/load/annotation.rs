@@ -4,9 +4,11 @@ use std::{collections::HashMap, path::Path};
 
 use restage_stage::{Error, Result};
 
+use super::text;
+
 /// Region per barcode; `None` for one of `undetermined` or an empty field.
 pub(super) fn read(path: &Path, undetermined: &[String]) -> Result<HashMap<String, Option<String>>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = text::read(path)?;
     parse(&text, undetermined).map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))
 }
 

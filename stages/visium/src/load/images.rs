@@ -1,12 +1,17 @@
 //! `spatial/`: scale factors and the two images that spaceranger makes of the microscope's.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use restage_stage::{
     Error, Result,
     artifact::{Image, Library, ScaleFactors},
 };
 use serde::Deserialize;
+
+use super::text;
+
+/// Spaceranger writes PNG; people who shrink their data write others.
+const SUFFIXES: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
 
 /// Reads `scalefactors_json.json`. Other keys (Visium HD, CytAssist) are left alone.
 pub(super) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
@@ -18,9 +23,26 @@ pub(super) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
         fiducial_diameter_fullres: Option<f64>,
     }
     let path = spatial.join("scalefactors_json.json");
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
+    if !path.is_file() {
+        return Err(Error::invalid(format!(
+            "{} is missing: without it, nothing places spots on an image. It holds `spot_diameter_fullres`, and \
+             `tissue_hires_scalef` and `tissue_lowres_scalef` of the images that exist",
+            path.display()
+        )));
+    }
+    let text = text::read(&path)?;
     let file: File =
         serde_json::from_str(&text).map_err(Error::other(format!("cannot read {}", path.display())))?;
+    let factors = [
+        ("spot_diameter_fullres", Some(file.spot_diameter_fullres)),
+        ("tissue_hires_scalef", file.tissue_hires_scalef),
+        ("tissue_lowres_scalef", file.tissue_lowres_scalef),
+    ];
+    for (name, factor) in factors {
+        if factor.is_some_and(|factor| !(factor.is_finite() && factor > 0.0)) {
+            return Err(Error::invalid(format!("{}: `{name}` must be above 0", path.display())));
+        }
+    }
     Ok(ScaleFactors {
         tissue_hires_scalef: file.tissue_hires_scalef,
         tissue_lowres_scalef: file.tissue_lowres_scalef,
@@ -29,16 +51,13 @@ pub(super) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
     })
 }
 
-/// Adds `tissue_hires_image.png` and `tissue_lowres_image.png` where they exist; an alpha channel is dropped.
+/// Adds `tissue_hires_image` and `tissue_lowres_image` where they exist; an alpha channel is dropped.
 pub(super) fn add_images(mut library: Library, spatial: &Path, section: &str) -> Result<Library> {
     let factors = &library.scale_factors;
     let scales = [("hires", factors.tissue_hires_scalef), ("lowres", factors.tissue_lowres_scalef)];
     let spot_diameter_fullres = factors.spot_diameter_fullres;
     for (name, scale) in scales {
-        let path = spatial.join(format!("tissue_{name}_image.png"));
-        if !path.is_file() {
-            continue;
-        }
+        let Some(path) = find(spatial, name) else { continue };
         let scale = scale.ok_or_else(|| {
             let folder = spatial.display();
             Error::invalid(format!(
@@ -53,4 +72,9 @@ pub(super) fn add_images(mut library: Library, spatial: &Path, section: &str) ->
         library.images.insert(name.into(), image);
     }
     Ok(library)
+}
+
+fn find(spatial: &Path, name: &str) -> Option<PathBuf> {
+    let files = SUFFIXES.iter().map(|suffix| spatial.join(format!("tissue_{name}_image.{suffix}")));
+    files.into_iter().find(|path| path.is_file())
 }

@@ -1,14 +1,28 @@
-//! `spatial/tissue_positions.csv`: where each barcode lies on the slide and in the full-resolution image.
+//! `spatial/tissue_positions`: where each barcode lies on the slide and in the full-resolution image. A CSV with or
+//! without a header, or, of Visium HD, Parquet.
 
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
+use parquet::{
+    column::reader::get_typed_column_reader,
+    data_type::{ByteArrayType, DataType, DoubleType, Int32Type},
+    errors::ParquetError,
+    file::reader::{FileReader, RowGroupReader, SerializedFileReader},
+};
 use restage_stage::{Error, Result};
 
-/// Since spaceranger 2.0 with a header; before without. Some other programs mix the two up.
-const FILES: [&str; 2] = ["tissue_positions.csv", "tissue_positions_list.csv"];
+use super::text;
+
+/// Of Visium HD; since spaceranger 2.0, with a header; before, without one. Some other programs mix the two up.
+const FILES: [&str; 4] = [
+    "tissue_positions.parquet",
+    "tissue_positions.csv",
+    "tissue_positions_list.csv",
+    "tissue_positions_list.txt",
+];
 const COLUMNS: [&str; 6] =
     ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"];
 
@@ -37,29 +51,107 @@ pub(super) struct Positions {
 impl Positions {
     /// One spot per barcode.
     pub(super) fn in_order_of(&self, barcodes: &[String]) -> Result<Vec<Spot>> {
-        let missing = |barcode: &String| {
-            let path = self.path.display();
-            Error::invalid(format!("{path} has no row for barcode `{barcode}`, which the matrix has"))
-        };
-        barcodes
-            .iter()
-            .map(|barcode| self.spots.get(barcode).copied().ok_or_else(|| missing(barcode)))
-            .collect()
+        let missing = barcodes.iter().filter(|barcode| !self.spots.contains_key(*barcode)).count();
+        if let Some(first) = barcodes.iter().find(|barcode| !self.spots.contains_key(*barcode)) {
+            let hint = if missing == barcodes.len() { ": is it of another section?" } else { "" };
+            return Err(Error::invalid(format!(
+                "{} has no row for barcode `{first}`, nor for {} others of the {} that the matrix has{hint}",
+                self.path.display(),
+                missing - 1,
+                barcodes.len()
+            )));
+        }
+        Ok(barcodes.iter().filter_map(|barcode| self.spots.get(barcode).copied()).collect())
     }
 }
 
 /// Reads the file in the folder `spatial`.
 pub(super) fn read(spatial: &Path) -> Result<Positions> {
     let path = FILES.iter().map(|file| spatial.join(file)).find(|path| path.is_file()).ok_or_else(|| {
-        let files = FILES.join("` nor `");
+        let files = FILES.join(", ");
         Error::invalid(format!(
-            "{} holds neither `{files}`: `path` should be an `outs` folder",
+            "{} holds none of {files}: `path` should be an `outs` folder",
             spatial.display()
         ))
     })?;
-    let text = std::fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let spots = parse(&text).map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))?;
+    let spots = if path.extension().is_some_and(|extension| extension == "parquet") {
+        parse_parquet(&path)
+    } else {
+        parse(&text::read(&path)?)
+    };
+    let spots = spots.map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))?;
     Ok(Positions { path, spots })
+}
+
+fn parse_parquet(path: &Path) -> Result<HashMap<String, Spot>, String> {
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let reader = SerializedFileReader::new(file).map_err(|error| format!("cannot be read: {error}"))?;
+    let columns = reader.metadata().file_metadata().schema_descr().columns();
+    if columns.iter().map(|column| column.name()).ne(COLUMNS) {
+        return Err(format!("the columns must be `{}`", COLUMNS.join(",")));
+    }
+    let mut spots = HashMap::new();
+    for group in 0..reader.num_row_groups() {
+        let rows = reader.get_row_group(group).and_then(|group| read_rows(&*group));
+        for (barcode, spot) in rows.map_err(|error| format!("cannot be read: {error}"))? {
+            if !(spot.pxl_row.is_finite() && spot.pxl_col.is_finite()) {
+                return Err(format!("barcode `{barcode}` has no coordinates"));
+            }
+            if let Some(_twin) = spots.insert(barcode.clone(), spot) {
+                return Err(format!("barcode `{barcode}` comes twice"));
+            }
+        }
+    }
+    Ok(spots)
+}
+
+fn read_rows(group: &dyn RowGroupReader) -> Result<Vec<(String, Spot)>, ParquetError> {
+    let whole = |at| -> Result<Vec<i64>, ParquetError> {
+        Ok(column::<Int32Type>(group, at)?.into_iter().map(i64::from).collect())
+    };
+    let (in_tissue, array_row, array_col) = (whole(1)?, whole(2)?, whole(3)?);
+    let (pxl_row, pxl_col) = (column::<DoubleType>(group, 4)?, column::<DoubleType>(group, 5)?);
+    let barcodes = column::<ByteArrayType>(group, 0)?;
+    barcodes
+        .iter()
+        .enumerate()
+        .map(|(row, barcode)| {
+            let spot = Spot {
+                in_tissue: in_tissue[row],
+                array_row: array_row[row],
+                array_col: array_col[row],
+                pxl_row: pxl_row[row],
+                pxl_col: pxl_col[row],
+            };
+            Ok((barcode.as_utf8()?.to_owned(), spot))
+        })
+        .collect()
+}
+
+/// A column of which no value may be missing.
+fn column<T: DataType>(group: &dyn RowGroupReader, at: usize) -> Result<Vec<T::T>, ParquetError> {
+    let found = group.metadata().column(at).column_type();
+    if found != T::get_physical_type() {
+        let (name, wanted) = (COLUMNS[at], T::get_physical_type());
+        return Err(ParquetError::General(format!("column `{name}` is of type {found}; expected {wanted}")));
+    }
+    let rows = usize::try_from(group.metadata().num_rows()).unwrap_or_default();
+    let mut reader = get_typed_column_reader::<T>(group.get_column_reader(at)?);
+    let (mut levels, mut values) = (Vec::new(), Vec::new());
+    while values.len() < rows {
+        let (records, ..) = reader.read_records(rows - values.len(), Some(&mut levels), None, &mut values)?;
+        if records == 0 {
+            break;
+        }
+    }
+    if values.len() == rows {
+        return Ok(values);
+    }
+    Err(ParquetError::General(format!(
+        "column `{}` has {} values for {rows} rows",
+        COLUMNS[at],
+        values.len()
+    )))
 }
 
 fn parse(text: &str) -> Result<HashMap<String, Spot>, String> {
@@ -115,6 +207,20 @@ mod tests {
         let rows = "22x12,1,12,22,2394.07,4550.31\n";
         assert_eq!(parse(rows).unwrap()["22x12"], SPOT);
         assert_eq!(parse(&format!("{}\n{rows}", COLUMNS.join(","))).unwrap()["22x12"], SPOT);
+    }
+
+    #[test]
+    fn a_matrix_of_another_section_is_named() {
+        let spots = parse("a,1,0,0,0,0\nb,1,0,1,0,0\n").unwrap();
+        let positions = Positions { path: "positions.csv".into(), spots };
+        let barcodes = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let problem = |names: &[&str]| positions.in_order_of(&barcodes(names)).unwrap_err().to_string();
+        assert_eq!(positions.in_order_of(&barcodes(&["b"])).unwrap()[0].array_col, 1);
+        assert_eq!(
+            problem(&["a", "x"]),
+            "positions.csv has no row for barcode `x`, nor for 0 others of the 2 that the matrix has"
+        );
+        assert!(problem(&["x", "y"]).ends_with(": is it of another section?"));
     }
 
     #[test]

@@ -131,7 +131,8 @@ fn a_folder_that_is_no_outs_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let message = load_table(&params(folder.path(), json!({"section": "A1"}))).unwrap_err().to_string();
     assert!(
-        message.contains("filtered_feature_bc_matrix.h5 does not exist: `path` should be the `outs` folder")
+        message.contains("filtered_feature_bc_matrix/: `path` should be the `outs` folder of spaceranger"),
+        "{message}"
     );
 }
 

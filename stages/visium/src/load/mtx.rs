@@ -1,0 +1,246 @@
+//! The triple `matrix.mtx`, `features.tsv` (or `genes.tsv`) and `barcodes.tsv`, each gzipped or not.
+
+use std::{
+    io::BufRead,
+    path::{Path, PathBuf},
+};
+
+use restage_stage::{Error, Result, artifact::Csr};
+
+use super::{counts::Features, text};
+
+/// Whether a folder holds a matrix.
+pub(super) fn is_triple(folder: &Path) -> bool {
+    find(folder, &["matrix.mtx"]).is_some()
+}
+
+/// The file of one of these names, plain or with `.gz`.
+fn find(folder: &Path, names: &[&str]) -> Option<PathBuf> {
+    let names = names.iter().flat_map(|name| [format!("{name}.gz"), (*name).to_owned()]);
+    names.map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
+/// Barcodes, features and counts of spots x features.
+pub(super) fn read(folder: &Path) -> Result<(Vec<String>, Features, Csr)> {
+    let file = |names: &[&str]| {
+        find(folder, names).ok_or_else(|| {
+            Error::invalid(format!("{} lacks {} beside its matrix.mtx", folder.display(), names.join(" or ")))
+        })
+    };
+    let barcodes = text::read(&file(&["barcodes.tsv"])?)?;
+    let barcodes = barcodes.lines().map(|line| first_field(line).to_owned()).collect();
+    let path = file(&["features.tsv", "genes.tsv"])?;
+    let features = features(&text::read(&path)?);
+    let features = features.map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))?;
+    let path = file(&["matrix.mtx"])?;
+    let x = matrix(text::open(&path)?)
+        .map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))?;
+    Ok((barcodes, features, x))
+}
+
+fn first_field(line: &str) -> &str {
+    line.split('\t').next().unwrap_or_default().trim()
+}
+
+/// Lines of id, name and kind, where the older format has no kind.
+fn features(text: &str) -> Result<Features, String> {
+    let mut features = Features::default();
+    for (number, line) in (1..).zip(text.lines()) {
+        let mut fields = line.split('\t').map(str::trim);
+        let (id, name, kind) = (fields.next(), fields.next(), fields.next());
+        let (Some(id), Some(name)) = (id, name) else {
+            return Err(format!("line {number} should hold an id and a name, divided by a tab"));
+        };
+        features.ids.push(id.into());
+        features.names.push(name.into());
+        features.kinds.extend(kind.map(str::to_owned));
+    }
+    Ok(features)
+}
+
+/// Features x barcodes in MatrixMarket's coordinate format, as spots x features.
+fn matrix(mut file: impl BufRead) -> Result<Csr, String> {
+    let mut lines = Lines { buffer: Vec::new(), number: 0 };
+    let banner = lines.next(&mut file)?.unwrap_or_default().to_ascii_lowercase();
+    let words: Vec<&str> = banner.split_ascii_whitespace().collect();
+    let ["%%matrixmarket", "matrix", "coordinate", kind, shape] = words[..] else {
+        return Err("line 1 should be `%%MatrixMarket matrix coordinate integer general`".into());
+    };
+    let (is_pattern, is_general) = (kind == "pattern", shape == "general");
+    let sizes = loop {
+        match lines.next(&mut file)? {
+            Some(line) if line.starts_with('%') => {}
+            Some(line) => break line,
+            None => return Err("ends before the line of its sizes".into()),
+        }
+    };
+    let sizes: Vec<usize> =
+        sizes.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+    let [n_features, n_barcodes, stored] = sizes[..] else {
+        return Err(format!("line {} should hold three sizes", lines.number));
+    };
+    if !is_general && stored > 0 {
+        return Err(format!("holds a `{shape}` matrix; counts are `general`"));
+    }
+
+    // A file may promise any number of entries: room is made for what could be there, and grows with what is.
+    let room = stored.min(1 << 24);
+    let (mut spots, mut genes, mut values) =
+        (Vec::<u32>::with_capacity(room), Vec::<i32>::with_capacity(room), Vec::<f32>::with_capacity(room));
+    while let Some(line) = lines.next(&mut file)? {
+        let mut fields = line.split_ascii_whitespace();
+        let entry = (|| {
+            let (feature, barcode): (usize, usize) =
+                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            let value: f32 = if is_pattern { 1.0 } else { fields.next()?.parse().ok()? };
+            let inside = (1..=n_features).contains(&feature) && (1..=n_barcodes).contains(&barcode);
+            inside.then_some((u32::try_from(barcode - 1).ok()?, i32::try_from(feature - 1).ok()?, value))
+        })();
+        let Some((spot, gene, value)) = entry else {
+            return Err(format!(
+                "line {} should hold a feature of 1 to {n_features}, a barcode of 1 to {n_barcodes} and a count",
+                lines.number
+            ));
+        };
+        spots.push(spot);
+        genes.push(gene);
+        values.push(value);
+    }
+    if spots.len() != stored {
+        return Err(format!("is cut off: it promises {stored} counts and holds {}", spots.len()));
+    }
+    by_spot(n_barcodes, n_features, &spots, genes, values)
+}
+
+/// Entries in any order as rows; most files have a spot's together already.
+fn by_spot(
+    n_spots: usize,
+    n_genes: usize,
+    spots: &[u32],
+    genes: Vec<i32>,
+    values: Vec<f32>,
+) -> Result<Csr, String> {
+    let mut indptr = vec![0_i64; n_spots + 1];
+    for &spot in spots {
+        indptr[spot as usize + 1] += 1;
+    }
+    for spot in 0..n_spots {
+        indptr[spot + 1] += indptr[spot];
+    }
+    let (indices, data) = if spots.is_sorted() {
+        (genes, values)
+    } else {
+        let mut next = indptr.clone();
+        let (mut indices, mut data) = (vec![0; genes.len()], vec![0.0; values.len()]);
+        for (entry, &spot) in spots.iter().enumerate() {
+            let place = next[spot as usize] as usize;
+            (indices[place], data[place]) = (genes[entry], values[entry]);
+            next[spot as usize] += 1;
+        }
+        (indices, data)
+    };
+    Csr::from_parts(n_genes, indptr, indices, data).map_err(|error| error.to_string())
+}
+
+/// Lines that are not empty, in one buffer.
+struct Lines {
+    buffer: Vec<u8>,
+    number: usize,
+}
+
+impl Lines {
+    fn next(&mut self, file: &mut impl BufRead) -> Result<Option<&str>, String> {
+        loop {
+            self.buffer.clear();
+            let read = file.read_until(b'\n', &mut self.buffer);
+            if read.map_err(|error| format!("cannot read on after line {}: {error}", self.number))? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if !self.buffer.trim_ascii().is_empty() {
+                break;
+            }
+        }
+        let number = self.number;
+        let line = str::from_utf8(self.buffer.trim_ascii());
+        line.map(Some).map_err(|_| format!("line {number} is not text"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BANNER: &str = "%%MatrixMarket matrix coordinate integer general\n%\n";
+
+    fn parse(text: &str) -> Result<Csr, String> {
+        matrix(text.as_bytes())
+    }
+
+    #[test]
+    fn features_by_barcodes_become_spots_by_genes() {
+        let x = parse(&format!("{BANNER}3 2 3\n3 1 7\n1 1 5\n2 2 9\n")).unwrap();
+        assert_eq!((x.n_rows(), x.n_cols), (2, 3));
+        assert_eq!((x.row(0), x.row(1)), ((&[0, 2][..], &[5.0, 7.0][..]), (&[1][..], &[9.0][..])));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let problem = |text: &str| parse(text).unwrap_err();
+        assert!(problem("1 1 1\n").starts_with("line 1 should be `%%MatrixMarket"));
+        assert!(problem(BANNER).contains("ends before"));
+        assert!(
+            problem(&format!("{BANNER}3 2 1\n4 1 7\n")).starts_with("line 4 should hold a feature of 1 to 3")
+        );
+        assert_eq!(
+            problem(&format!("{BANNER}3 2 2\n1 1 7\n")),
+            "is cut off: it promises 2 counts and holds 1"
+        );
+        assert!(problem(&format!("{BANNER}3 2 2\n1 1 7\n1 1 7\n")).contains("unique columns"));
+    }
+
+    #[test]
+    fn an_empty_pattern_is_an_empty_matrix() {
+        let x = parse("%%MatrixMarket matrix coordinate pattern symmetric\n10 10 0\n").unwrap();
+        assert_eq!((x.n_rows(), x.n_cols, x.data.len()), (10, 10, 0));
+    }
+
+    #[test]
+    fn features_have_a_kind_or_none() {
+        let with = features("1\ta\tGene Expression\n2\tb\tCustom\n").unwrap();
+        assert_eq!(
+            (with.names, with.kinds),
+            (vec!["a".into(), "b".into()], vec!["Gene Expression".into(), "Custom".into()])
+        );
+        assert!(features("1\ta\n").unwrap().kinds.is_empty());
+        assert!(features("1\n").unwrap_err().starts_with("line 1 should hold an id and a name"));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_entries_changes_nothing(
+            entries in proptest::collection::btree_map((0..6_usize, 0..5_usize), 1..100_u32, 0..30),
+            seed: u64,
+        ) {
+            let mut shuffled: Vec<_> = entries.iter().collect();
+            let mut state = seed;
+            shuffled.sort_by_cached_key(|_| { state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1); state >> 33 });
+            let lines: String =
+                shuffled.iter().map(|((gene, spot), count)| format!("{} {} {count}\n", gene + 1, spot + 1)).collect();
+            let x = parse(&format!("{BANNER}6 5 {}\n{lines}", entries.len())).unwrap();
+            prop_assert_eq!(x.data.len(), entries.len());
+            for spot in 0..5 {
+                for (gene, value) in x.entries(spot) {
+                    prop_assert_eq!(value, entries[&(gene, spot)] as f32);
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(%%MatrixMarket matrix coordinate (integer|real) general\n)?[0-9 %a\\-\n]{0,80}") {
+            let _ = parse(&text);
+        }
+    }
+}
