@@ -16,6 +16,8 @@ mod golden;
 #[cfg(test)]
 mod parity_test;
 #[cfg(test)]
+mod python_test;
+#[cfg(test)]
 mod stages_test;
 
 restage_stage::export!("visium";

@@ -8,6 +8,7 @@ mod h5;
 mod images;
 mod mtx;
 mod positions;
+mod slide;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -16,12 +17,13 @@ use std::collections::BTreeMap;
 
 use restage_stage::{
     Context, Error, InputPath, Ports, Result, Stage,
-    artifact::{Categorical, Column, Frame, Image, Labels, Library, Table},
+    artifact::{Categorical, Column, Frame, Image, ImageRows, Labels, Library, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use counts::Source;
+pub(crate) use slide::Slide;
 
 /// `visium/load`
 pub(crate) struct Load;
@@ -37,6 +39,10 @@ pub(crate) struct Params {
     /// `genes.tsv`) and `barcodes.tsv`, gzipped or not. Default: found in `path`.
     #[serde(default)]
     counts: Option<InputPath>,
+    /// The microscope's image at full resolution, which the coordinates are pixels of: TIFF, BigTIFF, OME-TIFF (of a
+    /// pyramid the largest page), JPEG or PNG. Default: none, and `image` is `hires`, else `lowres`.
+    #[serde(default)]
+    fullres: Option<InputPath>,
     /// Which genome to read where a file has several. Default: all; a file of Cell Ranger 2 with several needs it.
     #[serde(default)]
     genome: Option<String>,
@@ -70,7 +76,10 @@ impl Stage for Load {
              pathologist's regions where a CSV gives them. The table never holds the labels.",
         )
         .output::<Table>("table", "Counts of spots x genes with coordinates, images and scale factors.")
-        .output::<Image>("image", "The `hires` image, else `lowres`, else an image of no pixels.")
+        .output::<Image>(
+            "image",
+            "The image at full resolution where `fullres` names it, else `hires`, else `lowres`, else one of no pixels.",
+        )
         .output::<Labels>("labels", "The region of each annotated spot; empty without an annotation.")
     }
 
@@ -82,7 +91,10 @@ impl Stage for Load {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table = load_table(&params)?;
         ctx.check_cancelled()?;
-        ctx.write("image", &best_image(&table, &params.section))?;
+        match &params.fullres {
+            Some(path) => copy_slide(path.as_path(), &table, &params.section, ctx)?,
+            None => ctx.write("image", &best_image(&table, &params.section))?,
+        }
         ctx.write("labels", &load_labels(&params, &table)?)?;
         ctx.write("table", &table)?;
         tracing::info!("{}: {} spots x {} genes", params.section, table.n_spots(), table.n_genes());
@@ -139,6 +151,47 @@ fn load_table(params: &Params) -> Result<Table> {
 
 fn patient(params: &Params) -> &str {
     params.patient.as_deref().unwrap_or(&params.section)
+}
+
+/// How far the sides of the full-resolution image may be from what `hires` or `lowres` say they are.
+const SIDE_TOLERANCE: f64 = 0.02;
+
+/// Copies the full-resolution image to the port, never whole in memory.
+fn copy_slide(path: &std::path::Path, table: &Table, section: &str, ctx: &Context) -> Result<()> {
+    let slide = Slide::open(path)?;
+    let library = table.libraries.get(section);
+    for (name, small) in library.iter().flat_map(|library| &library.images) {
+        let sides = [(slide.width, small.width), (slide.height, small.height)];
+        let fits = |(full, side): (usize, usize)| {
+            let expected = side as f64 / small.scale;
+            (full as f64 / expected - 1.0).abs() <= SIDE_TOLERANCE + 1.0 / side as f64
+        };
+        if !sides.into_iter().all(fits) {
+            return Err(Error::invalid(format!(
+                "{} has {} x {} pixels, but the {name} image of {} x {} and its scale {} say {:.0} x {:.0}: is it of \
+                 another section, or not at full resolution?",
+                path.display(),
+                slide.width,
+                slide.height,
+                small.width,
+                small.height,
+                small.scale,
+                small.width as f64 / small.scale,
+                small.height as f64 / small.scale
+            )));
+        }
+    }
+    let about = Image {
+        section: section.into(),
+        height: slide.height,
+        width: slide.width,
+        scale: 1.0,
+        spot_diameter_fullres: library.map_or(0.0, |library| library.scale_factors.spot_diameter_fullres),
+        pixels: Vec::new(),
+    };
+    let mut rows = ImageRows::create(ctx.output("image")?, &about)?;
+    slide.copy(&mut rows, ctx)?;
+    rows.finish()
 }
 
 /// The section's sharpest image; one without pixels where there is none.

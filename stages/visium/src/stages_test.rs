@@ -32,6 +32,21 @@ pub(crate) fn run<S: Stage>(folder: &Path, params: Value, inputs: &[(&str, &[Pat
     S::run(serde_json::from_value(params).unwrap(), &Context::new(task, Box::new(Silence))).unwrap();
 }
 
+/// A context of a stage without ports.
+pub(crate) fn context(folder: &Path) -> Context {
+    let task = Task {
+        stage: "test".into(),
+        params: json!({}),
+        inputs: BTreeMap::new(),
+        outputs: BTreeMap::new(),
+        seed: 0,
+        threads: 1,
+        gpus: 0,
+        scratch: folder.into(),
+    };
+    Context::new(task, Box::new(Silence))
+}
+
 #[test]
 fn a_simulated_section_goes_all_the_way() {
     let folder = tempfile::tempdir().unwrap();

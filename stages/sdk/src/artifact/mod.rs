@@ -23,7 +23,7 @@ use std::collections::HashMap;
 pub use csr::Csr;
 pub use embedding::Embedding;
 pub use frame::{Categorical, Column, Frame};
-pub use image::{Image, ScaleFactors};
+pub use image::{Image, ImageFile, ImageRows, ScaleFactors};
 pub use labels::{Labels, TestLabels, TrainLabels};
 pub use libraries::Library;
 pub use metrics::Metrics;

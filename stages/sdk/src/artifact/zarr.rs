@@ -12,7 +12,8 @@ use std::{
 use serde_json::{Map, Value};
 use zarrs::{
     array::{
-        Array, ArrayBuilder, ArrayMetadataOptions, CodecOptions, DataType, Element, ElementOwned, FillValue,
+        Array, ArrayBuilder, ArrayMetadataOptions, ArraySubset, CodecOptions, DataType, Element,
+        ElementOwned, FillValue,
         codec::{ShardingCodecBuilder, ZstdCodec, array_to_bytes::sharding::SubchunkWriteOrder},
         data_type,
     },
@@ -31,6 +32,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 const PLAIN_BYTES: usize = 4 << 20;
 /// Bytes of a file before compression; an array beyond it takes several.
 const SHARD_BYTES: usize = 1 << 29;
+/// The same for an array that is written as its rows come: a file is in memory until it is full.
+const ROWS_BYTES: usize = 1 << 26;
 /// Level of zstd: 1 packs counts nearly as small as 9, many times faster.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -168,27 +171,25 @@ impl Writer {
                 place.wrong(format!("has {} values, which do not fill the shape {shape:?}", values.len()))
             );
         }
-        let zstd = Arc::new(ZstdCodec::new(ZSTD_LEVEL, false));
-        let mut builder = ArrayBuilder::new(sizes(shape), layout.file.clone(), data_type.clone(), fill);
-        match &layout.chunk {
-            None => builder.bytes_to_bytes_codecs(vec![zstd]),
-            Some(chunk) => {
-                let mut sharding = ShardingCodecBuilder::new(chunk.clone(), &data_type);
-                sharding.bytes_to_bytes_codecs(vec![zstd]);
-                // Without a fixed order, the chunks would lie as the threads happened to finish.
-                let sharding = sharding.build().with_subchunk_write_order(SubchunkWriteOrder::C);
-                builder.array_to_bytes_codec(Arc::new(sharding))
-            }
-        };
-        let array =
-            builder.attributes(attributes).build(place.store.clone(), place.path()).map_err(place.error())?;
-        // By default zarrs leaves its own version in the attributes: other bytes after every update of it.
-        let plain = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
-        array.store_metadata_opt(&plain).map_err(place.error())?;
+        let array = create(&place, shape, data_type, fill, layout, attributes)?;
         if values.is_empty() {
             return Ok(());
         }
         array.store_array_subset_opt(&array.subset_all(), values, &codec_options()).map_err(place.error())
+    }
+
+    /// Begins an array whose rows come a few at a time; what is kept of them stays below [`ROWS_BYTES`] and one row.
+    ///
+    /// # Errors
+    /// If the name cannot be a node's, or the disk refuses.
+    pub fn rows<T: Number>(&self, name: &str, shape: &[usize], attributes: Attributes) -> Result<Rows<T>> {
+        let place = self.named(name)?;
+        let layout = Layout::in_files_of(shape, size_of::<T>(), ROWS_BYTES);
+        let array = create(&place, shape, T::data_type(), T::zero(), &layout, attributes)?;
+        let file_rows = layout.file.first().map_or(1, |&rows| rows as usize);
+        let row = shape.iter().skip(1).product();
+        let rows = shape.first().copied().unwrap_or_default();
+        Ok(Rows { place, array, kept: Vec::new(), first: 0, rows, row, file_rows })
     }
 
     fn named(&self, name: &str) -> Result<Place> {
@@ -200,6 +201,96 @@ impl Writer {
             return Err(self.0.wrong(format!("cannot have a child `{name}`: rename it, without slashes")));
         }
         Ok(self.0.child(name))
+    }
+}
+
+/// Makes an array that has no values yet.
+fn create(
+    place: &Place,
+    shape: &[usize],
+    data_type: DataType,
+    fill: FillValue,
+    layout: &Layout,
+    attributes: Attributes,
+) -> Result<Array<FilesystemStore>> {
+    let zstd = Arc::new(ZstdCodec::new(ZSTD_LEVEL, false));
+    let mut builder = ArrayBuilder::new(sizes(shape), layout.file.clone(), data_type.clone(), fill);
+    match &layout.chunk {
+        None => builder.bytes_to_bytes_codecs(vec![zstd]),
+        Some(chunk) => {
+            let mut sharding = ShardingCodecBuilder::new(chunk.clone(), &data_type);
+            sharding.bytes_to_bytes_codecs(vec![zstd]);
+            // Without a fixed order, the chunks would lie as the threads happened to finish.
+            let sharding = sharding.build().with_subchunk_write_order(SubchunkWriteOrder::C);
+            builder.array_to_bytes_codec(Arc::new(sharding))
+        }
+    };
+    let array =
+        builder.attributes(attributes).build(place.store.clone(), place.path()).map_err(place.error())?;
+    // By default zarrs leaves its own version in the attributes: other bytes after every update of it.
+    let plain = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
+    array.store_metadata_opt(&plain).map_err(place.error())?;
+    Ok(array)
+}
+
+/// An array that is being written from its first row on; file by file, so that no file is read again.
+pub struct Rows<T> {
+    place: Place,
+    array: Array<FilesystemStore>,
+    /// Values of the file that is not full yet.
+    kept: Vec<T>,
+    /// Row of the array that `kept` begins at.
+    first: usize,
+    rows: usize,
+    /// Values of a row.
+    row: usize,
+    file_rows: usize,
+}
+
+impl<T: Number> Rows<T> {
+    /// Appends the values of any number of rows.
+    ///
+    /// # Errors
+    /// If there are more than the shape has, or the disk refuses.
+    pub fn push(&mut self, mut values: &[T]) -> Result<()> {
+        while !values.is_empty() {
+            let (room, whole) = (self.file_rows * self.row - self.kept.len(), self.rows - self.first);
+            let taken = room.min(values.len()).min(whole * self.row - self.kept.len());
+            if taken == 0 {
+                return Err(self.place.wrong("is given more rows than its shape has"));
+            }
+            self.kept.extend_from_slice(&values[..taken]);
+            values = &values[taken..];
+            let is_last = self.first * self.row + self.kept.len() == self.rows * self.row;
+            if self.kept.len() == self.file_rows * self.row || is_last {
+                self.store()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store(&mut self) -> Result<()> {
+        let count = self.kept.len() / self.row;
+        let mut ranges: Vec<_> = self.array.shape().iter().map(|&size| 0..size).collect();
+        ranges[0] = self.first as u64..(self.first + count) as u64;
+        let subset = ArraySubset::new_with_ranges(&ranges);
+        let stored = self.array.store_array_subset_opt(&subset, self.kept.as_slice(), &codec_options());
+        stored.map_err(self.place.error())?;
+        self.first += count;
+        self.kept.clear();
+        Ok(())
+    }
+
+    /// Checks that all rows came.
+    ///
+    /// # Errors
+    /// If some did not.
+    pub fn finish(self) -> Result<()> {
+        if self.first < self.rows && self.row > 0 {
+            let rows = self.rows;
+            return Err(self.place.wrong(format!("got {} of its {rows} rows", self.first)));
+        }
+        Ok(())
     }
 }
 
@@ -217,6 +308,10 @@ impl Layout {
     }
 
     fn of(shape: &[usize], item_bytes: usize) -> Self {
+        Self::in_files_of(shape, item_bytes, SHARD_BYTES)
+    }
+
+    fn in_files_of(shape: &[usize], item_bytes: usize, file_bytes: usize) -> Self {
         let whole = Self::whole(shape);
         let bytes = shape.iter().product::<usize>() * item_bytes;
         let Some((&rows, rest)) = shape.split_first() else { return whole };
@@ -226,7 +321,7 @@ impl Layout {
         let row_bytes = bytes / rows;
         let chunks = rows.div_ceil((CHUNK_BYTES / row_bytes).max(1));
         let chunk_rows = rows.div_ceil(chunks);
-        let chunks_per_file = rows.div_ceil(chunk_rows).min((SHARD_BYTES / (row_bytes * chunk_rows)).max(1));
+        let chunks_per_file = rows.div_ceil(chunk_rows).min((file_bytes / (row_bytes * chunk_rows)).max(1));
         let of_rows = |rows: usize| std::iter::once(rows).chain(rest.iter().copied());
         Self {
             file: of_rows(chunk_rows * chunks_per_file).map(|size| size as u64).collect(),
@@ -322,6 +417,37 @@ impl Reader {
             return Err(self.place.child(name).wrong(format!("is of type {found}; expected {wanted}")));
         }
         self.values(name, &array)
+    }
+
+    /// The shape of an array.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn shape(&self, name: &str) -> Result<Vec<usize>> {
+        let place = self.place.child(name);
+        let array = Array::open(place.store.clone(), place.path()).map_err(place.error())?;
+        Ok(array.shape().iter().map(|&size| size as usize).collect())
+    }
+
+    /// Some rows of an array, as [`Reader::array`] reads them all.
+    ///
+    /// # Errors
+    /// If the array is missing or of another type, or lacks these rows.
+    pub fn rows_of<T: Number>(&self, name: &str, rows: std::ops::Range<usize>) -> Result<Vec<T>> {
+        let place = self.place.child(name);
+        let array = Array::open(place.store.clone(), place.path()).map_err(place.error())?;
+        if *array.data_type() != T::data_type() {
+            let (found, wanted) = (type_name(array.data_type()), type_name(&T::data_type()));
+            return Err(place.wrong(format!("is of type {found}; expected {wanted}")));
+        }
+        let mut ranges: Vec<_> = array.shape().iter().map(|&size| 0..size).collect();
+        match ranges.first_mut() {
+            Some(first) if rows.end as u64 <= first.end => *first = rows.start as u64..rows.end as u64,
+            _ => return Err(place.wrong(format!("has no rows {rows:?}"))),
+        }
+        let values =
+            array.retrieve_array_subset_opt(&ArraySubset::new_with_ranges(&ranges), &codec_options());
+        values.map_err(place.error())
     }
 
     /// As [`Reader::array`], whatever the shape.

@@ -1,0 +1,314 @@
+//! The microscope's own image, at full resolution: TIFF, BigTIFF and OME-TIFF by strip or row of tiles, so that a
+//! whole slide is never in memory; PNG and JPEG, which no crate decodes in part, at once.
+
+use std::{
+    fs::File,
+    io::{BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use rayon::prelude::*;
+use restage_stage::{Context, Error, Result, artifact::ImageRows};
+use tiff::{
+    ColorType, TiffError,
+    decoder::{ChunkType, Decoder, DecodingResult, Limits},
+    tags::{PlanarConfiguration, Tag},
+};
+
+/// An image that has been looked at and not yet decoded.
+pub(crate) struct Slide {
+    pub height: usize,
+    pub width: usize,
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The page of a TIFF with the most pixels: the others of a pyramid are smaller copies.
+    Tiff {
+        page: usize,
+    },
+    Other,
+}
+
+impl Slide {
+    /// Looks at the file.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut magic = [0; 4];
+        let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+        read.map_err(Error::io(path))?;
+        let path = path.to_owned();
+        // "II" or "MM", then 42, or 43 of BigTIFF.
+        if matches!(magic, [b'I', b'I', 42 | 43, 0] | [b'M', b'M', 0, 42 | 43]) {
+            let (page, width, height) = largest_page(&path).map_err(unreadable(&path))?;
+            return Ok(Self { height, width, path, kind: Kind::Tiff { page } });
+        }
+        let reader = image::ImageReader::open(&path).map_err(Error::io(&path))?;
+        let reader = reader.with_guessed_format().map_err(Error::io(&path))?;
+        let (width, height) = reader.into_dimensions().map_err(unreadable(&path))?;
+        Ok(Self { height: height as usize, width: width as usize, path, kind: Kind::Other })
+    }
+
+    /// Decodes the image, from the top, into `rows`.
+    pub(crate) fn copy(&self, rows: &mut ImageRows, ctx: &Context) -> Result<()> {
+        match self.kind {
+            Kind::Tiff { page } => {
+                let mut bands = Bands::open(&self.path, page).map_err(unreadable(&self.path))?;
+                for band in 0..bands.count {
+                    ctx.progress(band as u64, bands.count as u64, "bands of the slide");
+                    ctx.check_cancelled()?;
+                    let decoded = bands.decode(band).map_err(|error| match error {
+                        // Some tiles of LZW are refused that are sound (image-tiff's issue 395).
+                        TiffError::IoError(error) if error.to_string().contains("lzw") => {
+                            unreadable(&self.path)(format!(
+                                "{error}: its LZW tiles cannot be decoded here; save it with deflate or JPEG"
+                            ))
+                        }
+                        error => unreadable(&self.path)(error),
+                    });
+                    rows.push(&decoded?)?;
+                }
+                Ok(())
+            }
+            Kind::Other => {
+                let mut reader = image::ImageReader::open(&self.path).map_err(Error::io(&self.path))?;
+                // A slide may take more than the half gigabyte that the crate grants by default.
+                reader.no_limits();
+                let reader = reader.with_guessed_format().map_err(Error::io(&self.path))?;
+                rows.push(&reader.decode().map_err(unreadable(&self.path))?.into_rgb8())
+            }
+        }
+    }
+}
+
+fn unreadable<E: Into<Box<dyn std::error::Error + Send + Sync>>>(path: &Path) -> impl FnOnce(E) -> Error {
+    Error::other(format!("cannot read the image {}", path.display()))
+}
+
+fn decoder(path: &Path) -> Result<Decoder<BufReader<File>>, TiffError> {
+    // The size of a slide is no sign of an attack; tiles are checked against the page they are of.
+    Ok(Decoder::new(BufReader::new(File::open(path)?))?.with_limits(Limits::unlimited()))
+}
+
+/// Position, width and height.
+fn largest_page(path: &Path) -> Result<(usize, usize, usize), TiffError> {
+    let mut decoder = decoder(path)?;
+    let (mut largest, mut page) = ((0, 0, 0), 0);
+    loop {
+        let (width, height) = decoder.dimensions()?;
+        let (width, height) = (width as usize, height as usize);
+        if width * height > largest.1 * largest.2 {
+            largest = (page, width, height);
+        }
+        if !decoder.more_images() {
+            return Ok(largest);
+        }
+        decoder.next_image()?;
+        page += 1;
+    }
+}
+
+/// The page of a TIFF, cut into rows of chunks: strips, or tiles beside each other.
+struct Bands {
+    /// One for each thread: a decoder is in one place of the file at a time.
+    decoders: Vec<Decoder<BufReader<File>>>,
+    width: usize,
+    height: usize,
+    /// Chunks beside each other.
+    across: usize,
+    /// Bands of the page.
+    count: usize,
+    /// Width and height of a chunk that is not at the edge.
+    chunk: (usize, usize),
+    color: ColorType,
+    /// Whether each colour lies in chunks of its own.
+    planes: Option<usize>,
+}
+
+impl Bands {
+    fn open(path: &Path, page: usize) -> Result<Self, TiffError> {
+        let threads = rayon::current_num_threads();
+        let mut decoders = (0..threads)
+            .map(|_| {
+                let mut decoder = decoder(path)?;
+                decoder.seek_to_image(page)?;
+                Ok(decoder)
+            })
+            .collect::<Result<Vec<_>, TiffError>>()?;
+        let first = &mut decoders[0];
+        let (width, height) = first.dimensions()?;
+        let (chunk_width, chunk_height) = first.chunk_dimensions();
+        let color = first.colortype()?;
+        let planar = first.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)?;
+        let is_planar = planar == Some(PlanarConfiguration::Planar.to_u16());
+        let samples = first.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1);
+        let across = match first.get_chunk_type() {
+            ChunkType::Strip => 1,
+            ChunkType::Tile => width.div_ceil(chunk_width) as usize,
+        };
+        Ok(Self {
+            decoders,
+            width: width as usize,
+            height: height as usize,
+            across,
+            count: height.div_ceil(chunk_height) as usize,
+            chunk: (chunk_width as usize, chunk_height as usize),
+            planes: is_planar.then_some(usize::from(samples)),
+            color,
+        })
+    }
+
+    /// RGB pixels of a band.
+    fn decode(&mut self, band: usize) -> Result<Vec<u8>, TiffError> {
+        let rows = (self.height - band * self.chunk.1).min(self.chunk.1);
+        let (color, across, count, planes) = (self.color, self.across, self.count, self.planes);
+        let share = across.div_ceil(self.decoders.len());
+        let columns: Vec<usize> = (0..across).collect();
+        let decoded = self
+            .decoders
+            .par_iter_mut()
+            .zip(columns.par_chunks(share))
+            .map(|(decoder, columns)| {
+                let of_column = |&column: &usize| {
+                    let chunk = band * across + column;
+                    let mut read = |chunk: usize| decoder.read_chunk(chunk as u32).and_then(bytes);
+                    match planes {
+                        None => rgb(&read(chunk)?, color),
+                        Some(planes) => {
+                            let planes: Result<Vec<Vec<u8>>, TiffError> =
+                                (0..planes).map(|plane| read(plane * across * count + chunk)).collect();
+                            rgb(&interleave(&planes?), color)
+                        }
+                    }
+                };
+                columns.iter().map(of_column).collect::<Result<Vec<_>, TiffError>>()
+            })
+            .collect::<Result<Vec<_>, TiffError>>()?;
+        let tiles: Vec<Vec<u8>> = decoded.into_iter().flatten().collect();
+        Ok(self.beside(&tiles, rows))
+    }
+
+    /// Rows of tiles as rows of the page.
+    fn beside(&self, tiles: &[Vec<u8>], rows: usize) -> Vec<u8> {
+        let mut band = Vec::with_capacity(rows * self.width * 3);
+        for row in 0..rows {
+            for tile in tiles {
+                // A chunk at the edge holds only what lies inside the page.
+                let width = tile.len() / rows;
+                band.extend_from_slice(&tile[row * width..][..width]);
+            }
+        }
+        band
+    }
+}
+
+/// Samples of 8 bits; of longer ones the upper 8.
+fn bytes(decoded: DecodingResult) -> Result<Vec<u8>, TiffError> {
+    match decoded {
+        DecodingResult::U8(samples) => Ok(samples),
+        DecodingResult::U16(samples) => Ok(samples.into_iter().map(|sample| (sample >> 8) as u8).collect()),
+        _ => Err(unsupported("samples that are neither of 8 nor of 16 bits")),
+    }
+}
+
+fn unsupported(what: &str) -> TiffError {
+    TiffError::IoError(std::io::Error::other(format!("it has {what}; save it as 8-bit RGB")))
+}
+
+fn interleave(planes: &[Vec<u8>]) -> Vec<u8> {
+    let length = planes.iter().map(Vec::len).min().unwrap_or_default();
+    (0..length).flat_map(|pixel| planes.iter().map(move |plane| plane[pixel])).collect()
+}
+
+/// Pixels of any layout as RGB.
+fn rgb(samples: &[u8], color: ColorType) -> Result<Vec<u8>, TiffError> {
+    let first_three =
+        |n: usize| samples.chunks_exact(n).flat_map(|pixel| [pixel[0], pixel[1], pixel[2]]).collect();
+    Ok(match color {
+        ColorType::RGB(8 | 16) => samples.to_vec(),
+        ColorType::RGBA(8 | 16) => first_three(4),
+        ColorType::Gray(8 | 16) => samples.iter().flat_map(|&sample| [sample; 3]).collect(),
+        ColorType::GrayA(8 | 16) => samples.chunks_exact(2).flat_map(|pixel| [pixel[0]; 3]).collect(),
+        ColorType::Multiband { bit_depth: 8 | 16, num_samples: samples @ 3.. } => {
+            first_three(usize::from(samples))
+        }
+        ColorType::YCbCr(8) => samples.chunks_exact(3).flat_map(ycbcr).collect(),
+        other => return Err(unsupported(&format!("pixels of the kind {other:?}"))),
+    })
+}
+
+/// JFIF's full-range conversion.
+fn ycbcr(pixel: &[u8]) -> [u8; 3] {
+    let (y, cb, cr) = (f32::from(pixel[0]), f32::from(pixel[1]) - 128.0, f32::from(pixel[2]) - 128.0);
+    [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb]
+        .map(|v| v.round().clamp(0.0, 255.0) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use restage_stage::artifact::{Artifact, Image};
+    use tiff::encoder::{TiffEncoder, colortype};
+
+    use super::*;
+    use crate::stages_test::context;
+
+    fn copy(bytes: &[u8]) -> Result<Image> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slide.tif");
+        std::fs::write(&path, bytes).unwrap();
+        let slide = Slide::open(&path)?;
+        let about = Image { height: slide.height, width: slide.width, scale: 1.0, ..Image::default() };
+        let mut rows = ImageRows::create(&folder.path().join("image"), &about)?;
+        slide.copy(&mut rows, &context(folder.path()))?;
+        rows.finish()?;
+        Image::read(&folder.path().join("image"))
+    }
+
+    fn pixels(width: u32, height: u32, channels: u32) -> Vec<u8> {
+        (0..width * height * channels).map(|byte| (byte * 7 % 256) as u8).collect()
+    }
+
+    #[test]
+    fn the_largest_page_of_a_pyramid_is_read_strip_by_strip() {
+        let (mut small, large) = (Cursor::new(Vec::new()), pixels(70, 50, 3));
+        let mut encoder = TiffEncoder::new(&mut small).unwrap();
+        encoder.write_image::<colortype::RGB8>(35, 25, &pixels(35, 25, 3)).unwrap();
+        let mut image = encoder.new_image::<colortype::RGB8>(70, 50).unwrap();
+        image.rows_per_strip(7).unwrap();
+        image.write_data(&large).unwrap();
+        let image = copy(small.get_ref()).unwrap();
+        assert_eq!((image.width, image.height), (70, 50));
+        assert!(image.pixels == large);
+    }
+
+    #[test]
+    fn other_kinds_of_pixels_become_rgb() {
+        let mut gray = Cursor::new(Vec::new());
+        let wide: Vec<u16> = (0..12).map(|sample| sample * 5000).collect();
+        TiffEncoder::new_big(&mut gray).unwrap().write_image::<colortype::Gray16>(4, 3, &wide).unwrap();
+        let expected: Vec<u8> = wide.iter().flat_map(|&sample| [(sample >> 8) as u8; 3]).collect();
+        assert_eq!(copy(gray.get_ref()).unwrap().pixels, expected);
+
+        let (mut rgba, samples) = (Cursor::new(Vec::new()), pixels(4, 3, 4));
+        TiffEncoder::new(&mut rgba).unwrap().write_image::<colortype::RGBA8>(4, 3, &samples).unwrap();
+        let expected: Vec<u8> = samples.chunks(4).flat_map(|pixel| pixel[..3].to_vec()).collect();
+        assert_eq!(copy(rgba.get_ref()).unwrap().pixels, expected);
+    }
+
+    #[test]
+    fn what_is_no_image_or_cut_off_is_named() {
+        let problem = |bytes: &[u8]| copy(bytes).unwrap_err().to_string();
+        assert!(problem(b"no image at all").contains("cannot read the image"));
+        let mut whole = Cursor::new(Vec::new());
+        TiffEncoder::new(&mut whole)
+            .unwrap()
+            .write_image::<colortype::RGB8>(40, 30, &pixels(40, 30, 3))
+            .unwrap();
+        for share in [3, 2] {
+            let bytes = &whole.get_ref()[..whole.get_ref().len() / share];
+            assert!(problem(bytes).contains("slide.tif"), "{}", problem(bytes));
+        }
+    }
+}

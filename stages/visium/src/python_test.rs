@@ -1,0 +1,81 @@
+//! Files that Python's programs write are read as they read them. `RESTAGE_PYTHON` names a Python with anndata,
+//! tifffile and their like; without it, a test says so and passes.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use restage_stage::{
+    Result,
+    artifact::{Artifact, Image, ImageRows},
+};
+
+use crate::{load::Slide, stages_test::context};
+
+/// Runs a script in a folder, where there is a Python.
+pub(crate) fn python(folder: &Path, script: &str) -> Option<()> {
+    let Some(python) = std::env::var_os("RESTAGE_PYTHON") else {
+        println!("skipped: no Python (set RESTAGE_PYTHON)");
+        return None;
+    };
+    let output = Command::new(python).arg("-c").arg(script).current_dir(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(())
+}
+
+const SLIDES: &str = r#"
+import numpy as np, tifffile
+y, x = np.mgrid[0:333, 0:277]
+rgb = np.stack([x % 256, y % 256, (x + y) % 256], -1).astype(np.uint8)
+small = rgb[::2, ::2]
+def write(name, compression=None, **options):
+    with tifffile.TiffWriter(name, bigtiff=options.pop("bigtiff", False)) as tif:
+        tif.write(rgb, tile=(64, 48), compression=compression, subifds=1, photometric="rgb", **options)
+        tif.write(small, tile=(64, 48), compression=compression, subfiletype=1, photometric="rgb")
+write("deflate.tif", "deflate", predictor=True)
+write("big.btf", "zlib", bigtiff=True)
+write("tiles.lzw.tif", "lzw")
+from PIL import Image
+Image.fromarray(rgb).save("lzw.tif", compression="tiff_lzw", big_tiff=True)
+tifffile.imwrite("slide.ome.tif", rgb, tile=(64, 64), metadata={"axes": "YXS"})
+tifffile.imwrite("planar.tif", rgb.transpose(2, 0, 1).copy(), tile=(64, 64), planarconfig="separate", photometric="rgb")
+tifffile.imwrite("strips.tif", rgb, rowsperstrip=10, photometric="rgb")
+tifffile.imwrite("wide.tif", rgb.astype(np.uint16) * 257, tile=(64, 64), photometric="rgb")
+soft = (128 + 100 * np.sin(np.stack([x, y, x + y], -1) / 40)).astype(np.uint8)
+tifffile.imwrite("jpeg.tif", soft, tile=(64, 64), compression="jpeg", compressionargs={"level": 95}, photometric="rgb")
+tifffile.imread("jpeg.tif").tofile("jpeg.raw")
+rgb.tofile("rgb.raw")
+"#;
+
+fn copy(folder: &Path, name: &str) -> Result<Image> {
+    let slide = Slide::open(&folder.join(name)).unwrap();
+    let about = Image { height: slide.height, width: slide.width, ..Image::default() };
+    let target: PathBuf = folder.join(format!("{name}.zarr"));
+    let mut rows = ImageRows::create(&target, &about).unwrap();
+    slide.copy(&mut rows, &context(folder))?;
+    rows.finish()?;
+    Image::read(&target)
+}
+
+#[test]
+fn tiles_strips_planes_and_pyramids_of_tifffile_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, SLIDES) else { return };
+    let raw = |name: &str| std::fs::read(folder.join(name)).unwrap();
+    let wanted = raw("rgb.raw");
+    for name in ["deflate.tif", "big.btf", "lzw.tif", "slide.ome.tif", "planar.tif", "strips.tif", "wide.tif"]
+    {
+        let image = copy(folder, name).unwrap();
+        assert_eq!((image.height, image.width), (333, 277), "{name}");
+        assert!(image.pixels == wanted, "{name}");
+    }
+    // A known fault of the decoder (image-tiff's issue 395); when this fails, the hint in `slide` can go.
+    let problem = copy(folder, "tiles.lzw.tif").unwrap_err().chain().join(": ");
+    assert!(problem.contains("save it with deflate or JPEG"), "{problem}");
+    // Decoders of JPEG may round differently in the last bits.
+    let (found, wanted) = (copy(folder, "jpeg.tif").unwrap().pixels, raw("jpeg.raw"));
+    let worst = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(found.len() == wanted.len() && worst <= Some(4), "{worst:?}");
+}
