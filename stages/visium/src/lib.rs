@@ -3,6 +3,7 @@
 
 mod concat;
 mod fit;
+mod hdf5;
 mod load;
 mod normalize;
 mod patches;
@@ -10,6 +11,7 @@ mod pca;
 mod qc;
 mod quantile;
 mod simulate;
+mod text;
 
 #[cfg(test)]
 mod golden;

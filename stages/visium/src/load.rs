@@ -11,7 +11,6 @@ mod positions;
 mod slide;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use std::collections::BTreeMap;
 

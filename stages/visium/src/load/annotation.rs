@@ -4,7 +4,7 @@ use std::{collections::HashMap, path::Path};
 
 use restage_stage::{Error, Result};
 
-use super::text;
+use crate::text;
 
 /// Region per barcode; `None` for one of `undetermined` or an empty field.
 pub(super) fn read(path: &Path, undetermined: &[String]) -> Result<HashMap<String, Option<String>>> {

@@ -8,7 +8,7 @@ use restage_stage::{
 };
 use serde::Deserialize;
 
-use super::text;
+use crate::text;
 
 /// Spaceranger writes PNG; people who shrink their data write others.
 const SUFFIXES: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];

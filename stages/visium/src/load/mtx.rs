@@ -7,7 +7,8 @@ use std::{
 
 use restage_stage::{Error, Result, artifact::Csr};
 
-use super::{counts::Features, text};
+use super::counts::Features;
+use crate::text;
 
 /// Whether a folder holds a matrix.
 pub(super) fn is_triple(folder: &Path) -> bool {

@@ -14,7 +14,7 @@ use parquet::{
 };
 use restage_stage::{Error, Result};
 
-use super::text;
+use crate::text;
 
 /// Of Visium HD; since spaceranger 2.0, with a header; before, without one. Some other programs mix the two up.
 const FILES: [&str; 4] = [

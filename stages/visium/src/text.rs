@@ -12,7 +12,7 @@ use restage_stage::{Error, Result};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Opens a file for reading its text, unpacked.
-pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(Error::io(path))?);
     let packed = file.fill_buf().map_err(Error::io(path))?.starts_with(&GZIP);
     Ok(if packed {
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
 }
 
 /// The whole text of a file.
-pub(super) fn read(path: &Path) -> Result<String> {
+pub(crate) fn read(path: &Path) -> Result<String> {
     let mut bytes = Vec::new();
     open(path)?.read_to_end(&mut bytes).map_err(Error::io(path))?;
     String::from_utf8(bytes).map_err(|error| {
