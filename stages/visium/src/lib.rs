@@ -4,6 +4,7 @@
 mod concat;
 mod fit;
 mod hdf5;
+mod import;
 mod load;
 mod normalize;
 mod patches;
@@ -24,6 +25,7 @@ mod stages_test;
 
 restage_stage::export!("visium";
     concat::Concat,
+    import::Import,
     load::Load,
     normalize::Normalize,
     patches::MakePatches,

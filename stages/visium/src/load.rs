@@ -22,6 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use counts::Source;
+pub(crate) use counts::unique;
 pub(crate) use slide::Slide;
 
 /// `visium/load`
@@ -61,7 +62,7 @@ pub(crate) struct Params {
     undetermined: Vec<String>,
 }
 
-fn undetermined() -> Vec<String> {
+pub(crate) fn undetermined() -> Vec<String> {
     vec!["undetermined".into()]
 }
 
@@ -102,7 +103,7 @@ impl Stage for Load {
 }
 
 /// Names become folders of the table and parts of spot ids.
-fn check_name(param: &str, name: &str) -> Result<()> {
+pub(crate) fn check_name(param: &str, name: &str) -> Result<()> {
     let bad =
         name.trim() != name || name.is_empty() || name.contains(['/', '\\']) || name.starts_with(['.', '_']);
     if bad {
@@ -194,7 +195,7 @@ fn copy_slide(path: &std::path::Path, table: &Table, section: &str, ctx: &Contex
 }
 
 /// The section's sharpest image; one without pixels where there is none.
-fn best_image(table: &Table, section: &str) -> Image {
+pub(crate) fn best_image(table: &Table, section: &str) -> Image {
     let library = table.libraries.get(section);
     let image =
         library.and_then(|library| library.images.get("hires").or_else(|| library.images.get("lowres")));

@@ -87,6 +87,30 @@ impl Csr {
         self.entries(row).for_each(|(column, value)| into[column] = value);
     }
 
+    /// Columns as rows.
+    #[must_use]
+    pub fn transpose(&self) -> Self {
+        let mut indptr = vec![0_i64; self.n_cols + 1];
+        for &column in &self.indices {
+            indptr[column as usize + 1] += 1;
+        }
+        for column in 0..self.n_cols {
+            indptr[column + 1] += indptr[column];
+        }
+        let mut next = indptr.clone();
+        let (mut indices, mut data) = (vec![0; self.data.len()], vec![0.0; self.data.len()]);
+        for row in 0..self.n_rows() {
+            let (columns, values) = self.row(row);
+            for (&column, &value) in columns.iter().zip(values) {
+                let place = &mut next[column as usize];
+                indices[*place as usize] = row as i32;
+                data[*place as usize] = value;
+                *place += 1;
+            }
+        }
+        Self { n_cols: self.n_rows(), indptr, indices, data }
+    }
+
     /// The rows at these positions, in that order.
     #[must_use]
     pub fn select_rows(&self, rows: &[usize]) -> Self {

@@ -390,7 +390,9 @@ impl Reader {
     /// Whether the group has a child of that name.
     pub fn has(&self, name: &str) -> bool {
         let inside = self.place.child(name).node;
-        self.place.root.join(inside.trim_start_matches('/')).join("zarr.json").is_file()
+        let folder = self.place.root.join(inside.trim_start_matches('/'));
+        // The last two are version 2's, which Python still writes.
+        ["zarr.json", ".zgroup", ".zarray"].iter().any(|file| folder.join(file).is_file())
     }
 
     /// Names of its children, sorted.

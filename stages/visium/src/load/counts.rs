@@ -174,7 +174,7 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
 }
 
 /// Names that come again get `-1`, `-2`, … in order of appearance, as anndata's `var_names_make_unique` does.
-pub(super) fn unique(names: Vec<String>) -> Vec<String> {
+pub(crate) fn unique(names: Vec<String>) -> Vec<String> {
     let mut taken: HashSet<String> = names.iter().cloned().collect();
     let mut count: HashMap<String, usize> = HashMap::new();
     let next = |name: String| match count.get_mut(&name) {

@@ -1,0 +1,142 @@
+//! Stage type `visium/import`: a table that Python wrote — `.h5ad`, AnnData-Zarr, or a table of a SpatialData-Zarr —
+//! with its image and regions.
+
+mod anndata;
+mod tree;
+
+#[cfg(test)]
+mod tests;
+
+use restage_stage::{
+    Context, Error, InputPath, Ports, Result, Stage,
+    artifact::{Categorical, Column, Frame, Image, Labels, Table},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::load::{check_name, undetermined};
+use anndata::{AnnData, Choice};
+
+/// The stage type.
+pub(crate) struct Import;
+
+/// Params of `visium/import`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Params {
+    /// The `.h5ad` file, or the folder of an AnnData-Zarr or SpatialData-Zarr.
+    path: InputPath,
+    /// Name of the section, unique in the workflow: spot ids are `<section>_<name in the file>`.
+    section: String,
+    /// Patient (donor) that the section is from. Default: the section's name.
+    #[serde(default)]
+    patient: Option<String>,
+    /// Where the counts stand: null = `X`; `raw` = the file's `raw`; else the name of a layer. Default null.
+    #[serde(default)]
+    layer: Option<String>,
+    /// Which table of a SpatialData. Default: its only one.
+    #[serde(default)]
+    table: Option<String>,
+    /// Name of the coordinates in `obsm`: x, y in full-resolution pixels. Default `spatial`.
+    #[serde(default = "spatial")]
+    coordinates: String,
+    /// Column of `obs` with the pathologist's regions; it goes to the port `labels` and leaves the table. Default:
+    /// none, and `labels` is empty.
+    #[serde(default)]
+    regions: Option<String>,
+    /// Regions that mean "seen but not assigned", as for `visium/load`. Default: `[undetermined]`.
+    #[serde(default = "undetermined")]
+    undetermined: Vec<String>,
+}
+
+fn spatial() -> String {
+    "spatial".into()
+}
+
+impl Stage for Import {
+    const NAME: &'static str = "import";
+    type Params = Params;
+
+    fn ports() -> Ports {
+        Ports::new(
+            "Reads a section that Python's tools wrote: `.h5ad`, AnnData-Zarr (version 2 or 3) or a table of a \
+             SpatialData-Zarr. Elements that a table has no place for are left out, and named in the log.",
+        )
+        .output::<Table>("table", "Spots x genes with coordinates, images and scale factors.")
+        .output::<Image>("image", "The `hires` image, else `lowres`, else an image of no pixels.")
+        .output::<Labels>("labels", "The region of each spot; empty without `regions`.")
+    }
+
+    fn validate(params: &Params) -> Result<()> {
+        check_name("section", &params.section)?;
+        params.patient.as_deref().map_or(Ok(()), |patient| check_name("patient", patient))
+    }
+
+    fn run(params: Params, ctx: &Context) -> Result<()> {
+        let read = read(&params)?;
+        ctx.check_cancelled()?;
+        tracing::info!("{}: {} spots x {} genes", params.section, read.table.n_spots(), read.table.n_genes());
+        ctx.write("image", &crate::load::best_image(&read.table, &params.section))?;
+        ctx.write("labels", &read.labels)?;
+        ctx.write("table", &read.table)
+    }
+}
+
+struct Section {
+    table: Table,
+    labels: Labels,
+}
+
+fn read(params: &Params) -> Result<Section> {
+    let path = params.path.as_path();
+    let tree = tree::open(path)?;
+    let choice = Choice {
+        layer: params.layer.as_deref(),
+        table: params.table.as_deref(),
+        coordinates: &params.coordinates,
+        section: &params.section,
+    };
+    let AnnData { x, mut obs, mut var, spatial, library } = anndata::read(&*tree, &choice)?;
+    let regions = params.regions.as_deref().map(|name| take_regions(&mut obs, name, path)).transpose()?;
+    let patient = params.patient.as_deref().unwrap_or(&params.section);
+    let every = |value: &str| Column::Categorical(Categorical::encode(obs.index.iter().map(|_| Some(value))));
+    let (section_column, patient_column) = (every(&params.section), every(patient));
+    let barcodes = obs.index.clone();
+    obs.columns.retain(|(name, _)| !["section", "patient", "barcode"].contains(&name.as_str()));
+    obs.index = barcodes.iter().map(|barcode| format!("{}_{barcode}", params.section)).collect();
+    obs.push("section", section_column);
+    obs.push("patient", patient_column);
+    obs.push("barcode", Column::Text(barcodes));
+    var.index = crate::load::unique(var.index);
+    let libraries = library.map(|library| (params.section.clone(), library)).into_iter().collect();
+    let labels = regions.map_or_else(Labels::default, |regions| Labels {
+        spots: obs.index.clone(),
+        sections: vec![params.section.clone(); obs.len()],
+        patients: vec![patient.to_owned(); obs.len()],
+        regions: regions
+            .into_iter()
+            .map(|region| region.filter(|region| !region.is_empty() && !params.undetermined.contains(region)))
+            .collect(),
+    });
+    Ok(Section { table: Table { x, obs, var, spatial, libraries }, labels })
+}
+
+/// The regions of all spots; their column leaves the frame, as a table never holds labels.
+fn take_regions(obs: &mut Frame, name: &str, path: &std::path::Path) -> Result<Vec<Option<String>>> {
+    let Some(at) = obs.columns.iter().position(|(column, _)| column == name) else {
+        let names: Vec<&str> = obs.columns.iter().map(|(name, _)| name.as_str()).collect();
+        return Err(Error::invalid(format!(
+            "`regions: {name}` is no column of `obs` of {}, which has {}",
+            path.display(),
+            names.join(", ")
+        )));
+    };
+    match obs.columns.remove(at).1 {
+        Column::Text(values) => Ok(values.into_iter().map(Some).collect()),
+        Column::Categorical(values) => Ok(values.iter().map(|value| value.map(str::to_owned)).collect()),
+        Column::Int(values) => Ok(values.into_iter().map(|value| Some(value.to_string())).collect()),
+        Column::Float(_) | Column::Bool(_) => {
+            Err(Error::invalid(format!("`regions: {name}` should name a column of texts or categories")))
+        }
+    }
+}

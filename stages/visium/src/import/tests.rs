@@ -1,0 +1,90 @@
+//! Tables that anndata wrote, in every container, are the same table.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::python_test::python;
+
+const TABLES: &str = r#"
+import anndata as ad, numpy as np, pandas as pd, scipy.sparse as sp
+a = ad.AnnData(sp.random(20, 12, .3, format="csr", random_state=0, dtype="float32"))
+a.X.data[:] = np.arange(a.X.nnz) % 9 + 1
+a.obs_names = [f"s{i}" for i in range(20)]
+a.var_names = [f"g{i % 11}" for i in range(12)]
+a.obs["region"] = pd.Categorical(["b", "a"] * 9 + ["undetermined", None], categories=["b", "a", "undetermined"])
+a.obs["n"] = np.arange(20); a.obs["f"] = np.arange(20) / 3; a.obs["ok"] = [True, False] * 10
+a.obs["txt"] = [f"t{i}" for i in range(20)]
+a.obs["maybe"] = pd.array([1, None] * 10, dtype="Int64")
+a.obsm["spatial"] = np.arange(40.).reshape(20, 2)
+image = (np.arange(30 * 40 * 3) % 256).astype("uint8").reshape(30, 40, 3)
+a.uns["spatial"] = {"lib": {"images": {"hires": image.astype("float32") / 255, "lowres": image[:10, :12].copy()},
+  "scalefactors": {"tissue_hires_scalef": .3, "tissue_lowres_scalef": .1, "spot_diameter_fullres": 10., "fiducial_diameter_fullres": 12.}, "metadata": {}}}
+a.layers["counts"] = a.X * 2
+a.raw = a
+a.write_h5ad("plain.h5ad")
+a.write_h5ad("gzip.h5ad", compression="gzip")
+for version in [2, 3]:
+    ad.settings.zarr_write_format = version
+    a.write_zarr(f"v{version}.zarr")
+dense = a.copy(); dense.X = a.X.toarray(); dense.write_h5ad("dense.h5ad")
+csc = a.copy(); csc.X = a.X.tocsc(); csc.write_h5ad("csc.h5ad"); csc.write_zarr("csc.zarr")
+bare = ad.AnnData(sp.csr_matrix((3, 2), dtype="float32")); bare.write_h5ad("bare.h5ad")
+"#;
+
+fn import(folder: &Path, file: &str, more: Value) -> Result<Section> {
+    let mut params = json!({"path": folder.join(file), "section": "S"});
+    params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    read(&serde_json::from_value(params).unwrap())
+}
+
+#[test]
+fn what_anndata_wrote_is_read_from_any_container() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, TABLES) else { return };
+    let regions = || json!({"regions": "region"});
+    let first = import(folder, "plain.h5ad", regions()).unwrap();
+    let Section { table, labels } = &first;
+    assert_eq!((table.n_spots(), table.n_genes(), table.x.data.len()), (20, 12, 72));
+    assert_eq!((table.obs.index[3].as_str(), table.var.index[11].as_str()), ("S_s3", "g0-1"));
+    assert_eq!(table.spatial[2], [4.0, 5.0]);
+    assert_eq!(table.obs.column("n"), Some(&Column::Int((0..20).collect())));
+    assert!(matches!(table.obs.column("ok"), Some(Column::Bool(values)) if values[0] && !values[1]));
+    assert!(matches!(table.obs.column("maybe"), Some(Column::Float(values)) if values[1].is_nan()));
+    assert_eq!(table.obs.column("region"), None);
+    assert_eq!(labels.regions[1].as_deref(), Some("a"));
+    assert_eq!((&labels.regions[18], &labels.regions[19]), (&None, &None));
+    let library = &table.libraries["S"];
+    assert_eq!(library.scale_factors.tissue_hires_scalef, Some(0.3));
+    assert_eq!(library.images["hires"].pixels, (0..3600).map(|byte| (byte % 256) as u8).collect::<Vec<_>>());
+    assert_eq!((library.images["lowres"].height, library.images["lowres"].width), (10, 12));
+
+    for file in ["gzip.h5ad", "v2.zarr", "v3.zarr", "dense.h5ad", "csc.h5ad", "csc.zarr"] {
+        let other = import(folder, file, regions()).unwrap();
+        // NaN is no equal of itself.
+        let comparable = |mut table: Table| {
+            table.obs.columns.retain(|(name, _)| name != "maybe");
+            table
+        };
+        assert!(comparable(other.table) == comparable(table.clone()), "{file}");
+        assert_eq!(&other.labels, labels, "{file}");
+    }
+    let layer = import(folder, "v2.zarr", json!({"layer": "counts"})).unwrap().table;
+    assert_eq!(layer.x.data[5], 2.0 * table.x.data[5]);
+    assert!(import(folder, "plain.h5ad", json!({"layer": "raw"})).unwrap().table.x == table.x);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("none.h5ad"), "nothing").unwrap();
+    let problem = |file: &str, more: Value| import(folder, file, more).err().unwrap().to_string();
+    assert!(problem("none.h5ad", json!({})).contains("none.h5ad as HDF5"));
+    let Some(()) = python(folder, TABLES) else { return };
+    assert!(problem("bare.h5ad", json!({})).contains("has no coordinates at `/obsm/spatial`"));
+    assert!(problem("v3.zarr", json!({"layer": "x"})).contains("has no `/layers/x`"));
+    assert!(problem("v3.zarr", json!({"regions": "x"})).contains("is no column of `obs`"));
+}
