@@ -1,11 +1,13 @@
 //! Plugin `visium`: from Visium sections to what a model trains on. One file or folder per stage type; the README
 //! lists their ports and params.
 
+mod check;
 mod concat;
 mod fit;
 mod hdf5;
 mod import;
 mod load;
+mod load_legacy;
 mod normalize;
 mod patches;
 mod pca;
@@ -24,9 +26,11 @@ mod python_test;
 mod stages_test;
 
 restage_stage::export!("visium";
+    check::Check,
     concat::Concat,
     import::Import,
     load::Load,
+    load_legacy::LoadLegacy,
     normalize::Normalize,
     patches::MakePatches,
     pca::Pca,

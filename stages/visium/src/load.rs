@@ -1,13 +1,13 @@
 //! Stage `visium/load`: one section, as spaceranger wrote it, becomes a table, an image and labels.
 
-mod annotation;
-mod counts;
+pub(crate) mod annotation;
+pub(crate) mod counts;
 #[cfg(test)]
 mod formats_test;
 mod h5;
-mod images;
+pub(crate) mod images;
 mod mtx;
-mod positions;
+pub(crate) mod positions;
 mod slide;
 #[cfg(test)]
 mod tests;
@@ -52,10 +52,13 @@ pub(crate) struct Params {
     /// name, so every section counts as a patient of its own.
     #[serde(default)]
     patient: Option<String>,
-    /// CSV with a header and two columns: barcode, region. Barcodes without a row have no label. Default: none, and
-    /// `labels` is empty.
+    /// CSV or TSV with a header: barcode, region; or more columns, of which `annotation_column` names one. Barcodes
+    /// without a row have no label. Default: none, and `labels` is empty.
     #[serde(default)]
     annotation: Option<InputPath>,
+    /// Column of `annotation` with the regions. Default: the second of two.
+    #[serde(default)]
+    annotation_column: Option<String>,
     /// Regions that mean "seen but not assigned": such spots are in `labels` without a region. Default:
     /// `[undetermined]`. An empty region always means it.
     #[serde(default = "undetermined")]
@@ -157,7 +160,7 @@ fn patient(params: &Params) -> &str {
 const SIDE_TOLERANCE: f64 = 0.02;
 
 /// Copies the full-resolution image to the port, never whole in memory.
-fn copy_slide(path: &std::path::Path, table: &Table, section: &str, ctx: &Context) -> Result<()> {
+pub(crate) fn copy_slide(path: &std::path::Path, table: &Table, section: &str, ctx: &Context) -> Result<()> {
     let slide = Slide::open(path)?;
     let library = table.libraries.get(section);
     for (name, small) in library.iter().flat_map(|library| &library.images) {
@@ -212,7 +215,13 @@ pub(crate) fn best_image(table: &Table, section: &str) -> Image {
 fn load_labels(params: &Params, table: &Table) -> Result<Labels> {
     let Some(path) = &params.annotation else { return Ok(Labels::default()) };
     let path = path.as_path();
-    let mut regions = annotation::read(path, &params.undetermined)?;
+    let annotation = annotation::read(path, params.annotation_column.as_deref(), &params.undetermined)?;
+    if let [other] = &annotation.sections[..]
+        && *other != params.section
+    {
+        tracing::warn!("{} says that it is of section {other}, not {}", path.display(), params.section);
+    }
+    let mut regions = annotation.regions;
     let mut labels = Labels::default();
     for (spot, barcode) in table.obs.index.iter().zip(table.obs.text("barcode")?) {
         if let Some(region) = regions.remove(barcode) {

@@ -24,7 +24,7 @@ const GENES: &str = "Gene Expression";
 
 /// Counts of spots x genes.
 #[derive(Debug)]
-pub(super) struct Counts {
+pub(crate) struct Counts {
     /// Barcode of each row.
     pub barcodes: Vec<String>,
     /// Counts.
@@ -35,7 +35,7 @@ pub(super) struct Counts {
 
 /// What a file says of its features.
 #[derive(Debug, Default)]
-pub(super) struct Features {
+pub(crate) struct Features {
     pub ids: Vec<String>,
     pub names: Vec<String>,
     /// Empty where the format does not know kinds: all are genes.
@@ -46,7 +46,7 @@ pub(super) struct Features {
 
 /// Where the counts of a section lie.
 #[derive(Debug, PartialEq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// Cell Ranger's HDF5.
     H5(PathBuf),
     /// The folder of a triple `matrix.mtx`, `features.tsv`, `barcodes.tsv`, gzipped or not.
@@ -55,7 +55,7 @@ pub(super) enum Source {
 
 impl Source {
     /// The file or folder a user named.
-    pub(super) fn named(path: &Path) -> Result<Self> {
+    pub(crate) fn named(path: &Path) -> Result<Self> {
         if path.is_dir() {
             return Self::folder(path).ok_or_else(|| {
                 Error::invalid(format!("{} holds no matrix.mtx or matrix.mtx.gz", path.display()))
@@ -65,7 +65,7 @@ impl Source {
     }
 
     /// The counts in an `outs` folder.
-    pub(super) fn find(outs: &Path) -> Result<Self> {
+    pub(crate) fn find(outs: &Path) -> Result<Self> {
         for name in NAMES {
             let (file, folder) = (outs.join(format!("{name}.h5")), outs.join(name));
             let source = if file.is_file() { Some(Self::H5(file)) } else { Self::folder(&folder) };
@@ -88,6 +88,12 @@ impl Source {
         Err(Error::invalid(format!("{} holds {problem}", outs.display())))
     }
 
+    /// Whether the counts are of the spots under tissue only, by its name.
+    pub(crate) fn is_filtered(&self) -> bool {
+        let (Self::H5(path) | Self::Mtx(path)) = self;
+        path.iter().any(|part| part.to_string_lossy().starts_with("filtered"))
+    }
+
     /// A folder with a triple, or with one folder per genome of which there is one.
     fn folder(folder: &Path) -> Option<Self> {
         if mtx::is_triple(folder) {
@@ -100,7 +106,7 @@ impl Source {
     }
 
     /// Reads the counts; of `genome` only, where that is given.
-    pub(super) fn read(&self, genome: Option<&str>) -> Result<Counts> {
+    pub(crate) fn read(&self, genome: Option<&str>) -> Result<Counts> {
         let (path, barcodes, features, x) = match self {
             Self::H5(path) => {
                 let (barcodes, features, x) = h5::read(path, genome)?;

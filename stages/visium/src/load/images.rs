@@ -14,7 +14,7 @@ use crate::text;
 const SUFFIXES: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
 
 /// Reads `scalefactors_json.json`. Other keys (Visium HD, CytAssist) are left alone.
-pub(super) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
+pub(crate) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
     #[derive(Deserialize)]
     struct File {
         tissue_hires_scalef: Option<f64>,
@@ -52,7 +52,7 @@ pub(super) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
 }
 
 /// Adds `tissue_hires_image` and `tissue_lowres_image` where they exist; an alpha channel is dropped.
-pub(super) fn add_images(mut library: Library, spatial: &Path, section: &str) -> Result<Library> {
+pub(crate) fn add_images(mut library: Library, spatial: &Path, section: &str) -> Result<Library> {
     let factors = &library.scale_factors;
     let scales = [("hires", factors.tissue_hires_scalef), ("lowres", factors.tissue_lowres_scalef)];
     let spot_diameter_fullres = factors.spot_diameter_fullres;

@@ -28,7 +28,7 @@ const COLUMNS: [&str; 6] =
 
 /// Where a spot lies.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Spot {
+pub(crate) struct Spot {
     /// 1 under tissue, 0 beside it.
     pub in_tissue: i64,
     /// Row on the slide.
@@ -43,14 +43,24 @@ pub(super) struct Spot {
 
 /// The spots of a section by barcode.
 #[derive(Debug)]
-pub(super) struct Positions {
+pub(crate) struct Positions {
     path: PathBuf,
     spots: HashMap<String, Spot>,
 }
 
 impl Positions {
+    /// Where a barcode lies.
+    pub(crate) fn get(&self, barcode: &str) -> Option<&Spot> {
+        self.spots.get(barcode)
+    }
+
+    /// The barcodes under tissue, in no order.
+    pub(crate) fn under_tissue(&self) -> impl Iterator<Item = &str> {
+        self.spots.iter().filter(|(_, spot)| spot.in_tissue == 1).map(|(barcode, _)| barcode.as_str())
+    }
+
     /// One spot per barcode.
-    pub(super) fn in_order_of(&self, barcodes: &[String]) -> Result<Vec<Spot>> {
+    pub(crate) fn in_order_of(&self, barcodes: &[String]) -> Result<Vec<Spot>> {
         let missing = barcodes.iter().filter(|barcode| !self.spots.contains_key(*barcode)).count();
         if let Some(first) = barcodes.iter().find(|barcode| !self.spots.contains_key(*barcode)) {
             let hint = if missing == barcodes.len() { ": is it of another section?" } else { "" };
@@ -66,7 +76,7 @@ impl Positions {
 }
 
 /// Reads the file in the folder `spatial`.
-pub(super) fn read(spatial: &Path) -> Result<Positions> {
+pub(crate) fn read(spatial: &Path) -> Result<Positions> {
     let path = FILES.iter().map(|file| spatial.join(file)).find(|path| path.is_file()).ok_or_else(|| {
         let files = FILES.join(", ");
         Error::invalid(format!(
