@@ -98,6 +98,8 @@ pub enum PortType {
     Predictions,
     /// Named numbers.
     Metrics,
+    /// Which spots are neighbours, and how strongly.
+    Graph,
     /// Anything: a folder whose meaning is between the stages.
     Any,
 }
@@ -116,6 +118,7 @@ impl std::fmt::Display for PortType {
             Self::Model => "model",
             Self::Predictions => "predictions",
             Self::Metrics => "metrics",
+            Self::Graph => "graph",
             Self::Any => "any",
         })
     }

@@ -4,6 +4,7 @@
 mod check;
 mod concat;
 mod fit;
+mod graph;
 mod hdf5;
 mod import;
 mod load;
@@ -13,7 +14,9 @@ mod patches;
 mod pca;
 mod qc;
 mod quantile;
+mod scale;
 mod simulate;
+mod smooth;
 mod text;
 
 #[cfg(test)]
@@ -28,6 +31,7 @@ mod stages_test;
 restage_stage::export!("visium";
     check::Check,
     concat::Concat,
+    graph::MakeGraph,
     import::Import,
     load::Load,
     load_legacy::LoadLegacy,
@@ -35,5 +39,7 @@ restage_stage::export!("visium";
     patches::MakePatches,
     pca::Pca,
     qc::Qc,
+    scale::Scale,
     simulate::Simulate,
+    smooth::Smooth,
 );

@@ -75,6 +75,18 @@ impl Csr {
         (&self.indices[stored.clone()], &self.data[stored])
     }
 
+    /// The values of each row, to be changed.
+    pub fn rows_mut(&mut self) -> Vec<&mut [f32]> {
+        let mut rest = self.data.as_mut_slice();
+        let mut rows = Vec::with_capacity(self.indptr.len());
+        for ends in self.indptr.windows(2) {
+            let (row, after) = rest.split_at_mut((ends[1] - ends[0]) as usize);
+            rows.push(row);
+            rest = after;
+        }
+        rows
+    }
+
     /// Columns with values of a row.
     pub fn entries(&self, row: usize) -> impl Iterator<Item = (usize, f32)> {
         let (columns, values) = self.row(row);

@@ -1,7 +1,10 @@
 //! Stage type `visium/normalize`: counts to log-normalised expression of the highly variable genes.
 
+mod loess;
+mod seurat_v3;
 mod variable_genes;
 
+use rayon::prelude::*;
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Column, Csr, Split, Table},
@@ -9,8 +12,13 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{fit, quantile};
-use variable_genes::Dispersions;
+use crate::{
+    fit::{self, FitOn},
+    quantile,
+};
+use seurat_v3::Standardised;
+pub(crate) use variable_genes::moments;
+use variable_genes::{Dispersions, Kind};
 
 /// The stage type.
 pub(crate) struct Normalize;
@@ -22,18 +30,29 @@ pub(crate) struct Params {
     /// What the counts of each spot are scaled to sum to. Default 10000; null = the median of the spots' sums
     /// (of the training spots where a split is connected).
     pub(crate) target_sum: Option<f64>,
+    /// Whether genes that take more than `max_fraction` of any spot's counts are left out of the sums that spots are
+    /// scaled by; they are scaled with the rest. Default false.
+    pub(crate) exclude_highly_expressed: bool,
+    /// The share of a spot's counts beyond which a gene is highly expressed. Default 0.05.
+    pub(crate) max_fraction: f64,
     /// Whether to take ln(1 + x) of the scaled counts. Default true.
     pub(crate) log1p: bool,
+    /// Base of the logarithm; null = e. Default null.
+    pub(crate) log_base: Option<f64>,
     /// How many highly variable genes to find; null = none are looked for and all genes stay. Genes that tie
     /// with the last one count too. Default 2000.
     pub(crate) n_top_genes: Option<usize>,
     /// How genes are ranked by variability. Default `seurat`.
     pub(crate) flavor: Flavor,
+    /// For `seurat_v3`: the share of genes that each point of the curve of variance over mean is drawn from. Default 0.3.
+    pub(crate) span: f64,
     /// Keep only the highly variable genes (true, default) or keep all and only mark them.
     pub(crate) subset: bool,
+    /// Which spots the median, the highly expressed and the variable genes are found on. Default `train`.
+    pub(crate) fit_on: FitOn,
 }
 
-/// How genes are ranked: by dispersion (variance / mean) against genes of like mean expression.
+/// How genes are ranked: by dispersion (variance / mean) or variance against genes of like mean expression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Flavor {
@@ -41,16 +60,24 @@ pub(crate) enum Flavor {
     Seurat,
     /// Distance to the median dispersion in units of the MAD, in bins of equal size (Zheng et al. 2017).
     CellRanger,
+    /// Variance of the clipped raw counts in units of what a local regression over the mean expects (Stuart et al.
+    /// 2019).
+    SeuratV3,
 }
 
 impl Default for Params {
     fn default() -> Self {
         Self {
             target_sum: Some(10_000.0),
+            exclude_highly_expressed: false,
+            max_fraction: 0.05,
             log1p: true,
+            log_base: None,
             n_top_genes: Some(2000),
             flavor: Flavor::Seurat,
+            span: 0.3,
             subset: true,
+            fit_on: FitOn::Train,
         }
     }
 }
@@ -69,7 +96,8 @@ impl Stage for Normalize {
         .optional::<Split>("split", "Which spots train: variable genes are chosen on them only.")
         .output::<Table>(
             "table",
-            "Normalised expression; genes carry `highly_variable`, `means`, `dispersions`, `dispersions_norm`.",
+            "Normalised expression; genes carry `highly_variable`, `means`, `dispersions`, `dispersions_norm` (of \
+             `seurat_v3`: `variances`, `variances_norm`).",
         )
     }
 
@@ -80,13 +108,20 @@ impl Stage for Normalize {
         if params.n_top_genes == Some(0) {
             return Err(Error::invalid("n_top_genes should be at least 1, or null to keep all genes"));
         }
+        let shares = [("max_fraction", params.max_fraction), ("span", params.span)];
+        if let Some((name, value)) = shares.into_iter().find(|(_, value)| !(*value > 0.0 && *value <= 1.0)) {
+            return Err(Error::invalid(format!("{name}: {value} should be above 0 and at most 1")));
+        }
+        if params.log_base.is_some_and(|base| !(base.is_finite() && base > 1.0)) {
+            return Err(Error::invalid("log_base should be above 1, or null for e"));
+        }
         Ok(())
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
-        let train = fit::rows(&table.obs.index, split.as_ref())?;
+        let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
         ctx.check_cancelled()?;
         ctx.write("table", &normalize(table, &train, &params)?)
     }
@@ -100,23 +135,46 @@ fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table
     if table.x.data.iter().any(|value| value.fract() != 0.0) {
         tracing::warn!("the table holds fractions, not counts: is it normalised already?");
     }
-    let target = params.target_sum.unwrap_or_else(|| median_total(&table.x, train));
-    scale_totals(&mut table.x, target);
+    // The one flavour that looks at the counts, before they are scaled.
+    let by_variance = match (params.n_top_genes, params.flavor) {
+        (Some(wanted), Flavor::SeuratV3) => {
+            let found = Standardised::of(&table.x, train, params.span)?;
+            let top = found.top(wanted);
+            let columns = [
+                ("means", found.means),
+                ("variances", found.variances),
+                ("variances_norm", found.normalized),
+            ];
+            Some((top, columns))
+        }
+        _ => None,
+    };
+    let totals = totals(&table.x, train, params);
+    let target = params.target_sum.unwrap_or_else(|| median_total(&totals, train));
+    scale_totals(&mut table.x, &totals, target);
 
     let mut chosen = None;
     if let Some(wanted) = params.n_top_genes {
-        let dispersions = Dispersions::of(&table.x, train, params.flavor);
-        let variable = dispersions.top(wanted);
+        let by_dispersion = |kind| {
+            let found = Dispersions::of(&table.x, train, kind);
+            let top = found.top(wanted);
+            let names = ["means", "dispersions", "dispersions_norm"];
+            (top, [(names[0], found.means), (names[1], found.dispersions), (names[2], found.normalized)])
+        };
+        let (variable, columns) = by_variance.unwrap_or_else(|| match params.flavor {
+            Flavor::CellRanger => by_dispersion(Kind::CellRanger),
+            Flavor::Seurat | Flavor::SeuratV3 => by_dispersion(Kind::Seurat),
+        });
         let genes: Vec<usize> = (0..variable.len()).filter(|&gene| variable[gene]).collect();
         tracing::info!("{} of {} genes are highly variable", genes.len(), variable.len());
         table.var.push("highly_variable", Column::Bool(variable));
-        table.var.push("means", Column::Float(dispersions.means));
-        table.var.push("dispersions", Column::Float(dispersions.dispersions));
-        table.var.push("dispersions_norm", Column::Float(dispersions.normalized));
+        for (name, values) in columns {
+            table.var.push(name, Column::Float(values));
+        }
         chosen = params.subset.then_some(genes);
     }
     if params.log1p {
-        log1p(&mut table.x);
+        log1p(&mut table.x, params.log_base);
     }
     Ok(match chosen {
         Some(genes) => table.select_genes(&genes),
@@ -124,32 +182,45 @@ fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table
     })
 }
 
-/// The sum of a spot.
-fn total(x: &Csr, row: usize) -> f64 {
-    x.row(row).1.iter().map(|&value| f64::from(value)).sum()
+/// What each spot is scaled by: the sum of its counts, without those of highly expressed genes where they are excluded.
+fn totals(x: &Csr, train: &[usize], params: &Params) -> Vec<f64> {
+    let sum = |row: usize, counts: &dyn Fn(usize) -> bool| -> f64 {
+        x.entries(row).filter(|&(gene, _)| counts(gene)).map(|(_, value)| f64::from(value)).sum()
+    };
+    if !params.exclude_highly_expressed {
+        return (0..x.n_rows()).into_par_iter().map(|row| sum(row, &|_| true)).collect();
+    }
+    let mut counts = vec![true; x.n_cols];
+    for &row in train {
+        let most = params.max_fraction * sum(row, &|_| true);
+        x.entries(row)
+            .filter(|&(_, value)| f64::from(value) > most)
+            .for_each(|(gene, _)| counts[gene] = false);
+    }
+    let excluded = counts.iter().filter(|counts| !**counts).count();
+    tracing::info!("{excluded} genes are highly expressed and do not count for what spots are scaled by");
+    (0..x.n_rows()).into_par_iter().map(|row| sum(row, &|gene| counts[gene])).collect()
 }
 
 /// The median over the spots at `rows` that have counts at all.
-fn median_total(x: &Csr, rows: &[usize]) -> f64 {
-    let mut totals: Vec<f64> = rows.iter().map(|&row| total(x, row)).filter(|&total| total > 0.0).collect();
+fn median_total(totals: &[f64], rows: &[usize]) -> f64 {
+    let mut totals: Vec<f64> = rows.iter().map(|&row| totals[row]).filter(|&total| total > 0.0).collect();
     quantile::median(&mut totals)
 }
 
-/// Scales each spot to a sum of `target`; a spot without counts stays as it is.
-fn scale_totals(x: &mut Csr, target: f64) {
-    for row in 0..x.n_rows() {
-        let factor = target / total(x, row);
-        let values = x.indptr[row] as usize..x.indptr[row + 1] as usize;
-        for value in &mut x.data[values] {
-            *value = (f64::from(*value) * factor) as f32;
-        }
-    }
+/// Scales each spot's sum to `target`; a spot without counts stays as it is.
+fn scale_totals(x: &mut Csr, totals: &[f64], target: f64) {
+    x.rows_mut().into_par_iter().zip(totals).filter(|(_, total)| **total > 0.0).for_each(
+        |(values, total)| {
+            let factor = target / total;
+            values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
+        },
+    );
 }
 
-fn log1p(x: &mut Csr) {
-    for value in &mut x.data {
-        *value = f64::from(*value).ln_1p() as f32;
-    }
+fn log1p(x: &mut Csr, base: Option<f64>) {
+    let factor = base.map_or(1.0, |base| base.ln().recip());
+    x.data.par_iter_mut().for_each(|value| *value = (f64::from(*value).ln_1p() * factor) as f32);
 }
 
 #[cfg(test)]

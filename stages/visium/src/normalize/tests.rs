@@ -77,7 +77,10 @@ fn totals_and_logs_are_scanpy_s() {
     let median = Params { target_sum: None, log1p: false, ..everything.clone() };
     let rows = all(&table);
 
-    assert_eq!(median_total(&table.x, &rows), golden["normalize_total_default_median_target"]);
+    assert_eq!(
+        median_total(&totals(&table.x, &rows, &Params::default()), &rows),
+        golden["normalize_total_default_median_target"]
+    );
     let scaled = normalize(table.clone(), &rows, &median).unwrap();
     assert_close(&head(&scaled.x), &golden["norm_default[0,:5]"], 1e-6);
 
@@ -145,6 +148,60 @@ fn negative_values_are_refused() {
 #[test]
 fn a_spot_without_counts_stays_zero() {
     let mut x = Csr { n_cols: 2, indptr: vec![0, 0, 1], indices: vec![1], data: vec![4.0] };
-    scale_totals(&mut x, 10.0);
+    let sums = totals(&x, &[], &Params::default());
+    scale_totals(&mut x, &sums, 10.0);
     assert_eq!(x.data, [10.0]);
+}
+
+#[test]
+fn standardised_variances_are_scanpy_s() {
+    let Some(golden) = golden::json("scanpy.json") else { return };
+    let table = closed_form();
+    let rows = all(&table);
+    let params =
+        Params { n_top_genes: Some(30), flavor: Flavor::SeuratV3, subset: false, ..Params::default() };
+    let normalized = normalize(table, &rows, &params).unwrap();
+    let found = floats(&normalized, "variances_norm");
+    assert_close(&found[..5], &golden["seurat_v3_variances_norm[0:5]"], 1e-9);
+    let mut ranked: Vec<usize> = (0..found.len()).collect();
+    ranked.sort_by(|&a, &b| found[b].total_cmp(&found[a]));
+    let top: Vec<String> = ranked[..10].iter().map(ToString::to_string).collect();
+    assert_eq!(serde_json::json!(top), golden["seurat_v3_top10"]);
+}
+
+#[test]
+fn highly_expressed_genes_need_not_count() {
+    let Some(golden) = golden::json("scanpy.json") else { return };
+    // As the golden file's: scanpy's defaults, but a target of 1.
+    let params = Params {
+        target_sum: Some(1.0),
+        exclude_highly_expressed: true,
+        log1p: false,
+        n_top_genes: None,
+        ..Params::default()
+    };
+    let table = closed_form();
+    let rows = all(&table);
+    let x = normalize(table, &rows, &params).unwrap().x;
+    assert_close(&head(&x), &golden["norm_excl_highly(target1)[0,:5]"], 1e-6);
+}
+
+#[test]
+fn another_base_divides_the_logarithm() {
+    let table = closed_form();
+    let rows = all(&table);
+    let with = |log_base| {
+        normalize(closed_form(), &rows, &Params { log_base, n_top_genes: None, ..Params::default() })
+    };
+    let (natural, binary) = (with(None).unwrap().x, with(Some(2.0)).unwrap().x);
+    assert!((natural.data[7] / binary.data[7] - std::f32::consts::LN_2).abs() < 1e-6);
+}
+
+#[test]
+fn too_few_genes_for_a_curve_are_an_error() {
+    let table = closed_form().select_genes(&[0, 1, 2]);
+    let rows = all(&table);
+    let params = Params { n_top_genes: Some(2), flavor: Flavor::SeuratV3, ..Params::default() };
+    let problem = normalize(table, &rows, &params).unwrap_err().to_string();
+    assert!(problem.contains("through 3 genes that vary, with span: 0.3"), "{problem}");
 }

@@ -3,13 +3,21 @@
 
 use restage_stage::artifact::Csr;
 
-use super::Flavor;
 use crate::quantile::{median, percentile};
 
 /// Bins of equal width that `Seurat` compares genes in.
 const BINS: usize = 20;
 /// What makes the median absolute deviation estimate a standard deviation: the normal distribution's 75 % point.
 const MAD_OF_NORMAL: f64 = 0.674_489_750_196_081_7;
+
+/// How dispersions of genes of like mean are compared.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// As Seurat's first versions did.
+    Seurat,
+    /// As Cell Ranger does.
+    CellRanger,
+}
 
 /// Per gene: mean, dispersion, and dispersion against genes of like mean. NaN: no dispersion (never expressed).
 #[derive(Debug, Default)]
@@ -24,10 +32,10 @@ pub(super) struct Dispersions {
 
 impl Dispersions {
     /// Of the spots at `rows` of scaled counts that are *not* logarithms.
-    pub(super) fn of(scaled: &Csr, rows: &[usize], flavor: Flavor) -> Self {
+    pub(super) fn of(scaled: &Csr, rows: &[usize], flavor: Kind) -> Self {
         let moments = match flavor {
-            Flavor::Seurat => moments(scaled, rows, |value| value),
-            Flavor::CellRanger => moments(scaled, rows, f64::ln_1p),
+            Kind::Seurat => moments(scaled, rows, |value| value),
+            Kind::CellRanger => moments(scaled, rows, f64::ln_1p),
         };
         let (means, dispersions): (Vec<f64>, Vec<f64>) = moments
             .into_iter()
@@ -35,21 +43,21 @@ impl Dispersions {
                 let mean = if mean == 0.0 { 1e-12 } else { mean };
                 let dispersion = variance / mean;
                 match flavor {
-                    Flavor::Seurat if dispersion == 0.0 => (mean.ln_1p(), f64::NAN),
-                    Flavor::Seurat => (mean.ln_1p(), dispersion.ln()),
-                    Flavor::CellRanger => (mean, dispersion),
+                    Kind::Seurat if dispersion == 0.0 => (mean.ln_1p(), f64::NAN),
+                    Kind::Seurat => (mean.ln_1p(), dispersion.ln()),
+                    Kind::CellRanger => (mean, dispersion),
                 }
             })
             .unzip();
         let edges = match flavor {
-            Flavor::Seurat => equal_width_edges(&means),
-            Flavor::CellRanger => percentile_edges(&means),
+            Kind::Seurat => equal_width_edges(&means),
+            Kind::CellRanger => percentile_edges(&means),
         };
         let mut normalized = vec![f64::NAN; means.len()];
         for genes in bins(&means, &edges) {
             let (centre, spread) = match flavor {
-                Flavor::Seurat => mean_and_sd(&genes, &dispersions),
-                Flavor::CellRanger => median_and_mad(&genes, &dispersions),
+                Kind::Seurat => mean_and_sd(&genes, &dispersions),
+                Kind::CellRanger => median_and_mad(&genes, &dispersions),
             };
             for gene in genes {
                 normalized[gene] = (dispersions[gene] - centre) / spread;
@@ -68,7 +76,7 @@ impl Dispersions {
 }
 
 /// Per gene the mean and the variance (n - 1) of `map(value)`, over the spots at `rows`; `map(0)` must be 0.
-fn moments(x: &Csr, rows: &[usize], map: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+pub(crate) fn moments(x: &Csr, rows: &[usize], map: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
     let n = rows.len() as f64;
     let mut means = vec![0.0; x.n_cols];
     let mut expressed = vec![0_usize; x.n_cols];

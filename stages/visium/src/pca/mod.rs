@@ -9,7 +9,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::fit;
+use crate::fit::{self, FitOn};
 use rayon::prelude::*;
 
 /// The stage type.
@@ -23,11 +23,13 @@ pub(crate) struct Params {
     pub(crate) n_components: usize,
     /// Whether to scale each gene to unit variance first. Default false.
     pub(crate) scale: bool,
+    /// Which spots the components are fitted on. Default `train`.
+    pub(crate) fit_on: FitOn,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { n_components: 50, scale: false }
+        Self { n_components: 50, scale: false, fit_on: FitOn::Train }
     }
 }
 
@@ -56,7 +58,7 @@ impl Stage for Pca {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
-        let train = fit::rows(&table.obs.index, split.as_ref())?;
+        let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
         let x = match marked_genes(&table) {
             Some(genes) => &table.x.select_cols(&genes),
             None => &table.x,
@@ -109,7 +111,7 @@ impl Components {
                 params.n_components
             )));
         }
-        let by_gene = transpose(x);
+        let by_gene = x.transpose();
         let n = spots as f64;
         let means: Vec<f64> = (0..genes).map(|gene| sum(by_gene.row(gene).1, |value| value) / n).collect();
         let variances: Vec<f64> = (0..genes)
@@ -184,28 +186,6 @@ fn dot(x: &Csr, row: usize, vector: &[f64]) -> f64 {
     let rest: f64 =
         last_columns.iter().zip(last_values).map(|(&column, &value)| product(column, value)).sum();
     sums.iter().sum::<f64>() + rest
-}
-
-fn transpose(x: &Csr) -> Csr {
-    let mut indptr = vec![0_i64; x.n_cols + 1];
-    for &column in &x.indices {
-        indptr[column as usize + 1] += 1;
-    }
-    for column in 0..x.n_cols {
-        indptr[column + 1] += indptr[column];
-    }
-    let mut next = indptr.clone();
-    let (mut indices, mut data) = (vec![0; x.data.len()], vec![0.0; x.data.len()]);
-    for row in 0..x.n_rows() {
-        let (columns, values) = x.row(row);
-        for (&column, &value) in columns.iter().zip(values) {
-            let place = &mut next[column as usize];
-            indices[*place as usize] = row as i32;
-            data[*place as usize] = value;
-            *place += 1;
-        }
-    }
-    Csr { n_cols: x.n_rows(), indptr, indices, data }
 }
 
 /// An eigenvector's sign is arbitrary: this one does not depend on the route to it.

@@ -4,7 +4,7 @@ use super::*;
 use crate::{golden, normalize};
 
 fn fit(x: &Csr, n_components: usize, scale: bool) -> Components {
-    Components::fit(x, &Params { n_components, scale }, |_| Ok(())).unwrap()
+    Components::fit(x, &Params { n_components, scale, ..Params::default() }, |_| Ok(())).unwrap()
 }
 
 #[test]
