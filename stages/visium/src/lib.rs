@@ -7,6 +7,7 @@ mod fit;
 mod graph;
 mod hdf5;
 mod import;
+mod import_embedding;
 mod load;
 mod load_legacy;
 mod normalize;
@@ -17,6 +18,7 @@ mod quantile;
 mod scale;
 mod simulate;
 mod smooth;
+mod stain;
 mod text;
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ restage_stage::export!("visium";
     concat::Concat,
     graph::MakeGraph,
     import::Import,
+    import_embedding::ImportEmbedding,
     load::Load,
     load_legacy::LoadLegacy,
     normalize::Normalize,
@@ -42,4 +45,5 @@ restage_stage::export!("visium";
     scale::Scale,
     simulate::Simulate,
     smooth::Smooth,
+    stain::StainNormalize,
 );

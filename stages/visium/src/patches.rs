@@ -1,15 +1,17 @@
 //! Stage type `visium/patches`: one image crop per spot.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use image::{RgbImage, imageops};
 use rayon::prelude::*;
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Image, Patches, Table},
+    artifact::{Image, ImageFile, Metrics, Patches, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::graph::{Cells, nearest_distances};
 
 /// The stage type.
 pub(crate) struct MakePatches;
@@ -20,6 +22,11 @@ pub(crate) struct MakePatches;
 pub(crate) struct Params {
     /// Side of a crop in pixels of the image. Default 32.
     pub(crate) size: usize,
+    /// Side of a crop in µm, instead of `size`; needs `resize`, as sections then differ in pixels. What a µm is, the
+    /// distance between the spots says, not the file's spot diameter. Default null.
+    pub(crate) size_um: Option<f64>,
+    /// For `size_um`: µm between neighbouring spots: 100 of Visium (default), 200 of legacy Spatial Transcriptomics.
+    pub(crate) pitch_um: f64,
     /// Side in pixels that crops are scaled to (bilinear); null = they stay as they are. Default null.
     pub(crate) resize: Option<usize>,
     /// What to do with a crop that leaves the image. Default `reflect`.
@@ -40,7 +47,7 @@ pub(crate) enum Edge {
 
 impl Default for Params {
     fn default() -> Self {
-        Self { size: 32, resize: None, edge: Edge::Reflect }
+        Self { size: 32, size_um: None, pitch_um: 100.0, resize: None, edge: Edge::Reflect }
     }
 }
 
@@ -59,6 +66,11 @@ impl Stage for MakePatches {
         .many::<Image>("images", "The image of each section.")
         .input::<Table>("table", "The spots, with coordinates and `section`.")
         .output::<Patches>("patches", "One crop per spot.")
+        .output::<Metrics>(
+            "summary",
+            "Spots, those without an image, those whose crop leaves it or whose centre does, and how much of its area a \
+             crop shares with its nearest neighbour's.",
+        )
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -66,19 +78,30 @@ impl Stage for MakePatches {
         if sides.into_iter().flatten().any(|side| !(1..=LARGEST).contains(&side)) {
             return Err(Error::invalid(format!("size and resize should be from 1 to {LARGEST} pixels")));
         }
+        if params.size_um.is_some_and(|size| !(size.is_finite() && size > 0.0))
+            || params.pitch_um.is_nan()
+            || params.pitch_um <= 0.0
+        {
+            return Err(Error::invalid("size_um and pitch_um should be above 0"));
+        }
+        if params.size_um.is_some() && params.resize.is_none() {
+            return Err(Error::invalid("size_um needs `resize`: a µm has other pixels in each section"));
+        }
         Ok(())
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
-        let images = by_section(ctx.read_all("images")?)?;
-        let centres = centres(&table, &images)?;
+        let files =
+            ctx.inputs("images").iter().map(|path| ImageFile::open(path)).collect::<Result<Vec<_>>>()?;
+        let images = by_section(files.iter().map(|file| file.about.clone()).collect())?;
+        let centres = centres(&table, &images, &params)?;
         let without = table.n_spots() - centres.len();
         if without > 0 {
             tracing::warn!("{without} of {} spots have no image and are left out", table.n_spots());
         }
         ctx.check_cancelled()?;
-        let overlap = mean_overlap(&centres, params.size);
+        let overlap = mean_overlap(&centres);
         if overlap > 0.0 {
             tracing::info!(
                 "a patch shares {:.0} % of its area with its nearest neighbour's: spots that touch must not be split \
@@ -86,7 +109,28 @@ impl Stage for MakePatches {
                 100.0 * overlap
             );
         }
-        ctx.write("patches", &cut(&table, &centres, &params))
+        let rows =
+            |section: &str, rows: Range<usize>| match files.iter().find(|file| file.about.section == section)
+            {
+                Some(file) => {
+                    ctx.check_cancelled()?;
+                    file.rows(rows)
+                }
+                None => Ok(Vec::new()),
+            };
+        let patches = cut(&table, &centres, &params, &rows)?;
+        let values = [
+            ("spots", table.n_spots()),
+            ("spots_without_image", without),
+            ("spots_outside_image", centres.iter().filter(|centre| !has_pixel(centre)).count()),
+            ("crops_leaving_image", centres.iter().filter(|centre| !lies_inside(centre)).count()),
+            ("patches", patches.spots.len()),
+        ];
+        let mut values: BTreeMap<String, f64> =
+            values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
+        values.insert("mean_overlap".into(), overlap);
+        ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
+        ctx.write("patches", &patches)
     }
 }
 
@@ -94,11 +138,14 @@ impl Stage for MakePatches {
 struct Centre<'a> {
     /// The spot's position in the table.
     spot: usize,
+    /// The image; its pixels need not be in memory.
     image: &'a Image,
     /// Column of the pixel that the spot's centre lies in; may lie outside the image.
     x: i64,
     /// Its row.
     y: i64,
+    /// Side of the crop in pixels of the image.
+    size: usize,
 }
 
 fn by_section(images: Vec<Image>) -> Result<BTreeMap<String, Image>> {
@@ -115,12 +162,26 @@ fn by_section(images: Vec<Image>) -> Result<BTreeMap<String, Image>> {
 }
 
 /// The centres of all spots whose section has an image, in the table's order.
-fn centres<'a>(table: &Table, images: &'a BTreeMap<String, Image>) -> Result<Vec<Centre<'a>>> {
+fn centres<'a>(
+    table: &Table,
+    images: &'a BTreeMap<String, Image>,
+    params: &Params,
+) -> Result<Vec<Centre<'a>>> {
     let sections = table.obs.categorical("section")?;
+    let mut sizes: BTreeMap<&str, usize> = BTreeMap::new();
+    for (section, image) in images.iter().filter(|(_, image)| image.height * image.width > 0) {
+        let spots = (0..table.n_spots()).filter(|&spot| sections.get(spot) == Some(section.as_str()));
+        sizes.insert(
+            section,
+            side(&spots.map(|spot| table.spatial[spot]).collect::<Vec<_>>(), image, params)?,
+        );
+    }
     let mut centres = Vec::with_capacity(table.n_spots());
     for (spot, section) in sections.iter().enumerate() {
-        let image = section.and_then(|section| images.get(section)).filter(|image| !image.is_empty());
-        let Some(image) = image else { continue };
+        let Some((section, &size)) = section.and_then(|section| sizes.get_key_value(section)) else {
+            continue;
+        };
+        let image = &images[*section];
         let [x, y] = table.spatial[spot].map(|coordinate| (coordinate * image.scale).floor());
         if !(x.is_finite() && y.is_finite()) {
             return Err(Error::invalid(format!(
@@ -128,31 +189,102 @@ fn centres<'a>(table: &Table, images: &'a BTreeMap<String, Image>) -> Result<Vec
                 table.obs.index[spot]
             )));
         }
-        centres.push(Centre { spot, image, x: x as i64, y: y as i64 });
+        centres.push(Centre { spot, image, x: x as i64, y: y as i64, size });
     }
     Ok(centres)
 }
 
-/// The crops, in the order of their centres.
-fn cut(table: &Table, centres: &[Centre], params: &Params) -> Patches {
-    let inside: Vec<&Centre> = centres
-        .iter()
-        .filter(|centre| params.edge != Edge::Drop || lies_inside(centre, params.size))
-        .collect();
+/// Side of a section's crops in pixels of its image.
+fn side(spatial: &[[f64; 2]], image: &Image, params: &Params) -> Result<usize> {
+    let Some(size_um) = params.size_um else { return Ok(params.size) };
+    let section = &image.section;
+    let mut distances = nearest_distances(spatial);
+    let pitch = crate::quantile::median(&mut distances);
+    if !(pitch.is_finite() && pitch > 0.0) {
+        return Err(Error::invalid(format!(
+            "section {section} has too few spots to tell what a µm is; give `size` in pixels"
+        )));
+    }
+    let side = (size_um / params.pitch_um * pitch * image.scale).round();
+    if (1.0..=LARGEST as f64).contains(&side) {
+        tracing::info!("{section}: {size_um} µm are {side} pixels");
+        return Ok(side as usize);
+    }
+    Err(Error::invalid(format!(
+        "size_um: {size_um} are {side} pixels of section {section}; they should be from 1 to {LARGEST}"
+    )))
+}
+
+/// The pixels of some rows of a section's image.
+type ReadRows<'a> = dyn Fn(&str, Range<usize>) -> Result<Vec<u8>> + Sync + 'a;
+
+/// How many bytes of an image are in memory at a time, unless one crop's rows have more.
+const WINDOW_BYTES: usize = 1 << 26;
+
+/// Some rows of an image.
+struct Window {
+    first: usize,
+    pixels: Vec<u8>,
+}
+
+/// The crops, in the order of their centres. Images are read from the top, a window of rows at a time.
+fn cut(table: &Table, centres: &[Centre], params: &Params, read: &ReadRows) -> Result<Patches> {
+    let inside: Vec<&Centre> =
+        centres.iter().filter(|centre| params.edge != Edge::Drop || lies_inside(centre)).collect();
     if inside.len() < centres.len() {
         tracing::warn!("{} crops leave their image: their spots are left out", centres.len() - inside.len());
     }
     let size = params.resize.unwrap_or(params.size);
     let bytes = size * size * 3;
     let mut pixels = vec![0; inside.len() * bytes];
-    pixels
-        .par_chunks_exact_mut(bytes)
-        .zip(&inside)
-        .for_each(|(patch, centre)| patch.copy_from_slice(&resized(crop(centre, params), params)));
-    Patches {
+    let mut jobs: Vec<(&Centre, Range<usize>, &mut [u8])> = inside
+        .iter()
+        .zip(pixels.chunks_exact_mut(bytes))
+        .map(|(centre, patch)| (*centre, rows_of(centre, params), patch))
+        .collect();
+    jobs.sort_by(|(a, a_rows, _), (b, b_rows, _)| {
+        (&a.image.section, a_rows.start).cmp(&(&b.image.section, b_rows.start))
+    });
+    let mut rest = jobs.as_mut_slice();
+    while let Some((first, rows, _)) = rest.first() {
+        let (image, mut rows) = (first.image, rows.clone());
+        let most = (WINDOW_BYTES / (image.width * 3)).max(rows.len());
+        let mut count = 0;
+        for (centre, needed, _) in rest.iter() {
+            let joined = rows.start..rows.end.max(needed.end);
+            if centre.image.section != image.section || joined.len() > most.max(needed.len()) {
+                break;
+            }
+            rows = joined;
+            count += 1;
+        }
+        let window = Window { first: rows.start, pixels: read(&image.section, rows)? };
+        let (now, later) = rest.split_at_mut(count);
+        now.par_iter_mut().for_each(|(centre, _, patch)| {
+            patch.copy_from_slice(&resized(crop(centre, &window, params), size));
+        });
+        rest = later;
+    }
+    Ok(Patches {
         spots: inside.iter().map(|centre| table.obs.index[centre.spot].clone()).collect(),
         size,
         pixels,
+    })
+}
+
+/// The rows of the image that a crop has pixels of.
+fn rows_of(centre: &Centre, params: &Params) -> Range<usize> {
+    let top = start(centre.y, centre.size);
+    let rows = (top..top + centre.size as i64).filter_map(|row| place(row, centre.image.height, params.edge));
+    let first = rows.clone().min().unwrap_or(0);
+    first..rows.max().map_or(first, |last| last + 1)
+}
+
+/// Where a row or column of a crop lies in an image of `length`; nowhere where it is white.
+fn place(position: i64, length: usize, edge: Edge) -> Option<usize> {
+    match edge {
+        Edge::White => usize::try_from(position).ok().filter(|&position| position < length),
+        Edge::Reflect | Edge::Drop => Some(reflect(position, length)),
     }
 }
 
@@ -161,26 +293,30 @@ fn start(centre: i64, size: usize) -> i64 {
     centre - (size / 2) as i64
 }
 
-fn lies_inside(centre: &Centre, size: usize) -> bool {
+fn lies_inside(centre: &Centre) -> bool {
+    let size = centre.size;
     let fits =
         |centre, length| start(centre, size) >= 0 && start(centre, size) + size as i64 <= length as i64;
     fits(centre.x, centre.image.width) && fits(centre.y, centre.image.height)
 }
 
-fn crop(centre: &Centre, params: &Params) -> RgbImage {
-    let image = centre.image;
-    let (left, top) = (start(centre.x, params.size), start(centre.y, params.size));
-    let place = |position, length| match params.edge {
-        Edge::White => usize::try_from(position).ok().filter(|&position| position < length),
-        Edge::Reflect | Edge::Drop => Some(reflect(position, length)),
-    };
-    RgbImage::from_fn(params.size as u32, params.size as u32, |column, row| {
-        let row = place(top + i64::from(row), image.height);
-        let column = place(left + i64::from(column), image.width);
-        image::Rgb(match (row, column) {
+/// Whether the spot's centre lies in the image.
+fn has_pixel(centre: &Centre) -> bool {
+    let inside = |place: i64, length: usize| (0..length as i64).contains(&place);
+    inside(centre.x, centre.image.width) && inside(centre.y, centre.image.height)
+}
+
+fn crop(centre: &Centre, window: &Window, params: &Params) -> RgbImage {
+    let (image, size) = (centre.image, centre.size);
+    let (left, top) = (start(centre.x, size), start(centre.y, size));
+    let columns: Vec<Option<usize>> =
+        (left..left + size as i64).map(|column| place(column, image.width, params.edge)).collect();
+    RgbImage::from_fn(size as u32, size as u32, |column, row| {
+        let row = place(top + i64::from(row), image.height, params.edge);
+        image::Rgb(match (row, columns[column as usize]) {
             (Some(row), Some(column)) => {
-                let first = (row * image.width + column) * 3;
-                [image.pixels[first], image.pixels[first + 1], image.pixels[first + 2]]
+                let first = ((row - window.first) * image.width + column) * 3;
+                [window.pixels[first], window.pixels[first + 1], window.pixels[first + 2]]
             }
             _ => [255; 3],
         })
@@ -197,29 +333,41 @@ fn reflect(position: i64, length: usize) -> usize {
     place.min(2 * last - place) as usize
 }
 
-fn resized(crop: RgbImage, params: &Params) -> Vec<u8> {
-    match params.resize.filter(|&side| side != params.size) {
-        None => crop.into_raw(),
-        Some(side) => {
-            imageops::resize(&crop, side as u32, side as u32, imageops::FilterType::Triangle).into_raw()
-        }
+fn resized(crop: RgbImage, side: usize) -> Vec<u8> {
+    if crop.width() as usize == side {
+        return crop.into_raw();
     }
+    imageops::resize(&crop, side as u32, side as u32, imageops::FilterType::Triangle).into_raw()
 }
 
 /// How much of its area a crop shares with its nearest neighbour's of the same image, on average; 0 of none.
-fn mean_overlap(centres: &[Centre], size: usize) -> f64 {
-    let shared = |a: i64, b: i64| (size as i64 - (a - b).abs()).max(0) as f64 / size as f64;
-    let overlaps: Vec<f64> = centres
-        .par_iter()
-        .map(|centre| {
-            centres
-                .iter()
-                .filter(|other| other.spot != centre.spot && other.image.section == centre.image.section)
-                .map(|other| shared(centre.x, other.x) * shared(centre.y, other.y))
-                .fold(0.0, f64::max)
-        })
-        .collect();
-    overlaps.iter().sum::<f64>() / overlaps.len().max(1) as f64
+fn mean_overlap(centres: &[Centre]) -> f64 {
+    let mut total = 0.0;
+    let mut start = 0;
+    let mut ordered: Vec<&Centre> = centres.iter().collect();
+    ordered.sort_by_key(|centre| &centre.image.section);
+    while let Some(first) = ordered.get(start) {
+        let count =
+            ordered[start..].iter().take_while(|centre| centre.image.section == first.image.section).count();
+        let section = &ordered[start..start + count];
+        let size = first.size as f64;
+        let points: Vec<[f64; 2]> = section.iter().map(|centre| [centre.x as f64, centre.y as f64]).collect();
+        let cells = Cells::of(&points, size);
+        let shared = |a: f64, b: f64| (size - (a - b).abs()).max(0.0) / size;
+        let overlaps: Vec<f64> = (0..count)
+            .into_par_iter()
+            .map(|own| {
+                let [x, y] = points[own];
+                let others = cells
+                    .around(own, 1)
+                    .map(|other| shared(x, points[other][0]) * shared(y, points[other][1]));
+                others.fold(0.0, f64::max)
+            })
+            .collect();
+        total += overlaps.iter().sum::<f64>();
+        start += count;
+    }
+    total / centres.len().max(1) as f64
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use neighbours::{Cells, nearest_distances};
 use weights::Normalise;
 
 /// The stage type.

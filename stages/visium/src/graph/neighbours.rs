@@ -97,14 +97,14 @@ fn on_array(
 }
 
 /// Points in square cells, so that near ones are found without looking at all.
-struct Cells<'a> {
+pub(crate) struct Cells<'a> {
     points: &'a [[f64; 2]],
     side: f64,
     cells: HashMap<(i64, i64), Vec<usize>>,
 }
 
 impl<'a> Cells<'a> {
-    fn of(points: &'a [[f64; 2]], side: f64) -> Self {
+    pub(crate) fn of(points: &'a [[f64; 2]], side: f64) -> Self {
         let mut cells: HashMap<(i64, i64), Vec<usize>> = HashMap::new();
         for (point, [x, y]) in points.iter().enumerate() {
             cells.entry(((x / side).floor() as i64, (y / side).floor() as i64)).or_default().push(point);
@@ -113,7 +113,7 @@ impl<'a> Cells<'a> {
     }
 
     /// Points in the cells up to `reach` away from a point's own.
-    fn around(&self, point: usize, reach: i64) -> impl Iterator<Item = usize> {
+    pub(crate) fn around(&self, point: usize, reach: i64) -> impl Iterator<Item = usize> {
         let [x, y] = self.points[point].map(|value| (value / self.side).floor() as i64);
         let cells = (x - reach..=x + reach).flat_map(move |x| (y - reach..=y + reach).map(move |y| (x, y)));
         cells.filter_map(|cell| self.cells.get(&cell)).flatten().copied().filter(move |&other| other != point)
@@ -161,6 +161,18 @@ fn nearest(points: &[[f64; 2]], k: usize) -> Vec<Vec<usize>> {
             }
         })
         .collect()
+}
+
+/// The distance of each point to its nearest other one; none of a single point.
+pub(crate) fn nearest_distances(points: &[[f64; 2]]) -> Vec<f64> {
+    if points.len() < 2 || points.iter().flatten().any(|value| !value.is_finite()) {
+        return Vec::new();
+    }
+    let distance = |(point, near): (usize, Vec<usize>)| {
+        let ([x, y], [u, v]) = (points[point], points[near[0]]);
+        (x - u).hypot(y - v)
+    };
+    nearest(points, 1).into_iter().enumerate().map(distance).collect()
 }
 
 fn symmetrise(lists: &mut [Vec<usize>]) {

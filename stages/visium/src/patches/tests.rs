@@ -34,7 +34,11 @@ pub(crate) fn of_one(table: &Table, image: Image) -> Patches {
 
 fn cut_all(table: &Table, image: Image, params: &Params) -> Patches {
     let images = by_section(vec![image]).unwrap();
-    cut(table, &centres(table, &images).unwrap(), params)
+    let read = |section: &str, rows: Range<usize>| {
+        let image = &images[section];
+        Ok(image.pixels[rows.start * image.width * 3..rows.end * image.width * 3].to_vec())
+    };
+    cut(table, &centres(table, &images, params).unwrap(), params, &read).unwrap()
 }
 
 #[test]
@@ -50,7 +54,7 @@ fn the_centre_s_pixel_is_at_half_the_size() {
 #[test]
 fn outside_the_image_a_crop_is_mirrored_white_or_dropped() {
     let table = spots(&[[0.0, 0.0], [16.0, 16.0]]);
-    let cut = |edge| cut_all(&table, gradient(16, 16), &Params { size: 4, edge, resize: None });
+    let cut = |edge| cut_all(&table, gradient(16, 16), &Params { size: 4, edge, ..Params::default() });
     assert_eq!(cut(Edge::Reflect).patch(0)[..6], [2, 2, 7, 2, 1, 7]);
     assert_eq!(cut(Edge::White).patch(0)[..3], [255; 3]);
     assert_eq!(cut(Edge::Drop).spots, ["s_1"]);
@@ -98,7 +102,7 @@ fn overlap_is_that_with_the_nearest_neighbour() {
     let images = by_section(vec![gradient(64, 64)]).unwrap();
     // In pixels: 4 apart in a row, the third far away.
     let table = spots(&[[20.0, 20.0], [28.0, 20.0], [100.0, 100.0]]);
-    let overlap = mean_overlap(&centres(&table, &images).unwrap(), 8);
+    let overlap = mean_overlap(&centres(&table, &images, &Params { size: 8, ..Params::default() }).unwrap());
     assert!((overlap - (0.5 + 0.5 + 0.0) / 3.0).abs() < 1e-12, "{overlap}");
 }
 
@@ -128,5 +132,44 @@ fn patches_of_a_real_section_have_the_golden_hash() {
         let found: String =
             Sha256::digest(&patches.pixels).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(found, golden["parity"][hash], "{size} pixels");
+    }
+}
+
+#[test]
+fn a_side_in_micrometres_goes_by_the_distance_of_spots() {
+    // 10 full-resolution pixels apart are 5 of the image: 40 µm are 2 of them.
+    let table = spots(&[[10.0, 10.0], [20.0, 10.0], [30.0, 10.0]]);
+    let params = Params { size_um: Some(40.0), resize: Some(8), ..Params::default() };
+    MakePatches::validate(&params).unwrap();
+    let images = by_section(vec![gradient(16, 32)]).unwrap();
+    assert!(centres(&table, &images, &params).unwrap().iter().all(|centre| centre.size == 2));
+    assert_eq!(cut_all(&table, gradient(16, 32), &params).size, 8);
+    let alone = spots(&[[10.0, 10.0]]);
+    let problem = centres(&alone, &images, &params).err().unwrap().to_string();
+    assert!(problem.contains("too few spots to tell what a µm is"), "{problem}");
+    let without = Params { resize: None, ..params };
+    assert!(MakePatches::validate(&without).unwrap_err().to_string().contains("size_um needs `resize`"));
+}
+
+/// Windows are smaller than this image: the crops are those of the whole.
+#[test]
+fn crops_of_a_large_image_are_cut_window_by_window() {
+    let (height, width) = (9000, 4000);
+    let pixels: Vec<u8> = (0..height * width * 3).map(|byte| (byte * 31 % 253) as u8).collect();
+    let image = Image { section: "s".into(), height, width, pixels, scale: 1.0, spot_diameter_fullres: 4.0 };
+    let places: Vec<[f64; 2]> =
+        (0..60).map(|spot| [f64::from(spot * 67 % 4000), f64::from(spot * 1999 % 9000)]).collect();
+    let patches = cut_all(&spots(&places), image.clone(), &Params::default());
+    for (spot, [x, y]) in places.iter().enumerate() {
+        let at = |place: f64, offset: i64, length: usize| reflect(place as i64 + offset, length);
+        for (row, column) in [(0, 0), (16, 16), (31, 5)] {
+            let (image_row, image_column) = (at(*y, row - 16, height), at(*x, column - 16, width));
+            let wanted = image.pixels[(image_row * width + image_column) * 3];
+            assert_eq!(
+                patches.patch(spot)[(row * 32 + column) as usize * 3],
+                wanted,
+                "{spot}: {row}, {column}"
+            );
+        }
     }
 }
