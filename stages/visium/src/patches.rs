@@ -6,7 +6,7 @@ use image::{RgbImage, imageops};
 use rayon::prelude::*;
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Image, ImageFile, Metrics, Patches, Table},
+    artifact::{Image, ImageFile, Patches, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,16 +61,13 @@ impl Stage for MakePatches {
     fn ports() -> Ports {
         Ports::new(
             "Cuts one square crop per spot from its section's image: `size` pixels wide, with the pixel that the \
-             spot's centre lies in at row and column size / 2. Spots of sections without an image are left out.",
+             spot's centre lies in at row and column size / 2. Spots of sections without an image are left out. The \
+             log and the metrics say how many spots lie outside, and how much of its area a crop shares with its \
+             nearest neighbour's.",
         )
         .many::<Image>("images", "The image of each section.")
         .input::<Table>("table", "The spots, with coordinates and `section`.")
         .output::<Patches>("patches", "One crop per spot.")
-        .output::<Metrics>(
-            "summary",
-            "Spots, those without an image, those whose crop leaves it or whose centre does, and how much of its area a \
-             crop shares with its nearest neighbour's.",
-        )
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -126,10 +123,8 @@ impl Stage for MakePatches {
             ("crops_leaving_image", centres.iter().filter(|centre| !lies_inside(centre)).count()),
             ("patches", patches.spots.len()),
         ];
-        let mut values: BTreeMap<String, f64> =
-            values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
-        values.insert("mean_overlap".into(), overlap);
-        ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
+        values.into_iter().for_each(|(name, value)| ctx.metric(name, 0, value as f64));
+        ctx.metric("mean_overlap", 0, overlap);
         ctx.write("patches", &patches)
     }
 }

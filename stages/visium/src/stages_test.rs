@@ -81,7 +81,7 @@ fn a_simulated_section_goes_all_the_way() {
 
     let inputs: [(&str, &[PathBuf]); 2] =
         [("images", &at("simulate/image")), ("table", &at("simulate/table"))];
-    run::<MakePatches>(folder, json!({}), &inputs, &["patches", "summary"]);
+    run::<MakePatches>(folder, json!({}), &inputs, &["patches"]);
     let patches = Patches::read(&folder.join("patches/patches")).unwrap();
     assert_eq!((patches.spots, patches.size), (labels.spots, 32));
 }
