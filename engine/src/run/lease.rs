@@ -73,15 +73,18 @@ impl Leases {
     /// nobody waits in a circle.
     pub(super) async fn lease(&self, step: &Step, memory: Option<u64>) -> Lease {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let threads = step.execution.cpus.min(self.whole.cpus);
+        let held_threads = step.execution.cpus.unwrap_or(1).min(self.whole.cpus);
         // The semaphores are never closed.
         let gpus = self.gpus.clone().lease(&step.execution.gpus).await;
         let held = memory.map_or(0, in_mebibytes);
         let memory_held = self.memory.clone().acquire_many_owned(many(held)).await.ok();
         let job = self.jobs.clone().acquire_owned().await.ok();
-        let threads_held = self.threads.clone().acquire_many_owned(many(threads)).await.ok();
+        let threads_held = self.threads.clone().acquire_many_owned(many(held_threads)).await.ok();
+        // What nobody holds is lent to who did not say how many, and not held for it: whoever comes next begins at once, and
+        // for a while there may be more threads than processors. The stages of a chain would else leave all but one idle.
+        let idle = if step.execution.cpus.is_none() { self.threads.available_permits() } else { 0 };
         let share = Share {
-            threads,
+            threads: held_threads + idle,
             memory: memory.unwrap_or(self.whole.memory),
             gpus: gpus.held.iter().map(|(index, _)| self.whole.gpus[*index].clone()).collect(),
         };

@@ -140,7 +140,11 @@ const VALUES: Shape = Either("a list, or a reference to one", &[List(&Any, 1), R
 const RESOURCES: Shape = Record(
     "`resources`",
     &[
-        key("cpus", Whole(1), "Threads. Default 1."),
+        key(
+            "cpus",
+            Whole(1),
+            "Threads: it waits until so many are free. Not said: one, and those that nobody holds when it begins.",
+        ),
         key(
             "memory",
             Size,

@@ -118,8 +118,8 @@ pub(crate) struct Input {
 /// recorded and part of no key.
 #[derive(Clone, Debug)]
 pub(crate) struct Execution {
-    /// Threads.
-    pub(crate) cpus: usize,
+    /// Threads; `None`: one, and those that nobody holds when it begins.
+    pub(crate) cpus: Option<usize>,
     /// Bytes of main memory that it may take; `None`: not said.
     pub(crate) memory: Option<u64>,
     /// GPUs.
@@ -134,7 +134,7 @@ pub(crate) struct Execution {
 
 impl Default for Execution {
     fn default() -> Self {
-        Self { cpus: 1, memory: None, gpus: Gpus::default(), retries: 0, more_memory: None, timeout: None }
+        Self { cpus: None, memory: None, gpus: Gpus::default(), retries: 0, more_memory: None, timeout: None }
     }
 }
 

@@ -260,8 +260,8 @@ pub(super) fn read_execution(key: &str, value: &Node, execution: &mut Execution)
         "timeout" => execution.timeout = value.text().and_then(units::duration),
         "resources" => {
             let count = |node: &Node| node.int().and_then(|count| usize::try_from(count).ok());
-            if let Some(cpus) = value.get("cpus").and_then(count) {
-                execution.cpus = cpus;
+            if let Some(cpus) = value.get("cpus") {
+                execution.cpus = count(cpus);
             }
             if let Some(memory) = value.get("memory") {
                 execution.memory = memory.text().and_then(units::bytes);

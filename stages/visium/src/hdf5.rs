@@ -2,24 +2,34 @@
 
 use std::path::{Path, PathBuf};
 
-use hdf5_reader::{Dataset, Datatype, H5Type, Hdf5File, SliceInfo, SliceInfoElem};
+use hdf5_reader::{Dataset, Datatype, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem};
+use rayon::prelude::*;
 use restage_stage::{Error, Result};
 
-/// How many numbers are read at a time: what is converted stays small beside what is kept.
-const BLOCK: u64 = 1 << 22;
+/// How many numbers a task reads at least: what is converted stays small beside what is kept.
+const BLOCK: u64 = 1 << 18;
+/// Deflate, the best that these files are packed with, makes no more of a byte.
+const MOST_OF_A_BYTE: u64 = 1032;
+/// A dataset as large as this may be a lie without harm.
+const HARMLESS: u64 = 1 << 24;
 
 /// A file that is being read.
 pub(crate) struct Hdf5 {
     path: PathBuf,
+    /// Bytes of the file.
+    size: u64,
     pub(crate) file: Hdf5File,
 }
 
 impl Hdf5 {
     /// Opens the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let file =
-            Hdf5File::open(path).map_err(Error::other(format!("cannot read {} as HDF5", path.display())))?;
-        Ok(Self { path: path.into(), file })
+        let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        // Nothing is read twice: a cache of chunks would only hold them longer.
+        let options = OpenOptions::default().with_chunk_cache_bytes(0);
+        let file = Hdf5File::open_with_options(path, options)
+            .map_err(Error::other(format!("cannot read {} as HDF5", path.display())))?;
+        Ok(Self { path: path.into(), size, file })
     }
 
     /// An error that names the file.
@@ -49,12 +59,12 @@ impl Hdf5 {
         self.dataset(node)?.read_strings().map_err(self.unreadable(node))
     }
 
-    /// Converts a dataset's values, row-major, block by block along the first axis.
-    fn values<T: H5Type + Copy, U>(
+    /// Converts a dataset's values, row-major; blocks of whole chunks along the first axis, side by side.
+    fn values<T: H5Type + Copy, U: Clone + Default + Send>(
         &self,
         node: &str,
         dataset: &Dataset,
-        convert: impl Fn(T) -> Option<U>,
+        convert: impl Fn(T) -> Option<U> + Sync,
     ) -> Result<Vec<U>> {
         let out_of_range = || self.wrong(format!("has a value out of range in `{node}`"));
         let Some((&rows, rest)) = dataset.shape().split_first() else {
@@ -62,30 +72,40 @@ impl Hdf5 {
             return values.iter().map(|&value| convert(value).ok_or_else(out_of_range)).collect();
         };
         let row = rest.iter().product::<u64>().max(1);
-        let block_rows = (BLOCK / row).max(1);
-        let mut converted = Vec::new();
-        for start in (0..rows).step_by(block_rows as usize) {
+        let count = dataset.num_elements().map_err(self.unreadable(node))?;
+        // A false length must not take memory.
+        if count > HARMLESS && count / MOST_OF_A_BYTE > self.size {
+            return Err(self.wrong(format!("cannot hold the {count} values that it says `{node}` has")));
+        }
+        let chunk = dataset.chunks().and_then(|chunk| chunk.first().copied()).map_or(1, u64::from).max(1);
+        let block_rows = (BLOCK / row).max(1).next_multiple_of(chunk);
+        let mut converted = vec![U::default(); count as usize];
+        let blocks = converted.par_chunks_mut((block_rows * row) as usize).enumerate();
+        blocks.try_for_each(|(block, converted)| {
+            let start = block as u64 * block_rows;
             let end = (start + block_rows).min(rows);
             let mut selections = vec![SliceInfoElem::Slice { start, end, step: 1 }];
             selections.extend(rest.iter().map(|&size| SliceInfoElem::Slice { start: 0, end: size, step: 1 }));
-            let block = dataset.read_slice::<T>(&SliceInfo { selections }).map_err(self.unreadable(node))?;
-            if start == 0 {
-                // Only now is it sure that the file holds what it says: a false length must not take memory.
-                converted.reserve_exact(if end == rows { block.len() } else { (rows * row) as usize });
+            let values = dataset.read_slice::<T>(&SliceInfo { selections }).map_err(self.unreadable(node))?;
+            if values.len() != converted.len() {
+                return Err(self.wrong(format!("has {} of the values of `{node}`", values.len())));
             }
-            for &value in &block {
-                converted.push(convert(value).ok_or_else(out_of_range)?);
+            // One that is read is contiguous: an iterator over any array would look at each value's place.
+            let values = values.as_slice().ok_or_else(|| self.wrong(format!("has no values of `{node}`")))?;
+            for (converted, &value) in converted.iter_mut().zip(values) {
+                *converted = convert(value).ok_or_else(out_of_range)?;
             }
-        }
+            Ok(())
+        })?;
         Ok(converted)
     }
 
     /// Numbers of whatever type the writer chose; integers as `integer` makes them, reals as `real` does.
-    pub(crate) fn numbers<U>(
+    pub(crate) fn numbers<U: Clone + Default + Send>(
         &self,
         node: &str,
-        integer: impl Fn(i64) -> Option<U>,
-        real: impl Fn(f64) -> Option<U>,
+        integer: impl Fn(i64) -> Option<U> + Sync,
+        real: impl Fn(f64) -> Option<U> + Sync,
     ) -> Result<Vec<U>> {
         let dataset = self.dataset(node)?;
         let dataset = &dataset;

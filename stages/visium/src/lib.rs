@@ -2,6 +2,7 @@
 //! lists their ports and params.
 
 mod check;
+mod columns;
 mod concat;
 mod fit;
 mod graph;
@@ -19,7 +20,10 @@ mod scale;
 mod simulate;
 mod smooth;
 mod stain;
+#[doc(hidden)]
+pub mod steps;
 mod text;
+mod values;
 
 #[cfg(test)]
 mod golden;

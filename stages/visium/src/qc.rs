@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Column, Csr, Metrics, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::{columns, values};
 
 /// The stage type.
 pub(crate) struct Qc;
@@ -78,38 +81,36 @@ impl Stage for Qc {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
-        let kept = filter(&table, &params)?;
+        let (kept, summary) = filter(table, &params)?;
         ctx.check_cancelled()?;
         tracing::info!(
             "kept {} of {} spots and {} of {} genes",
             kept.n_spots(),
-            table.n_spots(),
+            summary["spots_before"],
             kept.n_genes(),
-            table.n_genes()
+            summary["genes_before"]
         );
-        ctx.write("summary", &summary(&table, &kept))?;
+        ctx.write("summary", &Metrics { values: summary, ..Metrics::default() })?;
         ctx.write("table", &kept)
     }
 }
 
-/// The table without the spots and genes that `params` rule out.
-fn filter(table: &Table, params: &Params) -> Result<Table> {
-    check_counts(table)?;
-    let totals = row_totals(&table.x);
-    let genes_per_spot = row_expressed(&table.x);
-    let mito_shares = mito_shares(table, &totals, &params.mito_prefixes);
-    let in_tissue = in_tissue(table)?;
-    let spots: Vec<usize> = (0..table.n_spots())
+/// The table without the spots and genes that `params` rule out, and how much there was and is.
+pub(crate) fn filter(table: Table, params: &Params) -> Result<(Table, BTreeMap<String, f64>)> {
+    let spots = of_spots(&table, &params.mito_prefixes)?;
+    let in_tissue = in_tissue(&table)?;
+    let kept: Vec<usize> = (0..table.n_spots())
         .filter(|&spot| {
+            let Spot { total, genes, mito } = spots[spot];
             (!params.in_tissue_only || in_tissue[spot])
-                && totals[spot] >= params.min_counts as f64
-                && genes_per_spot[spot] >= params.min_genes as i64
-                && params.max_counts.is_none_or(|most| totals[spot] <= most as f64)
-                && params.max_genes.is_none_or(|most| genes_per_spot[spot] <= most as i64)
-                && params.max_mito_share.is_none_or(|most| mito_shares[spot] <= most)
+                && total >= params.min_counts as f64
+                && genes >= params.min_genes as i64
+                && params.max_counts.is_none_or(|most| total <= most as f64)
+                && params.max_genes.is_none_or(|most| genes <= most as i64)
+                && params.max_mito_share.is_none_or(|most| share(mito, total) <= most)
         })
         .collect();
-    if spots.is_empty() {
+    if kept.is_empty() {
         return Err(Error::invalid(format!(
             "none of the {} spots passes min_counts = {}, min_genes = {} and the other limits; loosen them",
             table.n_spots(),
@@ -117,28 +118,29 @@ fn filter(table: &Table, params: &Params) -> Result<Table> {
             params.min_genes
         )));
     }
-
-    let mut kept = table.select_spots(&spots);
-    kept.obs.push("total_counts", Column::Float(spots.iter().map(|&spot| totals[spot]).collect()));
-    kept.obs.push("n_genes_by_counts", Column::Int(spots.iter().map(|&spot| genes_per_spot[spot]).collect()));
-
-    let percent = spots.iter().map(|&spot| 100.0 * mito_shares[spot]).collect();
-    kept.obs.push("pct_counts_mt", Column::Float(percent));
-
-    let (spots_per_gene, counts_per_gene) = column_expressed(&kept.x);
-    let genes: Vec<usize> = (0..kept.n_genes())
+    let genes_before = table.n_genes();
+    let of_genes = of_genes(&table.x, &kept);
+    let genes: Vec<usize> = (0..genes_before)
         .filter(|&gene| {
-            spots_per_gene[gene] >= params.min_cells && counts_per_gene[gene] >= params.min_gene_counts as f64
+            of_genes[gene].spots >= params.min_cells && of_genes[gene].counts >= params.min_gene_counts as f64
         })
         .collect();
     if genes.is_empty() {
         return Err(Error::invalid(format!(
             "no gene is expressed in min_cells = {} of the {} kept spots; lower it",
             params.min_cells,
-            spots.len()
+            kept.len()
         )));
     }
-    Ok(if genes.len() == kept.n_genes() { kept } else { kept.select_genes(&genes) })
+    let mut table = table.into_selected(&kept, &genes);
+    let mut summary = summary("before", spots.iter().map(|spot| spot.total).collect(), genes_before);
+    summary.extend(self::summary("after", row_totals(&table.x), table.n_genes()));
+    let spots: Vec<Spot> = kept.into_iter().map(|spot| spots[spot]).collect();
+    table.obs.push("total_counts", Column::Float(spots.iter().map(|spot| spot.total).collect()));
+    table.obs.push("n_genes_by_counts", Column::Int(spots.iter().map(|spot| spot.genes).collect()));
+    let percent = spots.iter().map(|spot| 100.0 * share(spot.mito, spot.total)).collect();
+    table.obs.push("pct_counts_mt", Column::Float(percent));
+    Ok((table, summary))
 }
 
 /// Per spot whether it lies on tissue; all do in a table that does not say.
@@ -151,67 +153,95 @@ fn in_tissue(table: &Table) -> Result<Vec<bool>> {
     }
 }
 
-fn row_totals(x: &Csr) -> Vec<f64> {
-    (0..x.n_rows()).map(|row| x.row(row).1.iter().map(|&value| f64::from(value)).sum()).collect()
+/// What a spot has.
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    /// Counts.
+    total: f64,
+    /// Genes with counts.
+    genes: i64,
+    /// Counts of mitochondrial genes.
+    mito: f64,
 }
 
-fn row_expressed(x: &Csr) -> Vec<i64> {
-    (0..x.n_rows()).map(|row| x.row(row).1.iter().filter(|&&value| value > 0.0).count() as i64).collect()
+fn share(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
 }
 
-/// Per gene, in how many spots it is expressed, and its counts.
-fn column_expressed(x: &Csr) -> (Vec<u64>, Vec<f64>) {
-    let (mut spots, mut counts) = (vec![0; x.n_cols], vec![0.0; x.n_cols]);
-    for (&gene, &value) in x.indices.iter().zip(&x.data).filter(|(_, value)| **value > 0.0) {
-        spots[gene as usize] += 1;
-        counts[gene as usize] += f64::from(value);
-    }
-    (spots, counts)
-}
-
-/// The share of each spot's counts that is of genes with one of the prefixes; 0 of a spot without counts.
-fn mito_shares(table: &Table, totals: &[f64], prefixes: &[String]) -> Vec<f64> {
-    let is_mito: Vec<bool> = table
-        .var
-        .index
-        .iter()
-        .map(|gene| prefixes.iter().any(|prefix| gene.starts_with(prefix.as_str())))
-        .collect();
-    let share = |spot: usize| {
-        let mito = table.x.entries(spot).filter(|&(gene, _)| is_mito[gene]);
-        let mito: f64 = mito.map(|(_, value)| f64::from(value)).sum();
-        if totals[spot] > 0.0 { mito / totals[spot] } else { 0.0 }
-    };
-    (0..table.n_spots()).map(share).collect()
-}
-
-/// Refuses what cannot be a count, by spot and gene.
-fn check_counts(table: &Table) -> Result<()> {
+/// What each spot has; refuses what cannot be a count, by spot and gene.
+fn of_spots(table: &Table, mito_prefixes: &[String]) -> Result<Vec<Spot>> {
     if table.n_spots() == 0 || table.n_genes() == 0 {
         let (spots, genes) = (table.n_spots(), table.n_genes());
         return Err(Error::invalid(format!("the table is empty: it has {spots} spots and {genes} genes")));
     }
-    for spot in 0..table.n_spots() {
-        if let Some((gene, value)) =
-            table.x.entries(spot).find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-        {
-            let (spot, gene) = (&table.obs.index[spot], &table.var.index[gene]);
-            return Err(Error::invalid(format!("spot {spot} has a count of {value} for gene {gene}")));
+    let is_mito: Vec<bool> = table
+        .var
+        .index
+        .iter()
+        .map(|gene| mito_prefixes.iter().any(|prefix| gene.starts_with(prefix.as_str())))
+        .collect();
+    let has_mito = is_mito.contains(&true);
+    let spot = |spot: usize| {
+        let (genes, values) = table.x.row(spot);
+        if let Some(wrong) = values::first(values, values::is_no_amount) {
+            let (name, gene) = (&table.obs.index[spot], &table.var.index[genes[wrong] as usize]);
+            return Err(Error::invalid(format!(
+                "spot {name} has a count of {} for gene {gene}",
+                values[wrong]
+            )));
         }
-    }
-    Ok(())
+        let mut mito = 0.0;
+        if has_mito {
+            let counts = genes.iter().zip(values).filter(|(gene, _)| is_mito[**gene as usize]);
+            mito = counts.map(|(_, &value)| f64::from(value)).sum();
+        }
+        let expressed: u32 = values.iter().map(|&value| u32::from(value > 0.0)).sum();
+        Ok(Spot { total: values::total(values), genes: expressed.into(), mito })
+    };
+    (0..table.n_spots()).into_par_iter().with_min_len(SPOTS).map(spot).collect()
 }
 
-fn summary(before: &Table, after: &Table) -> Metrics {
-    let mut values = BTreeMap::new();
-    for (when, table) in [("before", before), ("after", after)] {
-        let mut totals = row_totals(&table.x);
-        values.insert(format!("spots_{when}"), table.n_spots() as f64);
-        values.insert(format!("genes_{when}"), table.n_genes() as f64);
-        values.insert(format!("counts_{when}"), totals.iter().sum());
-        values.insert(format!("median_counts_{when}"), crate::quantile::median(&mut totals));
-    }
-    Metrics { values, ..Metrics::default() }
+/// Spots that a task looks at.
+const SPOTS: usize = 256;
+
+fn row_totals(x: &Csr) -> Vec<f64> {
+    (0..x.n_rows()).into_par_iter().with_min_len(SPOTS).map(|row| values::total(x.row(row).1)).collect()
+}
+
+/// What a gene has in some spots.
+#[derive(Debug, Clone, Copy, Default)]
+struct Gene {
+    /// Spots that express it.
+    spots: u64,
+    /// Its counts.
+    counts: f64,
+}
+
+fn of_genes(x: &Csr, spots: &[usize]) -> Vec<Gene> {
+    columns::fold(
+        x,
+        spots,
+        |gene: &mut Gene, _, value| {
+            gene.spots += u64::from(value > 0.0);
+            gene.counts += f64::from(value);
+        },
+        |all, part| {
+            all.spots += part.spots;
+            all.counts += part.counts;
+        },
+    )
+}
+
+fn summary(when: &str, mut totals: Vec<f64>, genes: usize) -> BTreeMap<String, f64> {
+    [
+        ("spots", totals.len() as f64),
+        ("genes", genes as f64),
+        ("counts", totals.iter().sum()),
+        ("median_counts", crate::quantile::median(&mut totals)),
+    ]
+    .into_iter()
+    .map(|(name, value)| (format!("{name}_{when}"), value))
+    .collect()
 }
 
 #[cfg(test)]
@@ -246,9 +276,13 @@ mod tests {
         in_tissue_only: false,
     };
 
+    fn kept(table: Table, params: &Params) -> Table {
+        filter(table, params).unwrap().0
+    }
+
     #[test]
     fn with_everything_off_all_stays() {
-        let kept = filter(&table(), &OFF).unwrap();
+        let kept = kept(table(), &OFF);
         assert_eq!(kept.obs.index, table().obs.index);
         assert_eq!(kept.x, table().x);
         assert_eq!(kept.obs.column("total_counts"), Some(&Column::Float(vec![0.0, 4.0, 12.0, 9.0])));
@@ -257,7 +291,7 @@ mod tests {
 
     #[test]
     fn each_threshold_keeps_what_reaches_it() {
-        let spots = |params: Params| filter(&table(), &params).unwrap().obs.index;
+        let spots = |params: Params| kept(table(), &params).obs.index;
         assert_eq!(spots(Params { min_counts: 9, ..OFF }), ["s_2", "s_3"]);
         assert_eq!(spots(Params { min_genes: 2, ..OFF }), ["s_1", "s_3"]);
         assert_eq!(spots(Params { in_tissue_only: true, ..OFF }), ["s_0", "s_1", "s_2"]);
@@ -265,15 +299,15 @@ mod tests {
 
     #[test]
     fn each_limit_keeps_what_does_not_exceed_it() {
-        let spots = |params: Params| filter(&table(), &params).unwrap().obs.index;
+        let spots = |params: Params| kept(table(), &params).obs.index;
         assert_eq!(spots(Params { max_counts: Some(9), ..OFF }), ["s_0", "s_1", "s_3"]);
         assert_eq!(spots(Params { max_genes: Some(1), ..OFF }), ["s_0", "s_2"]);
         // Gene `c` has 4 of the last spot's 9 counts.
         let mito = || Params { max_mito_share: Some(0.4), mito_prefixes: vec!["c".into()], ..OFF };
         assert_eq!(spots(mito()), ["s_0", "s_1", "s_2"]);
-        let kept = filter(&table(), &Params { max_mito_share: Some(0.5), ..mito() }).unwrap();
+        let kept = kept(table(), &Params { max_mito_share: Some(0.5), ..mito() });
         assert_eq!(kept.obs.column("pct_counts_mt"), Some(&Column::Float(vec![0.0, 0.0, 0.0, 400.0 / 9.0])));
-        let genes = filter(&table(), &Params { min_gene_counts: 5, ..OFF }).unwrap().var.index;
+        let genes = self::kept(table(), &Params { min_gene_counts: 5, ..OFF }).var.index;
         assert_eq!(genes, ["a"]);
     }
 
@@ -281,31 +315,29 @@ mod tests {
     fn what_is_no_count_is_named() {
         let mut broken = table();
         broken.x.data[1] = f32::NAN;
-        let problem = filter(&broken, &OFF).unwrap_err().to_string();
+        let problem = filter(broken, &OFF).unwrap_err().to_string();
         assert_eq!(problem, "spot s_1 has a count of NaN for gene b");
-        assert!(filter(&Table::default(), &OFF).unwrap_err().to_string().contains("the table is empty"));
+        assert!(filter(Table::default(), &OFF).unwrap_err().to_string().contains("the table is empty"));
     }
 
     #[test]
     fn genes_are_judged_on_the_kept_spots() {
-        let genes = |params: Params| filter(&table(), &params).unwrap().var.index;
+        let genes = |params: Params| kept(table(), &params).var.index;
         assert_eq!(genes(Params { min_cells: 2, ..OFF }), ["a", "b"]);
         assert_eq!(genes(Params { min_cells: 2, min_counts: 9, ..OFF }), ["a"]);
     }
 
     #[test]
     fn nothing_left_is_an_error_that_names_the_param() {
-        let spots = filter(&table(), &Params { min_counts: 100, ..OFF }).unwrap_err().to_string();
+        let spots = filter(table(), &Params { min_counts: 100, ..OFF }).unwrap_err().to_string();
         assert!(spots.contains("min_counts = 100"), "{spots}");
-        let genes = filter(&table(), &Params { min_cells: 5, ..OFF }).unwrap_err().to_string();
+        let genes = filter(table(), &Params { min_cells: 5, ..OFF }).unwrap_err().to_string();
         assert!(genes.contains("min_cells = 5"), "{genes}");
     }
 
     #[test]
     fn the_summary_counts_before_and_after() {
-        let before = table();
-        let after = filter(&before, &Params { min_counts: 9, min_cells: 2, ..OFF }).unwrap();
-        let values = summary(&before, &after).values;
+        let (_, values) = filter(table(), &Params { min_counts: 9, min_cells: 2, ..OFF }).unwrap();
         assert_eq!((values["spots_before"], values["spots_after"]), (4.0, 2.0));
         assert_eq!((values["genes_before"], values["genes_after"]), (3.0, 1.0));
         assert_eq!((values["counts_before"], values["counts_after"]), (25.0, 14.0));

@@ -69,7 +69,7 @@ impl Stage for Scale {
 }
 
 fn scale(mut x: Csr, rows: &[usize], params: &Params) -> Csr {
-    let moments = moments(&x, rows, |value| value);
+    let moments = moments(&x, rows, |_, value| value);
     let means: Vec<f64> =
         moments.iter().map(|(mean, _)| if params.zero_center { *mean } else { 0.0 }).collect();
     let factors: Vec<f64> = moments
@@ -130,8 +130,8 @@ mod tests {
         let params = Params { max_value: None, ..Params::default() };
         let scaled = scale(x.clone(), &all(&x), &params);
         assert_eq!(scaled.data.len(), 120 * 300);
-        for (gene, (mean, variance)) in moments(&scaled, &all(&x), |value| value).into_iter().enumerate() {
-            let varies = moments(&x, &all(&x), |value| value)[gene].1 > 0.0;
+        for (gene, (mean, variance)) in moments(&scaled, &all(&x), |_, value| value).into_iter().enumerate() {
+            let varies = moments(&x, &all(&x), |_, value| value)[gene].1 > 0.0;
             assert!(
                 mean.abs() < 1e-6 && (!varies || (variance - 1.0).abs() < 1e-5),
                 "{gene}: {mean}, {variance}"

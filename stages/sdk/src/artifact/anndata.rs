@@ -213,19 +213,11 @@ pub(super) fn csr(parent: &Writer, name: &str, matrix: &Csr) -> Result<()> {
 pub(super) fn read_csr(group: &Reader) -> Result<Csr> {
     expect_encoding(group, "csr_matrix")?;
     let [n_rows, n_cols]: [usize; 2] = group.attribute("shape")?;
-    let integers = |name: &str, length: Option<usize>| match group.numbers(name, &[length])? {
-        Numbers::Int(values) => Ok(values),
-        _ => Err(group.wrong(format!("has {name} that are not integers"))),
+    let data = group.floats("data", &[None])?;
+    let indices = group.indices("indices", &[Some(data.len())])?;
+    let Numbers::Int(indptr) = group.numbers("indptr", &[Some(n_rows + 1)])? else {
+        return Err(group.wrong("has an indptr that holds no integers"));
     };
-    let data = match group.numbers("data", &[None])? {
-        Numbers::Float(values) => values.into_iter().map(|value| value as f32).collect(),
-        Numbers::Int(values) => values.into_iter().map(|value| value as f32).collect(),
-        Numbers::Bool(values) => values.into_iter().map(f32::from).collect::<Vec<_>>(),
-    };
-    let indptr = integers("indptr", Some(n_rows + 1))?;
-    let indices =
-        integers("indices", Some(data.len()))?.into_iter().map(i32::try_from).collect::<Result<_, _>>();
-    let indices = indices.map_err(|_| group.wrong("has more columns than 32 bits count"))?;
     let matrix = Csr { n_cols, indptr, indices, data };
     matrix.check().map_err(|error| group.wrong(format!("is no sound matrix: {error}")))?;
     Ok(matrix)

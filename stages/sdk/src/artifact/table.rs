@@ -59,6 +59,20 @@ impl Table {
         }
     }
 
+    /// The spots and genes at these positions, of a table that is not needed any more: nothing is copied that can stay.
+    #[must_use]
+    pub fn into_selected(self, spots: &[usize], genes: &[usize]) -> Self {
+        let all = |places: &[usize], count| places.iter().copied().eq(0..count);
+        let (every_spot, every_gene) = (all(spots, self.n_spots()), all(genes, self.n_genes()));
+        Self {
+            x: self.x.into_selected(spots, genes),
+            obs: if every_spot { self.obs } else { self.obs.select(spots) },
+            var: if every_gene { self.var } else { self.var.select(genes) },
+            spatial: spots.iter().map(|&spot| self.spatial[spot]).collect(),
+            libraries: self.libraries,
+        }
+    }
+
     /// The genes at these positions, in that order.
     #[must_use]
     pub fn select_genes(&self, genes: &[usize]) -> Self {

@@ -490,6 +490,39 @@ impl Reader {
         }
     }
 
+    /// Reads numbers of any type, narrowed to single precision.
+    ///
+    /// # Errors
+    /// If it is missing or does not hold numbers.
+    pub fn floats(&self, name: &str, expected: &[Option<usize>]) -> Result<Vec<f32>> {
+        let array = self.open_array(name, expected)?;
+        if *array.data_type() == data_type::float32() {
+            return Ok(self.values(name, &array)?.1);
+        }
+        Ok(match self.numbers(name, expected)? {
+            Numbers::Float(values) => values.into_iter().map(|value| value as f32).collect(),
+            Numbers::Int(values) => values.into_iter().map(|value| value as f32).collect(),
+            Numbers::Bool(values) => values.into_iter().map(f32::from).collect(),
+        })
+    }
+
+    /// Reads integers of any type that fit into 32 bits.
+    ///
+    /// # Errors
+    /// If it is missing, does not hold integers, or holds larger ones.
+    pub fn indices(&self, name: &str, expected: &[Option<usize>]) -> Result<Vec<i32>> {
+        let array = self.open_array(name, expected)?;
+        if *array.data_type() == data_type::int32() {
+            return Ok(self.values(name, &array)?.1);
+        }
+        let place = self.place.child(name);
+        let Numbers::Int(values) = self.numbers(name, expected)? else {
+            return Err(place.wrong("holds no integers"));
+        };
+        let narrow = values.into_iter().map(i32::try_from).collect::<Result<_, _>>();
+        narrow.map_err(|_| place.wrong("holds integers beyond 32 bits"))
+    }
+
     /// Reads a list of texts; `expected` is its length where that is known.
     ///
     /// # Errors

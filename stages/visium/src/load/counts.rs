@@ -5,12 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rayon::prelude::*;
 use restage_stage::{
     Error, Result,
     artifact::{Column, Csr, Frame},
 };
 
 use super::{h5, mtx};
+use crate::values;
 
 /// What spaceranger calls counts of tissue, then of every barcode: the first that exists is read.
 const NAMES: [&str; 4] = [
@@ -21,6 +23,8 @@ const NAMES: [&str; 4] = [
 ];
 /// The kind of feature that is read: antibodies, guides and the like are left out.
 const GENES: &str = "Gene Expression";
+/// Spots that a task looks at.
+const SPOTS: usize = 256;
 
 /// Counts of spots x genes.
 #[derive(Debug)]
@@ -153,11 +157,13 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
     if let Some(twice) = barcodes.iter().find(|barcode| !seen.insert(barcode.as_str())) {
         return Err(format!("has the barcode `{twice}` twice"));
     }
-    for (spot, barcode) in barcodes.iter().enumerate() {
-        if let Some((gene, value)) = x.entries(spot).find(|(_, value)| !(value.is_finite() && *value >= 0.0))
-        {
-            return Err(format!("has a count of {value} for gene `{}` of barcode `{barcode}`", names[gene]));
-        }
+    let rows = (0..barcodes.len()).into_par_iter().with_min_len(SPOTS);
+    if let Some(spot) = rows.find_first(|&spot| values::first(x.row(spot).1, values::is_no_amount).is_some())
+    {
+        let wrong = x.entries(spot).find(|&(_, value)| values::is_no_amount(value));
+        let (gene, value) = wrong.unwrap_or_default();
+        let (gene, barcode) = (&names[gene], &barcodes[spot]);
+        return Err(format!("has a count of {value} for gene `{gene}` of barcode `{barcode}`"));
     }
     let of_genome =
         |gene: usize| genome.is_none_or(|genome| genomes.get(gene).is_none_or(|found| found == genome));
@@ -173,8 +179,11 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
         index: names,
         columns: columns.map(|(name, column)| (name.into(), Column::Text(column))).into(),
     };
-    let (x, mut genes) =
-        if kept.len() == frame.len() { (x, frame) } else { (x.select_cols(&kept), frame.select(&kept)) };
+    let (x, mut genes) = if kept.len() == frame.len() {
+        (x, frame)
+    } else {
+        (x.into_selected(&(0..barcodes.len()).collect::<Vec<_>>(), &kept), frame.select(&kept))
+    };
     genes.index = unique(genes.index);
     Ok(Counts { barcodes, x, genes })
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rayon::prelude::*;
 use restage_stage::{Result, artifact::Csr};
 
 use super::counts::Features;
@@ -64,7 +65,7 @@ fn counts(file: &Hdf5, group: &str, spots: usize, features: usize) -> Result<Csr
     if indptr.len() != spots + 1 || !ends_fit || !indptr.is_sorted() || indices.len() != data.len() {
         return Err(file.wrong("contradicts itself: data, indices, indptr and barcodes do not agree"));
     }
-    if !indices.iter().all(|&index| usize::try_from(index).is_ok_and(|index| index < features)) {
+    if !indices.par_iter().all(|&index| usize::try_from(index).is_ok_and(|index| index < features)) {
         return Err(file.wrong(format!("has counts of features beyond its {features}")));
     }
     Csr::from_parts(features, indptr, indices, data).map_err(|error| file.wrong(error))

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     fit::{self, FitOn},
-    quantile,
+    quantile, values,
 };
 use seurat_v3::Standardised;
 pub(crate) use variable_genes::moments;
@@ -128,11 +128,11 @@ impl Stage for Normalize {
 }
 
 /// The normalised table; what is fitted is fitted on the spots at `train`.
-fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table> {
-    if let Some(value) = table.x.data.iter().find(|value| !value.is_finite() || **value < 0.0) {
+pub(crate) fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table> {
+    if let Some(value) = first(&table.x, values::is_no_amount) {
         return Err(Error::invalid(format!("the table should hold counts, but holds {value}")));
     }
-    if table.x.data.iter().any(|value| value.fract() != 0.0) {
+    if first(&table.x, values::is_fraction).is_some() {
         tracing::warn!("the table holds fractions, not counts: is it normalised already?");
     }
     // The one flavour that looks at the counts, before they are scaled.
@@ -149,14 +149,12 @@ fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table
         }
         _ => None,
     };
-    let totals = totals(&table.x, train, params);
-    let target = params.target_sum.unwrap_or_else(|| median_total(&totals, train));
-    scale_totals(&mut table.x, &totals, target);
+    let factors = factors(&table.x, train, params);
 
     let mut chosen = None;
     if let Some(wanted) = params.n_top_genes {
         let by_dispersion = |kind| {
-            let found = Dispersions::of(&table.x, train, kind);
+            let found = Dispersions::of(&table.x, train, &factors, kind);
             let top = found.top(wanted);
             let names = ["means", "dispersions", "dispersions_norm"];
             (top, [(names[0], found.means), (names[1], found.dispersions), (names[2], found.normalized)])
@@ -173,14 +171,23 @@ fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table
         }
         chosen = params.subset.then_some(genes);
     }
-    if params.log1p {
-        log1p(&mut table.x, params.log_base);
+    // From here on of the genes that stay only: a logarithm is the dearest thing that happens to a value.
+    if let Some(genes) = chosen {
+        table.x = table.x.select_cols(&genes);
+        table.var = table.var.select(&genes);
     }
-    Ok(match chosen {
-        Some(genes) => table.select_genes(&genes),
-        None => table,
-    })
+    transform(&mut table.x, &factors, params);
+    Ok(table)
 }
+
+/// The first stored value of which `is_wrong` holds.
+fn first(x: &Csr, is_wrong: impl Fn(f32) -> bool + Sync) -> Option<f32> {
+    x.data.par_chunks(VALUES).find_map_first(|part| values::first(part, &is_wrong).map(|place| part[place]))
+}
+
+/// Values and spots that a task looks at.
+const VALUES: usize = 1 << 16;
+const SPOTS: usize = 256;
 
 /// What each spot is scaled by: the sum of its counts, without those of highly expressed genes where they are excluded.
 fn totals(x: &Csr, train: &[usize], params: &Params) -> Vec<f64> {
@@ -188,7 +195,8 @@ fn totals(x: &Csr, train: &[usize], params: &Params) -> Vec<f64> {
         x.entries(row).filter(|&(gene, _)| counts(gene)).map(|(_, value)| f64::from(value)).sum()
     };
     if !params.exclude_highly_expressed {
-        return (0..x.n_rows()).into_par_iter().map(|row| sum(row, &|_| true)).collect();
+        let total = |row| values::total(x.row(row).1);
+        return (0..x.n_rows()).into_par_iter().with_min_len(SPOTS).map(total).collect();
     }
     let mut counts = vec![true; x.n_cols];
     for &row in train {
@@ -208,19 +216,26 @@ fn median_total(totals: &[f64], rows: &[usize]) -> f64 {
     quantile::median(&mut totals)
 }
 
-/// Scales each spot's sum to `target`; a spot without counts stays as it is.
-fn scale_totals(x: &mut Csr, totals: &[f64], target: f64) {
-    x.rows_mut().into_par_iter().zip(totals).filter(|(_, total)| **total > 0.0).for_each(
-        |(values, total)| {
-            let factor = target / total;
-            values.iter_mut().for_each(|value| *value = (f64::from(*value) * factor) as f32);
-        },
-    );
+/// What the counts of each spot are multiplied by; those of a spot without counts stay as they are.
+fn factors(x: &Csr, train: &[usize], params: &Params) -> Vec<f64> {
+    let totals = totals(x, train, params);
+    let target = params.target_sum.unwrap_or_else(|| median_total(&totals, train));
+    totals.into_iter().map(|total| if total > 0.0 { target / total } else { 1.0 }).collect()
 }
 
-fn log1p(x: &mut Csr, base: Option<f64>) {
-    let factor = base.map_or(1.0, |base| base.ln().recip());
-    x.data.par_iter_mut().for_each(|value| *value = (f64::from(*value).ln_1p() * factor) as f32);
+/// Scales each spot's counts and takes logarithms.
+fn transform(x: &mut Csr, factors: &[f64], params: &Params) {
+    let log_factor = params.log1p.then(|| params.log_base.map_or(1.0, |base| base.ln().recip()));
+    x.rows_mut().into_par_iter().zip(factors).with_min_len(SPOTS).for_each(|(values, factor)| {
+        for value in values {
+            // Rounded in between, as scanpy's steps are.
+            let scaled = (f64::from(*value) * factor) as f32;
+            *value = match log_factor {
+                Some(log_factor) => (f64::from(scaled).ln_1p() * log_factor) as f32,
+                None => scaled,
+            };
+        }
+    });
 }
 
 #[cfg(test)]

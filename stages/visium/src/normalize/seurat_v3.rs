@@ -21,7 +21,7 @@ impl Standardised {
     /// If too few genes vary to fit the curve.
     pub(super) fn of(counts: &Csr, rows: &[usize], span: f64) -> Result<Self> {
         let (means, variances): (Vec<f64>, Vec<f64>) =
-            moments(counts, rows, |value| value).into_iter().unzip();
+            moments(counts, rows, |_, value| value).into_iter().unzip();
         let varying: Vec<usize> = (0..means.len()).filter(|&gene| variances[gene] > 0.0).collect();
         let logs = |values: &[f64]| varying.iter().map(|&gene| values[gene].log10()).collect::<Vec<_>>();
         let curve = loess::fit(&logs(&means), &logs(&variances), span).ok_or_else(|| {

@@ -148,8 +148,9 @@ fn negative_values_are_refused() {
 #[test]
 fn a_spot_without_counts_stays_zero() {
     let mut x = Csr { n_cols: 2, indptr: vec![0, 0, 1], indices: vec![1], data: vec![4.0] };
-    let sums = totals(&x, &[], &Params::default());
-    scale_totals(&mut x, &sums, 10.0);
+    let params = Params { target_sum: Some(10.0), log1p: false, ..Params::default() };
+    let factors = factors(&x, &[], &params);
+    transform(&mut x, &factors, &params);
     assert_eq!(x.data, [10.0]);
 }
 

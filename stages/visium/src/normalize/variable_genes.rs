@@ -3,7 +3,10 @@
 
 use restage_stage::artifact::Csr;
 
-use crate::quantile::{median, percentile};
+use crate::{
+    columns,
+    quantile::{median, percentile},
+};
 
 /// Bins of equal width that `Seurat` compares genes in.
 const BINS: usize = 20;
@@ -31,11 +34,12 @@ pub(super) struct Dispersions {
 }
 
 impl Dispersions {
-    /// Of the spots at `rows` of scaled counts that are *not* logarithms.
-    pub(super) fn of(scaled: &Csr, rows: &[usize], flavor: Kind) -> Self {
+    /// Of the spots at `rows` of counts that are to be scaled by `factors`, one a spot, and are *not* logarithms.
+    pub(super) fn of(counts: &Csr, rows: &[usize], factors: &[f64], flavor: Kind) -> Self {
+        let scaled = |row: usize, value: f64| f64::from((value * factors[row]) as f32);
         let moments = match flavor {
-            Kind::Seurat => moments(scaled, rows, |value| value),
-            Kind::CellRanger => moments(scaled, rows, f64::ln_1p),
+            Kind::Seurat => moments(counts, rows, scaled),
+            Kind::CellRanger => moments(counts, rows, |row, value| scaled(row, value).ln_1p()),
         };
         let (means, dispersions): (Vec<f64>, Vec<f64>) = moments
             .into_iter()
@@ -75,29 +79,30 @@ impl Dispersions {
     }
 }
 
-/// Per gene the mean and the variance (n - 1) of `map(value)`, over the spots at `rows`; `map(0)` must be 0.
-pub(crate) fn moments(x: &Csr, rows: &[usize], map: impl Fn(f64) -> f64) -> Vec<(f64, f64)> {
+/// Per gene the mean and the variance (n - 1) of `map(row, value)`, over the spots at `rows`; `map(_, 0)` must be 0.
+pub(crate) fn moments(x: &Csr, rows: &[usize], map: impl Fn(usize, f64) -> f64 + Sync) -> Vec<(f64, f64)> {
     let n = rows.len() as f64;
-    let mut means = vec![0.0; x.n_cols];
-    let mut expressed = vec![0_usize; x.n_cols];
-    let stored = || {
-        rows.iter().flat_map(|&row| {
-            let (genes, values) = x.row(row);
-            genes.iter().map(|&gene| gene as usize).zip(values.iter().map(|&value| f64::from(value)))
-        })
+    let sums = columns::fold(
+        x,
+        rows,
+        |(sum, square): &mut (f64, f64), row, value| {
+            let value = map(row, value.into());
+            *sum += value;
+            *square += value * value;
+        },
+        |all, part| *all = (all.0 + part.0, all.1 + part.1),
+    );
+    let moments = |(sum, square): (f64, f64)| {
+        let mean = sum / n;
+        let spread = square - mean * sum;
+        // What is left of equal values is rounding: values differ by 1e-7 of their size, or not at all.
+        (mean, if spread > ROUNDING * square { spread / (n - 1.0) } else { 0.0 })
     };
-    for (gene, value) in stored() {
-        means[gene] += map(value);
-        expressed[gene] += 1;
-    }
-    means.iter_mut().for_each(|mean| *mean /= n);
-    let mut squares: Vec<f64> =
-        means.iter().zip(&expressed).map(|(mean, &stored)| (n - stored as f64) * mean * mean).collect();
-    for (gene, value) in stored() {
-        squares[gene] += (map(value) - means[gene]).powi(2);
-    }
-    means.into_iter().zip(squares).map(|(mean, sum)| (mean, sum / (n - 1.0))).collect()
+    sums.into_iter().map(moments).collect()
 }
+
+/// A part of the sum of squares that means nothing.
+const ROUNDING: f64 = 1e-13;
 
 /// Edges of bins of equal width, as `pandas.cut` lays them: the first one lies 0.1 % of the range lower.
 fn equal_width_edges(means: &[f64]) -> Vec<f64> {

@@ -1,6 +1,6 @@
 //! Stage type `visium/pca`: each spot's expression as a few principal components.
 
-mod lanczos;
+mod krylov;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
@@ -9,7 +9,12 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::fit::{self, FitOn};
+use crate::{
+    fit::{self, FitOn},
+    normalize::moments,
+};
+use krylov::{Block, WIDTH};
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 /// The stage type.
@@ -59,11 +64,12 @@ impl Stage for Pca {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
         let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
-        let x = match marked_genes(&table) {
-            Some(genes) => &table.x.select_cols(&genes),
-            None => &table.x,
-        };
-        let components = Components::fit(&x.select_rows(&train), &params, |step| {
+        let genes = marked_genes(&table);
+        let mut x = table.x;
+        if let Some(genes) = genes {
+            x = x.select_cols(&genes);
+        }
+        let components = Components::fit(&x, &train, &params, |step| {
             ctx.progress(step as u64, train.len().min(x.n_cols) as u64, "steps at most");
             ctx.check_cancelled()
         })?;
@@ -73,9 +79,14 @@ impl Stage for Pca {
             explained += variance / components.total_variance;
         }
         tracing::info!("{} components hold {:.1} % of the variance", params.n_components, 100.0 * explained);
-        let values = components.scores(x);
+        let values = components.scores(&x);
         ctx.write("embedding", &Embedding { spots: table.obs.index, dims: params.n_components, values })
     }
+}
+
+/// The scores of all spots on the components of those at `rows`.
+pub(crate) fn scores(x: &Csr, rows: &[usize], params: &Params) -> Result<Vec<f32>> {
+    Components::fit(x, rows, params, |_| Ok(())).map(|components| components.scores(x))
 }
 
 /// Positions of the genes marked `highly_variable`, where the table marks some and not all.
@@ -100,9 +111,9 @@ struct Components {
 }
 
 impl Components {
-    /// Fits to spots x genes; `step` is told how far it is and may stop it.
-    fn fit(x: &Csr, params: &Params, step: impl FnMut(usize) -> Result<()>) -> Result<Self> {
-        let (spots, genes) = (x.n_rows(), x.n_cols);
+    /// Fits to the spots at `rows` of spots x genes; `step` is told how far it is and may stop it.
+    fn fit(x: &Csr, rows: &[usize], params: &Params, step: impl FnMut(usize) -> Result<()>) -> Result<Self> {
+        let (spots, genes) = (rows.len(), x.n_cols);
         let most = spots.saturating_sub(1).min(genes);
         if params.n_components > most {
             return Err(Error::invalid(format!(
@@ -111,81 +122,143 @@ impl Components {
                 params.n_components
             )));
         }
-        let by_gene = x.transpose();
-        let n = spots as f64;
-        let means: Vec<f64> = (0..genes).map(|gene| sum(by_gene.row(gene).1, |value| value) / n).collect();
-        let variances: Vec<f64> = (0..genes)
-            .map(|gene| {
-                let (_, values) = by_gene.row(gene);
-                let zeros = (spots - values.len()) as f64;
-                (sum(values, |value| (value - means[gene]).powi(2)) + zeros * means[gene].powi(2)) / (n - 1.0)
-            })
-            .collect();
+        let (means, variances): (Vec<f64>, Vec<f64>) = moments(x, rows, |_, value| value).into_iter().unzip();
         let factors: Vec<f64> = variances
             .iter()
             .map(|&variance| if params.scale && variance > 0.0 { variance.sqrt().recip() } else { 1.0 })
             .collect();
         let total_variance = variances.iter().zip(&factors).map(|(v, f)| v * f * f).sum();
-
-        // The covariance is never formed: it maps v to F (X - 1 m)' (X - 1 m) F v / (n - 1), with X sparse.
-        let covariance = |v: &[f64]| -> Vec<f64> {
-            let weighted: Vec<f64> = v.iter().zip(&factors).map(|(v, f)| v * f).collect();
-            let offset: f64 = weighted.iter().zip(&means).map(|(w, m)| w * m).sum();
-            let scores: Vec<f64> =
-                (0..spots).into_par_iter().map(|spot| dot(x, spot, &weighted) - offset).collect();
-            let all: f64 = scores.iter().sum();
-            (0..genes)
-                .into_par_iter()
-                .map(|gene| factors[gene] * (dot(&by_gene, gene, &scores) - means[gene] * all) / (n - 1.0))
-                .collect()
-        };
-        let mut pairs = lanczos::largest(covariance, genes, params.n_components, step)?;
+        let covariance = |block: &Block| covariance(x, rows, &means, &factors, block);
+        let mut pairs = krylov::largest(covariance, genes, params.n_components, step)?;
         pairs.vectors.iter_mut().for_each(|loading| make_largest_positive(loading));
         Ok(Self { means, factors, loadings: pairs.vectors, variances: pairs.values, total_variance })
     }
 
     /// Scores of spots x genes, a spot's together.
     fn scores(&self, x: &Csr) -> Vec<f32> {
-        let weighted: Vec<Vec<f64>> = self
-            .loadings
-            .iter()
-            .map(|loading| loading.iter().zip(&self.factors).map(|(l, f)| l * f).collect())
-            .collect();
-        let offsets: Vec<f64> = weighted
-            .iter()
-            .map(|weights| weights.iter().zip(&self.means).map(|(w, m)| w * m).sum())
-            .collect();
-        (0..x.n_rows())
-            .into_par_iter()
-            .flat_map_iter(|spot| {
-                weighted
-                    .iter()
-                    .zip(&offsets)
-                    .map(move |(weights, offset)| (dot(x, spot, weights) - offset) as f32)
-            })
-            .collect()
+        let dims = self.loadings.len();
+        // Per gene the weight of every component: a value of a spot is then looked at once.
+        let mut weights = vec![0.0; x.n_cols * dims];
+        for (component, loading) in self.loadings.iter().enumerate() {
+            for (gene, (loading, factor)) in loading.iter().zip(&self.factors).enumerate() {
+                weights[gene * dims + component] = loading * factor;
+            }
+        }
+        let mut offsets = vec![0.0; dims];
+        for (weights, mean) in weights.chunks_exact(dims).zip(&self.means) {
+            offsets.iter_mut().zip(weights).for_each(|(offset, weight)| *offset -= weight * mean);
+        }
+        let mut scores = vec![0.0; x.n_rows() * dims];
+        scores.par_chunks_mut(dims * ROWS).enumerate().for_each(|(part, scores)| {
+            let first = part * ROWS;
+            Arch::new().dispatch(Scores { x, first, weights: &weights, offsets: &offsets, scores });
+        });
+        scores
     }
 }
 
-fn sum(values: &[f32], map: impl Fn(f64) -> f64) -> f64 {
-    values.iter().map(|&value| map(f64::from(value))).sum()
+/// Scores of some spots.
+struct Scores<'a> {
+    x: &'a Csr,
+    /// The first spot.
+    first: usize,
+    /// Per gene those of all components.
+    weights: &'a [f64],
+    /// Per component.
+    offsets: &'a [f64],
+    scores: &'a mut [f32],
 }
 
-/// A row times a dense vector. Four partial sums, so that an addition need not wait for the one before.
-fn dot(x: &Csr, row: usize, vector: &[f64]) -> f64 {
-    let (columns, values) = x.row(row);
-    let (column_lanes, last_columns) = columns.as_chunks::<4>();
-    let (value_lanes, last_values) = values.as_chunks::<4>();
-    let product = |column: i32, value: f32| f64::from(value) * vector[column as usize];
-    let mut sums = [0.0; 4];
-    for (columns, values) in column_lanes.iter().zip(value_lanes) {
-        for lane in 0..4 {
-            sums[lane] += product(columns[lane], values[lane]);
+impl NullaryFnOnce for Scores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let dims = self.offsets.len();
+        let mut sums = vec![0.0; dims];
+        for (place, scores) in self.scores.chunks_exact_mut(dims).enumerate() {
+            sums.copy_from_slice(self.offsets);
+            let (genes, values) = self.x.row(self.first + place);
+            for (&gene, &value) in genes.iter().zip(values) {
+                let value = f64::from(value);
+                let weights = &self.weights[gene as usize * dims..][..dims];
+                for (sum, weight) in sums.iter_mut().zip(weights) {
+                    *sum += value * weight;
+                }
+            }
+            for (score, sum) in scores.iter_mut().zip(&sums) {
+                *score = *sum as f32;
+            }
         }
     }
-    let rest: f64 =
-        last_columns.iter().zip(last_values).map(|(&column, &value)| product(column, value)).sum();
-    sums.iter().sum::<f64>() + rest
+}
+
+/// Rows that a task looks at, at least.
+const ROWS: usize = 64;
+/// Parts that the sums over the spots are added up of: fixed, so that the order of additions is.
+const PARTS: usize = 16;
+
+/// The covariance of the spots at `rows` times a few vectors over the genes: F (X - 1 m)' (X - 1 m) F V / (n - 1), with X
+/// sparse. It is never formed, and each value of X is looked at once for all vectors.
+fn covariance(x: &Csr, rows: &[usize], means: &[f64], factors: &[f64], block: &Block) -> Block {
+    let weighted: Block =
+        block.iter().zip(factors).map(|(row, factor)| row.map(|value| value * factor)).collect();
+    let mut offset = [0.0; WIDTH];
+    for (row, mean) in weighted.iter().zip(means) {
+        (0..WIDTH).for_each(|lane| offset[lane] += row[lane] * mean);
+    }
+    let part = |rows: &[usize]| Arch::new().dispatch(Part { x, rows, weighted: &weighted, offset });
+    let parts: Vec<(Block, [f64; WIDTH])> =
+        rows.par_chunks(rows.len().div_ceil(PARTS).max(ROWS)).map(part).collect();
+    let degrees = (rows.len() - 1) as f64;
+    (0..x.n_cols)
+        .into_par_iter()
+        .with_min_len(ROWS)
+        .map(|gene| {
+            let mut sums = [0.0; WIDTH];
+            for (of_genes, all) in &parts {
+                (0..WIDTH).for_each(|lane| sums[lane] += of_genes[gene][lane] - means[gene] * all[lane]);
+            }
+            sums.map(|sum| factors[gene] * sum / degrees)
+        })
+        .collect()
+}
+
+/// What some spots add to the products: per gene, and for all genes.
+struct Part<'a> {
+    x: &'a Csr,
+    rows: &'a [usize],
+    weighted: &'a Block,
+    offset: [f64; WIDTH],
+}
+
+impl NullaryFnOnce for Part<'_> {
+    type Output = (Block, [f64; WIDTH]);
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let (mut sums, mut all) = (vec![[0.0; WIDTH]; self.x.n_cols], [0.0; WIDTH]);
+        for &row in self.rows {
+            let (genes, values) = self.x.row(row);
+            let mut scores = self.offset.map(|offset| -offset);
+            for (&gene, &value) in genes.iter().zip(values) {
+                let (value, weights) = (f64::from(value), &self.weighted[gene as usize]);
+                for lane in 0..WIDTH {
+                    scores[lane] += value * weights[lane];
+                }
+            }
+            for lane in 0..WIDTH {
+                all[lane] += scores[lane];
+            }
+            for (&gene, &value) in genes.iter().zip(values) {
+                let (value, sums) = (f64::from(value), &mut sums[gene as usize]);
+                for lane in 0..WIDTH {
+                    sums[lane] += value * scores[lane];
+                }
+            }
+        }
+        (sums, all)
+    }
 }
 
 /// An eigenvector's sign is arbitrary: this one does not depend on the route to it.

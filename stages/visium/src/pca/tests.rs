@@ -3,8 +3,12 @@
 use super::*;
 use crate::{golden, normalize};
 
+fn all(x: &Csr) -> Vec<usize> {
+    (0..x.n_rows()).collect()
+}
+
 fn fit(x: &Csr, n_components: usize, scale: bool) -> Components {
-    Components::fit(x, &Params { n_components, scale, ..Params::default() }, |_| Ok(())).unwrap()
+    Components::fit(x, &all(x), &Params { n_components, scale, ..Params::default() }, |_| Ok(())).unwrap()
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn scaled_genes_have_a_variance_of_one_each() {
 
 #[test]
 fn more_components_than_there_are_is_an_error_that_says_how_many() {
-    let x = normalize::closed_form_logs().select_rows(&[0, 1, 2, 3]);
-    let error = Components::fit(&x, &Params::default(), |_| Ok(())).unwrap_err().to_string();
+    let x = normalize::closed_form_logs();
+    let error = Components::fit(&x, &[0, 1, 2, 3], &Params::default(), |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("set n_components to 3 or less"), "{error}");
 }
