@@ -27,3 +27,9 @@ deny:
 # Everything that CI checks.
 ci:
     .ci/run
+
+# Counts to components, image to stained patches: beside scanpy and NumPy (PYTHON has scanpy and Pillow).
+bench-preprocess PYTHON:
+    cargo build --release
+    cargo build --release -p restage-visium --example preprocess
+    tests/bench/preprocess.py target/release/restage {{PYTHON}}

@@ -200,8 +200,12 @@ pub(super) fn csr(parent: &Writer, name: &str, matrix: &Csr) -> Result<()> {
     let mut attributes = encoding("csr_matrix", "0.1.0");
     attributes.insert("shape".into(), json!([matrix.n_rows(), matrix.n_cols]));
     let group = parent.group(name, attributes)?;
-    group.array("data", &[matrix.data.len()], &matrix.data, Attributes::new())?;
-    group.array("indices", &[matrix.indices.len()], &matrix.indices, Attributes::new())?;
+    // Side by side: packing is parallel by itself, copying and writing is not.
+    let (data, indices) = rayon::join(
+        || group.array("data", &[matrix.data.len()], &matrix.data, Attributes::new()),
+        || group.array("indices", &[matrix.indices.len()], &matrix.indices, Attributes::new()),
+    );
+    data.and(indices)?;
     // scipy wants both index arrays of one type, and makes int32 of them where it can.
     match matrix.indptr.iter().map(|&end| i32::try_from(end).ok()).collect::<Option<Vec<_>>>() {
         Some(narrow) => group.array("indptr", &[narrow.len()], &narrow, Attributes::new()),
@@ -213,8 +217,8 @@ pub(super) fn csr(parent: &Writer, name: &str, matrix: &Csr) -> Result<()> {
 pub(super) fn read_csr(group: &Reader) -> Result<Csr> {
     expect_encoding(group, "csr_matrix")?;
     let [n_rows, n_cols]: [usize; 2] = group.attribute("shape")?;
-    let data = group.floats("data", &[None])?;
-    let indices = group.indices("indices", &[Some(data.len())])?;
+    let (data, indices) = rayon::join(|| group.floats("data", &[None]), || group.indices("indices", &[None]));
+    let (data, indices) = (data?, indices?);
     let Numbers::Int(indptr) = group.numbers("indptr", &[Some(n_rows + 1)])? else {
         return Err(group.wrong("has an indptr that holds no integers"));
     };

@@ -12,13 +12,17 @@ use std::{
 use serde_json::{Map, Value};
 use zarrs::{
     array::{
-        Array, ArrayBuilder, ArrayMetadataOptions, ArraySubset, CodecOptions, DataType, Element,
-        ElementOwned, FillValue,
-        codec::{ShardingCodecBuilder, ZstdCodec, array_to_bytes::sharding::SubchunkWriteOrder},
+        Array, ArrayBuilder, ArrayMetadataOptions, ArraySubset, BytesToBytesCodecTraits, CodecOptions,
+        DataType, Element, ElementOwned, FillValue,
+        codec::{
+            BloscCodec, BloscCompressionLevel, BloscCompressor, BloscShuffleMode, ShardingCodecBuilder,
+            ZstdCodec, array_to_bytes::sharding::SubchunkWriteOrder,
+        },
         data_type,
     },
     filesystem::FilesystemStore,
     group::{Group, GroupBuilder},
+    plugin::PluginCreateError,
 };
 
 use crate::error::{Error, Result};
@@ -34,8 +38,11 @@ const PLAIN_BYTES: usize = 4 << 20;
 const SHARD_BYTES: usize = 1 << 29;
 /// The same for an array that is written as its rows come: a file is in memory until it is full.
 const ROWS_BYTES: usize = 1 << 26;
-/// Level of zstd: 1 packs counts nearly as small as 9, many times faster.
+/// Level of zstd, for bytes and texts: 1 packs nearly as small as 9, many times faster.
 const ZSTD_LEVEL: i32 = 1;
+/// Level of LZ4, for numbers of several bytes: shuffled, so that the bytes of like weight lie together, counts become a sixth
+/// larger than with zstd and their columns smaller, at three times the speed (`CONTRIBUTING.md`, "Speed").
+const LZ4_LEVEL: u8 = 5;
 
 /// A number that a Zarr array holds.
 pub trait Number: Element + ElementOwned + Copy + Default {
@@ -213,13 +220,13 @@ fn create(
     layout: &Layout,
     attributes: Attributes,
 ) -> Result<Array<FilesystemStore>> {
-    let zstd = Arc::new(ZstdCodec::new(ZSTD_LEVEL, false));
+    let packing = packing(&data_type).map_err(place.error())?;
     let mut builder = ArrayBuilder::new(sizes(shape), layout.file.clone(), data_type.clone(), fill);
     match &layout.chunk {
-        None => builder.bytes_to_bytes_codecs(vec![zstd]),
+        None => builder.bytes_to_bytes_codecs(vec![packing]),
         Some(chunk) => {
             let mut sharding = ShardingCodecBuilder::new(chunk.clone(), &data_type);
-            sharding.bytes_to_bytes_codecs(vec![zstd]);
+            sharding.bytes_to_bytes_codecs(vec![packing]);
             // Without a fixed order, the chunks would lie as the threads happened to finish.
             let sharding = sharding.build().with_subchunk_write_order(SubchunkWriteOrder::C);
             builder.array_to_bytes_codec(Arc::new(sharding))
@@ -231,6 +238,19 @@ fn create(
     let plain = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
     array.store_metadata_opt(&plain).map_err(place.error())?;
     Ok(array)
+}
+
+/// How the chunks of a type are packed.
+fn packing(data_type: &DataType) -> Result<Arc<dyn BytesToBytesCodecTraits>, PluginCreateError> {
+    Ok(match data_type.fixed_size() {
+        Some(size @ 2..) => {
+            let level = BloscCompressionLevel::try_from(LZ4_LEVEL)
+                .map_err(|level| PluginCreateError::Other(format!("there is no level {level}")))?;
+            let shuffle = BloscShuffleMode::Shuffle;
+            Arc::new(BloscCodec::new(BloscCompressor::LZ4, level, None, shuffle, Some(size))?)
+        }
+        _ => Arc::new(ZstdCodec::new(ZSTD_LEVEL, false)),
+    })
 }
 
 /// An array that is being written from its first row on; file by file, so that no file is read again.
