@@ -304,6 +304,12 @@ fn has_pixel(centre: &Centre) -> bool {
 fn crop(centre: &Centre, window: &Window, params: &Params) -> RgbImage {
     let (image, size) = (centre.image, centre.size);
     let (left, top) = (start(centre.x, size), start(centre.y, size));
+    if lies_inside(centre) {
+        let (left, top) = (left as usize, top as usize - window.first);
+        let row = |row: usize| &window.pixels[((top + row) * image.width + left) * 3..][..size * 3];
+        let pixels = (0..size).map(row).collect::<Vec<_>>().concat();
+        return RgbImage::from_raw(size as u32, size as u32, pixels).unwrap_or_default();
+    }
     let columns: Vec<Option<usize>> =
         (left..left + size as i64).map(|column| place(column, image.width, params.edge)).collect();
     RgbImage::from_fn(size as u32, size as u32, |column, row| {

@@ -1,9 +1,13 @@
 //! Stain separation of Macenko et al. (2009), "A method for normalizing histology slides for quantitative analysis",
 //! with torchstain's conventions: density -ln((I + 1) / 240), haematoxylin first, strengths by the 99th percentile.
 
-use nalgebra::{Matrix3, Matrix3x2, SymmetricEigen, Vector2, Vector3};
+use nalgebra::{Matrix3, Matrix3x2, SymmetricEigen, Vector3};
+use rayon::prelude::*;
 
-use crate::quantile::percentile;
+use crate::quantile::select;
+
+/// Pixels of a task; also of a part of a sum: fixed, so that the order of additions is.
+const PIXELS: usize = 1 << 14;
 
 /// Light that passes an empty slide.
 const LIGHT: f64 = 240.0;
@@ -11,6 +15,12 @@ const LIGHT: f64 = 240.0;
 const STRENGTH: f64 = 99.0;
 /// Fewer pixels of tissue than this have no plane of stains.
 const FEWEST: usize = 10;
+
+/// The sum of what `of` makes of each pixel.
+fn sum<T: Send + std::iter::Sum<T>>(tissue: &[Vector3<f64>], of: impl Fn(&Vector3<f64>) -> T + Sync) -> T {
+    let parts: Vec<T> = tissue.par_chunks(PIXELS).map(|part| part.iter().map(&of).sum()).collect();
+    parts.into_iter().sum()
+}
 
 /// The optical density of a colour's value.
 pub(super) fn density(value: u8) -> f64 {
@@ -35,13 +45,16 @@ impl Stains {
     pub(super) fn of(pixels: &[[u8; 3]], beta: f64, alpha: f64) -> Option<Self> {
         let density: Vec<f64> = (0..=255).map(density).collect();
         let densities = |pixel: &[u8; 3]| Vector3::from(pixel.map(|value| density[usize::from(value)]));
-        let tissue = || pixels.iter().map(densities).filter(|od| od.iter().all(|&od| od >= beta));
-        let count = tissue().count();
+        let tissue: Vec<Vector3<f64>> = pixels
+            .par_chunks(PIXELS)
+            .flat_map_iter(|part| part.iter().map(densities).filter(|od| od.iter().all(|&od| od >= beta)))
+            .collect();
+        let count = tissue.len();
         if count < FEWEST {
             return None;
         }
-        let mean = tissue().sum::<Vector3<f64>>() / count as f64;
-        let spread = tissue().map(|od| (od - mean) * (od - mean).transpose()).sum::<Matrix3<f64>>();
+        let mean = sum(&tissue, |od| *od) / count as f64;
+        let spread: Matrix3<f64> = sum(&tissue, |od| (od - mean) * (od - mean).transpose());
         let eigen = SymmetricEigen::new(spread / (count - 1) as f64);
         let mut order = [0, 1, 2];
         order.sort_by(|&a, &b| eigen.eigenvalues[a].total_cmp(&eigen.eigenvalues[b]));
@@ -55,10 +68,11 @@ impl Stains {
             if vector.sum() < 0.0 { -vector } else { vector }
         };
         let (second, first) = (upwards(order[1]), upwards(order[2]));
-        let mut angles: Vec<f64> = tissue().map(|od| od.dot(&second).atan2(od.dot(&first))).collect();
-        angles.sort_unstable_by(f64::total_cmp);
-        let at = |percent| {
-            let angle: f64 = percentile(&angles, percent);
+        let angle = |od: &Vector3<f64>| od.dot(&second).atan2(od.dot(&first));
+        let mut angles: Vec<f64> = tissue.par_iter().with_min_len(PIXELS).map(angle).collect();
+        drop(tissue);
+        let mut at = |percent| {
+            let angle: f64 = select(&mut angles, percent);
             first * angle.cos() + second * angle.sin()
         };
         let (low, high) = (at(alpha), at(100.0 - alpha));
@@ -66,17 +80,14 @@ impl Stains {
         let (h, e) = if low[0] > high[0] { (low, high) } else { (high, low) };
         let vectors = Matrix3x2::from_columns(&[h, e]);
         let inverse = vectors.pseudo_inverse(1e-9).ok()?;
-        let mut concentrations: [Vec<f64>; 2] =
-            [Vec::with_capacity(pixels.len()), Vec::with_capacity(pixels.len())];
-        for pixel in pixels {
-            let found: Vector2<f64> = inverse * densities(pixel);
-            concentrations[0].push(found[0]);
-            concentrations[1].push(found[1]);
-        }
-        let strengths = concentrations.map(|mut values| {
-            values.sort_unstable_by(f64::total_cmp);
-            percentile(&values, STRENGTH)
-        });
+        let strength = |stain: usize| {
+            let row = inverse.row(stain).transpose();
+            let concentration = |pixel: &[u8; 3]| row.dot(&densities(pixel));
+            let mut found: Vec<f64> = pixels.par_iter().with_min_len(PIXELS).map(concentration).collect();
+            select(&mut found, STRENGTH)
+        };
+        let (of_h, of_e) = rayon::join(|| strength(0), || strength(1));
+        let strengths = [of_h, of_e];
         let vectors = [0, 1, 2].map(|row| [vectors[(row, 0)], vectors[(row, 1)]]);
         strengths.iter().all(|strength| *strength > 1e-6).then_some(Self { vectors, strengths })
     }
