@@ -16,6 +16,7 @@ mod pca;
 mod qc;
 mod quantile;
 mod scale;
+mod section;
 mod simulate;
 mod smooth;
 mod stain;
@@ -43,6 +44,7 @@ restage_stage::export!("visium";
     pca::Pca,
     qc::Qc,
     scale::Scale,
+    section::MakeSection,
     simulate::Simulate,
     smooth::Smooth,
     stain::StainNormalize,
