@@ -80,6 +80,8 @@ pub enum PortType {
     Table,
     /// A histological image with its scale factors.
     Image,
+    /// A section as SpatialData has it: table, shapes of its spots, image.
+    Section,
     /// One image crop per spot.
     Patches,
     /// One vector per spot: an AnnData group with a dense X.
@@ -109,6 +111,7 @@ impl std::fmt::Display for PortType {
         f.write_str(match self {
             Self::Table => "table",
             Self::Image => "image",
+            Self::Section => "section",
             Self::Patches => "patches",
             Self::Embedding => "embedding",
             Self::Labels => "labels",

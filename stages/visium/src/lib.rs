@@ -17,6 +17,7 @@ mod pca;
 mod qc;
 mod quantile;
 mod scale;
+mod section;
 mod simulate;
 mod smooth;
 mod stain;
@@ -47,6 +48,7 @@ restage_stage::export!("visium";
     pca::Pca,
     qc::Qc,
     scale::Scale,
+    section::MakeSection,
     simulate::Simulate,
     smooth::Smooth,
     stain::StainNormalize,

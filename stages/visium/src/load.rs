@@ -21,6 +21,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::section::{self, Section};
 use counts::Source;
 pub(crate) use counts::unique;
 pub(crate) use slide::Slide;
@@ -84,6 +85,7 @@ impl Stage for Load {
             "The image at full resolution where `fullres` names it, else `hires`, else `lowres`, else one of no pixels.",
         )
         .output::<Labels>("labels", "The region of each annotated spot; empty without an annotation.")
+        .output::<Section>("section", "The same as a SpatialData: table, image, and the spots as circles.")
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -100,6 +102,7 @@ impl Stage for Load {
         }
         ctx.write("labels", &load_labels(&params, &table)?)?;
         ctx.write("table", &table)?;
+        section::of_outputs(ctx, &table)?;
         tracing::info!("{}: {} spots x {} genes", params.section, table.n_spots(), table.n_genes());
         Ok(())
     }

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     load::{best_image, check_name, copy_slide, undetermined, unique},
-    quantile, text,
+    quantile,
+    section::{self, Section},
+    text,
 };
 
 /// The stage type.
@@ -59,6 +61,7 @@ impl Stage for LoadLegacy {
         .output::<Table>("table", "Counts of spots x genes with coordinates.")
         .output::<Image>("image", "The image; one of no pixels without `image`.")
         .output::<Labels>("labels", "The region of each annotated spot; empty without `labels`.")
+        .output::<Section>("section", "The same as a SpatialData: table, image, and the spots as circles.")
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -75,7 +78,8 @@ impl Stage for LoadLegacy {
         }
         tracing::info!("{}: {} spots x {} genes", params.section, table.n_spots(), table.n_genes());
         ctx.write("labels", &labels)?;
-        ctx.write("table", &table)
+        ctx.write("table", &table)?;
+        section::of_outputs(ctx, &table)
     }
 }
 

@@ -99,7 +99,7 @@ fn check(section: &str, folder: &str) {
     // Without `hvg_seurat`, scanpy's components were computed on all genes.
     let n_top_genes = golden["hvg_seurat"].as_array().map(|_| 2000);
 
-    run::<Load>(home.path(), load, &[], &["table", "image", "labels"]);
+    run::<Load>(home.path(), load, &[], &["table", "image", "labels", "section"]);
     run::<Qc>(home.path(), json!({}), &[("table", &at("load/table"))], &["table", "summary"]);
     check_counts(&table("qc"), &golden);
     let mark = json!({ "n_top_genes": null });

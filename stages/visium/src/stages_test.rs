@@ -54,7 +54,7 @@ fn a_simulated_section_goes_all_the_way() {
     let at = |place: &str| vec![folder.join(place)];
 
     let small = json!({ "section": "A", "patient": "p", "rows": 8, "cols": 8, "genes": 60 });
-    run::<Simulate>(folder, small, &[], &["table", "image", "labels"]);
+    run::<Simulate>(folder, small, &[], &["table", "image", "labels", "section"]);
     let simulated = Table::read(&folder.join("simulate/table")).unwrap();
     let labels = Labels::read(&folder.join("simulate/labels")).unwrap();
     assert_eq!(simulated.obs.index, labels.spots);

@@ -48,6 +48,11 @@ pub(super) fn texts(parent: &Writer, name: &str, values: &[String]) -> Result<()
     parent.texts(name, &[values.len()], values, encoding("string-array", "0.2.0"))
 }
 
+/// Writes one text.
+pub(super) fn text(parent: &Writer, name: &str, value: &str) -> Result<()> {
+    parent.texts(name, &[], &[value.to_owned()], encoding("string", "0.2.0"))
+}
+
 /// Writes a number.
 pub(super) fn scalar(parent: &Writer, name: &str, value: f64) -> Result<()> {
     parent.array(name, &[], &[value], encoding("numeric-scalar", "0.2.0"))

@@ -3,6 +3,8 @@
 //! The same content gives the same bytes on any number of threads: chunks of a shard lie in row-major order, and no
 //! version of a library is written. An array is one file next to its `zarr.json`, unless it is huge.
 
+mod planes;
+
 use std::{
     num::NonZeroU64,
     path::{Path, PathBuf},
@@ -26,6 +28,8 @@ use zarrs::{
 };
 
 use crate::error::{Error, Result};
+
+pub use planes::{Planes, file_rows};
 
 /// What a node says of itself besides its type.
 pub type Attributes = Map<String, Value>;
@@ -115,6 +119,14 @@ impl Writer {
             return Err(Error::invalid(format!("{} exists already: write to a new folder", root.display())));
         }
         Self::at(Place::root(root)?, attributes)
+    }
+
+    /// The root group that a folder has already, to add to it.
+    ///
+    /// # Errors
+    /// If the folder cannot be opened.
+    pub fn open(root: &Path) -> Result<Self> {
+        Place::root(root).map(Self)
     }
 
     /// Makes a group in this one.

@@ -14,7 +14,10 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::load::{check_name, undetermined};
+use crate::{
+    load::{check_name, undetermined},
+    section,
+};
 use anndata::{AnnData, Choice};
 
 /// The stage type.
@@ -65,6 +68,7 @@ impl Stage for Import {
         .output::<Table>("table", "Spots x genes with coordinates, images and scale factors.")
         .output::<Image>("image", "The `hires` image, else `lowres`, else an image of no pixels.")
         .output::<Labels>("labels", "The region of each spot; empty without `regions`.")
+        .output::<section::Section>("section", "The same as a SpatialData: table, image, and the spots as circles.")
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -78,7 +82,8 @@ impl Stage for Import {
         tracing::info!("{}: {} spots x {} genes", params.section, read.table.n_spots(), read.table.n_genes());
         ctx.write("image", &crate::load::best_image(&read.table, &params.section))?;
         ctx.write("labels", &read.labels)?;
-        ctx.write("table", &read.table)
+        ctx.write("table", &read.table)?;
+        section::of_outputs(ctx, &read.table)
     }
 }
 

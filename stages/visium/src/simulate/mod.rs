@@ -19,6 +19,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::section;
 use field::Field;
 
 /// The stage type.
@@ -110,6 +111,7 @@ impl Stage for Simulate {
         .output::<Table>("table", "Raw counts with coordinates.")
         .output::<Image>("image", "The drawn tissue.")
         .output::<Labels>("labels", "The region of each spot.")
+        .output::<section::Section>("section", "The same as a SpatialData: table, image, and the spots as circles.")
     }
 
     fn validate(params: &Params) -> Result<()> {
@@ -140,7 +142,8 @@ impl Stage for Simulate {
         ctx.check_cancelled()?;
         ctx.write("image", &section.image)?;
         ctx.write("labels", &section.labels)?;
-        ctx.write("table", &section.table)
+        ctx.write("table", &section.table)?;
+        section::of_outputs(ctx, &section.table)
     }
 }
 
