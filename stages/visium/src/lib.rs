@@ -7,6 +7,7 @@ mod concat;
 mod fit;
 mod graph;
 mod hdf5;
+mod image_features;
 mod import;
 mod import_embedding;
 mod load;
@@ -24,6 +25,7 @@ mod stain;
 #[doc(hidden)]
 pub mod steps;
 mod text;
+mod tissue_mask;
 mod values;
 
 #[cfg(test)]
@@ -39,6 +41,7 @@ restage_stage::export!("visium";
     check::Check,
     concat::Concat,
     graph::MakeGraph,
+    image_features::ImageFeatures,
     import::Import,
     import_embedding::ImportEmbedding,
     load::Load,
@@ -52,4 +55,5 @@ restage_stage::export!("visium";
     simulate::Simulate,
     smooth::Smooth,
     stain::StainNormalize,
+    tissue_mask::TissueMask,
 );

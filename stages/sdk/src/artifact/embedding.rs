@@ -28,6 +28,33 @@ impl Embedding {
         &self.values[position * self.dims..][..self.dims]
     }
 
+    /// Writes it, as [`Artifact::write`] does, with names of its dimensions, which Python finds in `var`.
+    ///
+    /// # Errors
+    /// If names are missing or come twice, or as [`Artifact::write`].
+    pub fn write_named(&self, path: &Path, names: &[String]) -> Result<()> {
+        if self.values.len() != self.spots.len() * self.dims {
+            return Err(Error::invalid(format!(
+                "an embedding of {} spots with {} dimensions cannot have {} values",
+                self.spots.len(),
+                self.dims,
+                self.values.len()
+            )));
+        }
+        if names.len() != self.dims {
+            return Err(Error::invalid(format!("{} names for {} dimensions", names.len(), self.dims)));
+        }
+        let root = Writer::create(path, anndata::root())?;
+        anndata::array(&root, "X", &[self.spots.len(), self.dims], &self.values)?;
+        let obs = Frame { index: self.spots.clone(), columns: Vec::new() };
+        let var = Frame { index: names.to_vec(), columns: Vec::new() };
+        anndata::frame(&obs, |attributes| root.group("obs", attributes))?;
+        anndata::frame(&var, |attributes| root.group("var", attributes))?;
+        ["layers", "obsm", "obsp", "uns", "varm", "varp"]
+            .iter()
+            .try_for_each(|name| anndata::dict(&root, name).map(drop))
+    }
+
     /// Spot id to position.
     pub fn positions(&self) -> HashMap<&str, usize> {
         super::positions(&self.spots)
@@ -46,23 +73,6 @@ impl Artifact for Embedding {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
-        if self.values.len() != self.spots.len() * self.dims {
-            return Err(Error::invalid(format!(
-                "an embedding of {} spots with {} dimensions cannot have {} values",
-                self.spots.len(),
-                self.dims,
-                self.values.len()
-            )));
-        }
-        let root = Writer::create(path, anndata::root())?;
-        anndata::array(&root, "X", &[self.spots.len(), self.dims], &self.values)?;
-        let obs = Frame { index: self.spots.clone(), columns: Vec::new() };
-        let var =
-            Frame { index: (0..self.dims).map(|dim| format!("dim_{dim}")).collect(), columns: Vec::new() };
-        anndata::frame(&obs, |attributes| root.group("obs", attributes))?;
-        anndata::frame(&var, |attributes| root.group("var", attributes))?;
-        ["layers", "obsm", "obsp", "uns", "varm", "varp"]
-            .iter()
-            .try_for_each(|name| anndata::dict(&root, name).map(drop))
+        self.write_named(path, &(0..self.dims).map(|dim| format!("dim_{dim}")).collect::<Vec<_>>())
     }
 }

@@ -2,6 +2,8 @@
 
 mod macenko;
 mod reinhard;
+mod stains;
+mod vahadane;
 
 #[cfg(test)]
 mod tests;
@@ -16,8 +18,10 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use macenko::Stains;
 use reinhard::Colours;
+pub(crate) use reinhard::lightness;
+use stains::Stains;
+pub(crate) use stains::density;
 
 /// The stage type.
 pub(crate) struct StainNormalize;
@@ -30,7 +34,7 @@ pub(crate) struct Params {
     pub(crate) method: Method,
     /// What is looked at together. Default `section`.
     pub(crate) per: Per,
-    /// For `macenko`: what optical density a pixel of tissue has in each colour at least. Default 0.15.
+    /// For `macenko` and `vahadane`: what optical density a pixel of tissue has in each colour at least. Default 0.15.
     pub(crate) beta: f64,
     /// For `macenko`: percentile of angles, from each end, that the two stains are. Default 1.
     pub(crate) alpha: f64,
@@ -47,6 +51,9 @@ pub(crate) enum Method {
     /// Two stain vectors from the plane of optical densities (Macenko et al. 2009).
     #[default]
     Macenko,
+    /// Two stain vectors by sparse non-negative factors of optical densities (Vahadane et al. 2016); concentrations as with
+    /// `macenko`.
+    Vahadane,
     /// Mean and standard deviation of each channel of CIELab (Reinhard et al. 2001, as torchstain has it).
     Reinhard,
 }
@@ -175,7 +182,7 @@ fn groups(
 
 /// The share of each patch whose pixels have an optical density of `beta` or more in every colour.
 fn tissue_shares(patches: &Patches, beta: f64) -> Vec<f32> {
-    let dark: Vec<bool> = (0..=255).map(|value| macenko::density(value) >= beta).collect();
+    let dark: Vec<bool> = (0..=255).map(|value| density(value) >= beta).collect();
     (0..patches.spots.len())
         .into_par_iter()
         .map(|patch| {
@@ -196,21 +203,25 @@ fn sample(patches: &Patches, members: &[usize], most: usize) -> Vec<[u8; 3]> {
 
 /// The colours of some patches.
 enum Look {
-    Macenko(Stains),
+    Stains(Stains),
     Reinhard(Colours),
 }
 
 impl Look {
     fn of(pixels: &[[u8; 3]], params: &Params) -> Option<Self> {
         match params.method {
-            Method::Macenko => Stains::of(pixels, params.beta, params.alpha).map(Self::Macenko),
+            Method::Macenko => {
+                Stains::of(pixels, params.beta, |tissue| macenko::vectors(tissue, params.alpha))
+                    .map(Self::Stains)
+            }
+            Method::Vahadane => Stains::of(pixels, params.beta, vahadane::vectors).map(Self::Stains),
             Method::Reinhard => Colours::of(pixels).map(Self::Reinhard),
         }
     }
 
     fn transfer(&self, target: &Self) -> Transfer {
         match (self, target) {
-            (Self::Macenko(own), Self::Macenko(target)) => Transfer::Densities(Box::new(own.tables(target))),
+            (Self::Stains(own), Self::Stains(target)) => Transfer::Densities(Box::new(own.tables(target))),
             (Self::Reinhard(own), Self::Reinhard(target)) => Transfer::Colours(*own, *target),
             // Both were made by the same method.
             _ => Transfer::Nothing,
@@ -221,7 +232,7 @@ impl Look {
     fn of_reference(reference: Option<&Patches>, params: &Params) -> Result<Self> {
         let Some(reference) = reference else {
             return Ok(match params.method {
-                Method::Macenko => Self::Macenko(Stains::REFERENCE),
+                Method::Macenko | Method::Vahadane => Self::Stains(Stains::REFERENCE),
                 Method::Reinhard => Self::Reinhard(Colours::REFERENCE),
             });
         };
@@ -233,7 +244,7 @@ impl Look {
 
 /// What becomes of each pixel.
 enum Transfer {
-    Densities(Box<macenko::Tables>),
+    Densities(Box<stains::Tables>),
     Colours(Colours, Colours),
     Nothing,
 }

@@ -48,6 +48,11 @@ impl Colours {
     }
 }
 
+/// CIELab's lightness of an sRGB pixel, from 0 to 100.
+pub(crate) fn lightness(pixel: [u8; 3]) -> f64 {
+    lab(pixel)[0]
+}
+
 /// CIELab of an sRGB pixel.
 fn lab(pixel: [u8; 3]) -> [f64; 3] {
     let linear = pixel.map(|value| {

@@ -1,0 +1,110 @@
+//! Two stains of an image, and what turns its pixels into those of another: density -ln((I + 1) / 240), haematoxylin first,
+//! concentrations by least squares, strengths by their 99th percentile, as torchstain has it.
+
+use nalgebra::{Matrix3x2, Vector3};
+use rayon::prelude::*;
+
+use crate::quantile::select;
+
+/// Pixels of a task; also of a part of a sum: fixed, so that the order of additions is.
+pub(super) const PIXELS: usize = 1 << 14;
+/// Light that passes an empty slide.
+const LIGHT: f64 = 240.0;
+/// Percentile of a stain's concentrations that two images are brought to share.
+const STRENGTH: f64 = 99.0;
+/// Fewer pixels of tissue than this have no stains.
+const FEWEST: usize = 10;
+
+/// The optical density of a colour's value.
+pub(crate) fn density(value: u8) -> f64 {
+    -((f64::from(value) + 1.0) / LIGHT).ln()
+}
+
+/// Two stains and how strongly an image is stained with them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Stains {
+    /// Densities of red, green and blue (rows) of haematoxylin and eosin (columns), of length 1.
+    pub(super) vectors: [[f64; 2]; 3],
+    /// 99th percentile of the concentrations of each.
+    pub(super) strengths: [f64; 2],
+}
+
+impl Stains {
+    /// What torchstain normalises to where it is given no image.
+    pub(super) const REFERENCE: Self =
+        Self { vectors: [[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]], strengths: [1.9705, 1.0308] };
+
+    /// The stains of an image: those of its tissue, whose pixels are at least `beta` dense in each colour, as `vectors` finds
+    /// them, and how strong they are; `None` where there are not two.
+    pub(super) fn of(
+        pixels: &[[u8; 3]],
+        beta: f64,
+        vectors: impl FnOnce(&[Vector3<f64>]) -> Option<Matrix3x2<f64>>,
+    ) -> Option<Self> {
+        let density: Vec<f64> = (0..=255).map(density).collect();
+        let densities = |pixel: &[u8; 3]| Vector3::from(pixel.map(|value| density[usize::from(value)]));
+        let tissue: Vec<Vector3<f64>> = pixels
+            .par_chunks(PIXELS)
+            .flat_map_iter(|part| part.iter().map(densities).filter(|od| od.iter().all(|&od| od >= beta)))
+            .collect();
+        if tissue.len() < FEWEST {
+            return None;
+        }
+        let vectors = vectors(&tissue)?;
+        drop(tissue);
+        let inverse = vectors.pseudo_inverse(1e-9).ok()?;
+        let strength = |stain: usize| {
+            let row = inverse.row(stain).transpose();
+            let concentration = |pixel: &[u8; 3]| row.dot(&densities(pixel));
+            let mut found: Vec<f64> = pixels.par_iter().with_min_len(PIXELS).map(concentration).collect();
+            select(&mut found, STRENGTH)
+        };
+        let (of_h, of_e) = rayon::join(|| strength(0), || strength(1));
+        let strengths = [of_h, of_e];
+        let vectors = [0, 1, 2].map(|row| [vectors[(row, 0)], vectors[(row, 1)]]);
+        strengths.iter().all(|strength| *strength > 1e-6).then_some(Self { vectors, strengths })
+    }
+
+    /// The vectors as columns.
+    pub(super) fn matrix(&self) -> Matrix3x2<f64> {
+        Matrix3x2::from_fn(|row, column| self.vectors[row][column])
+    }
+
+    /// What turns this image's pixels into the target's.
+    ///
+    /// Densities are mapped by a matrix, M = target diag(ratio) own⁺, and light is exp(-density): so each new value is a
+    /// product of three numbers that depend on one old value each. There are 9 x 256 of them, and no exponential is
+    /// taken for a pixel.
+    pub(super) fn tables(&self, target: &Self) -> Tables {
+        let ratio = [0, 1].map(|stain| target.strengths[stain] / self.strengths[stain]);
+        let inverse = self.matrix().pseudo_inverse(1e-9).unwrap_or_default();
+        let scaled = Matrix3x2::from_fn(|row, stain| target.vectors[row][stain] * ratio[stain]);
+        let map = scaled * inverse;
+        let mut factors = [[[0.0; 256]; 3]; 3];
+        for (new, of_new) in factors.iter_mut().enumerate() {
+            for (old, of_old) in of_new.iter_mut().enumerate() {
+                for (value, factor) in (0..=255).zip(of_old) {
+                    let light = if old == 0 { LIGHT } else { 1.0 };
+                    *factor = (light * (-map[(new, old)] * density(value)).exp()) as f32;
+                }
+            }
+        }
+        Tables { factors }
+    }
+}
+
+/// Factors of the new values, by new colour, old colour and old value.
+pub(super) struct Tables {
+    factors: [[[f32; 256]; 3]; 3],
+}
+
+impl Tables {
+    /// A pixel's new values; what is brighter than white is 254, as in torchstain.
+    pub(super) fn apply(&self, pixel: [u8; 3]) -> [u8; 3] {
+        let [r, g, b] = pixel.map(usize::from);
+        self.factors.each_ref().map(|of| {
+            let value = of[0][r] * of[1][g] * of[2][b];
+            if value > 255.0 { 254 } else { value as u8 }
+        })
+    }
+}
