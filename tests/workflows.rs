@@ -121,7 +121,8 @@ fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &s
     assert!(ended.out().contains("input `train` takes train-labels"), "{}", ended.all());
 }
 
-/// Every table artifact of the last run opens with `anndata.read_zarr`, and squidpy and scanpy draw it.
+/// Every table artifact of the last run opens with `anndata.read_zarr`, and squidpy and scanpy draw it; a section of each
+/// stage opens with `spatialdata.read_zarr`. A check is 20 s of imports, so one of each stage's is enough.
 fn open_in_python(sandbox: &Sandbox, workflow: &str) {
     let Some(shared) = shared() else { return };
     let Some(python) = std::env::var_os("RESTAGE_PYTHON") else {
@@ -131,16 +132,20 @@ fn open_in_python(sandbox: &Sandbox, workflow: &str) {
         return;
     };
     let list = sandbox.json(&["show", "--json", workflow]);
-    let tables = list.as_array().expect("artifacts").iter().filter(|artifact| artifact["port"] == "table");
     let mut seen = std::collections::BTreeSet::new();
-    for table in tables {
-        let path = table["path"].as_str().expect("a path");
-        if !seen.insert(table["stage"].to_string()) {
+    for artifact in list.as_array().expect("artifacts") {
+        let (port, path) = (artifact["port"].as_str(), artifact["path"].as_str().expect("a path"));
+        let program = match port {
+            Some("table") => "checks/check_anndata.py",
+            Some("section") => "checks/check_spatialdata.py",
+            _ => continue,
+        };
+        if !seen.insert((port, artifact["stage"].to_string())) {
             continue;
         }
         let mut check = std::process::Command::new(&python);
-        check.arg(shared.join("checks/check_anndata.py")).arg(path);
-        if !has_image(Path::new(path)) {
+        check.arg(shared.join(program)).arg(path);
+        if port == Some("table") && !has_image(Path::new(path)) {
             check.arg("--no-image");
         }
         let output = check.output().expect("Python starts");

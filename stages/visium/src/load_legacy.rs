@@ -303,7 +303,7 @@ mod tests {
             let params = json!({
                 "path": outs, "section": section, "patient": "p", "annotation": outs.join("annotation.csv"),
             });
-            run::<Load>(&folder, params, &[], &["table", "image", "labels"]);
+            run::<Load>(&folder, params, &[], &["table", "image", "labels", "section"]);
             let wanted = Table::read(&folder.join("load/table")).unwrap();
             assert_eq!(table.obs.index, wanted.obs.index);
             assert_eq!(table.var.index, wanted.var.index);

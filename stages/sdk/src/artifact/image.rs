@@ -282,7 +282,7 @@ impl ImageFile {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{ProptestConfig, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
 
@@ -332,6 +332,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
         /// Every level is the mean of 2 x 2 pixels of the one above, however its rows came; an odd edge counts twice.
         #[test]
         fn levels_halve(height in 500_usize..1300, width in 1_usize..1100, rows in 1_usize..400) {

@@ -1,21 +1,27 @@
 //! AnnData's elements as any of its versions wrote them, more leniently than our own tables are read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use restage_stage::{
     Error, Result,
     artifact::{Categorical, Column, Csr, Frame, Image, Library, ScaleFactors, zarr::Numbers},
 };
 
-use super::tree::Tree;
+use super::{
+    spatialdata::{self, Places},
+    tree::Tree,
+};
 
 /// What of a file is wanted.
 pub(super) struct Choice<'a> {
+    pub path: &'a Path,
     pub layer: Option<&'a str>,
     pub table: Option<&'a str>,
     pub coordinates: &'a str,
     /// What the library is named after, where the file has several.
     pub section: &'a str,
+    /// Column of `obs` that stays whatever it is.
+    pub regions: Option<&'a String>,
 }
 
 /// What was found.
@@ -25,6 +31,8 @@ pub(super) struct AnnData {
     pub var: Frame,
     pub spatial: Vec<[f64; 2]>,
     pub library: Option<Library>,
+    /// Of a SpatialData: what its images are placed by.
+    pub places: Option<Places>,
 }
 
 /// Reads a table.
@@ -49,8 +57,25 @@ pub(super) fn read(tree: &dyn Tree, choice: &Choice) -> Result<AnnData> {
     if let Some(value) = x.data.iter().find(|value| !value.is_finite()) {
         return Err(tree.wrong(format!("holds {value} in `{matrix}`; expected numbers")));
     }
-    let spatial = coordinates(tree, &format!("{root}/obsm/{}", choice.coordinates), obs.len())?;
-    let library = library(tree, &format!("{root}/uns/spatial"), choice.section)?;
+    let own = format!("{root}/obsm/{}", choice.coordinates);
+    let has_own = tree.has_array(&own);
+    let circles = if root.is_empty() { None } else { circles(tree, choice, &root, &obs, has_own)? };
+    let (spatial, places) = match circles {
+        Some(circles) if !has_own => circles.as_coordinates(),
+        circles => {
+            let places = circles.map(spatialdata::Circles::beside_coordinates).unwrap_or_default();
+            (coordinates(tree, &own, obs.len())?, places)
+        }
+    };
+    let library = library(tree, &format!("{root}/uns"), choice.section)?;
+    let mut obs = obs;
+    if !root.is_empty() {
+        let keys = spatialdata::keys(tree, &root);
+        let kept =
+            |name: &String| choice.regions == Some(name) || !keys.iter().flatten().any(|key| key == name);
+        obs.columns.retain(|(name, _)| kept(name));
+        left_out(tree, &root)?;
+    }
     let used = ["X", "obs", "var", "uns", "obsm", "raw"];
     let has_content =
         |name: &String| tree.children(&format!("{root}/{name}")).is_ok_and(|names| !names.is_empty());
@@ -62,7 +87,42 @@ pub(super) fn read(tree: &dyn Tree, choice: &Choice) -> Result<AnnData> {
     if !rest.is_empty() {
         tracing::warn!("left out: {}", rest.join(", "));
     }
-    Ok(AnnData { x, obs, var, spatial, library })
+    let places = (!root.is_empty()).then_some(places);
+    Ok(AnnData { x, obs, var, spatial, library, places })
+}
+
+/// The circles that a table annotates; where it has coordinates of its own, ones that cannot be read are only told of.
+fn circles(
+    tree: &dyn Tree,
+    choice: &Choice,
+    root: &str,
+    obs: &Frame,
+    has_own: bool,
+) -> Result<Option<spatialdata::Circles>> {
+    match spatialdata::circles(tree, choice.path, root, obs) {
+        Err(error) if has_own => {
+            tracing::warn!("left out the shapes: {error}");
+            Ok(None)
+        }
+        other => other,
+    }
+}
+
+/// Names what of a SpatialData is not read.
+fn left_out(tree: &dyn Tree, root: &str) -> Result<()> {
+    for kind in ["labels", "points", "tables"] {
+        let names = if tree.has_group(&format!("/{kind}")) {
+            tree.children(&format!("/{kind}"))?
+        } else {
+            Vec::new()
+        };
+        let others: Vec<String> =
+            names.into_iter().map(|name| format!("/{kind}/{name}")).filter(|path| path != root).collect();
+        if !others.is_empty() {
+            tracing::warn!("left out: {}", others.join(", "));
+        }
+    }
+    Ok(())
 }
 
 /// Where the table is: at the root, or in `tables` of a SpatialData.
@@ -283,10 +343,12 @@ fn coordinates(tree: &dyn Tree, path: &str, spots: usize) -> Result<Vec<[f64; 2]
 }
 
 /// Images and scale factors: the only library, or the one called like the section.
-fn library(tree: &dyn Tree, path: &str, section: &str) -> Result<Option<Library>> {
-    if !tree.has_group(path) {
+fn library(tree: &dyn Tree, uns: &str, section: &str) -> Result<Option<Library>> {
+    // The second is where our own tables have those of sections without an image.
+    let places = [(format!("{uns}/spatial"), "/scalefactors"), (format!("{uns}/scalefactors"), "")];
+    let Some((path, factors)) = places.iter().find(|(path, _)| tree.has_group(path)) else {
         return Ok(None);
-    }
+    };
     let names = tree.children(path)?;
     let name = match &names[..] {
         [only] => only,
@@ -301,7 +363,7 @@ fn library(tree: &dyn Tree, path: &str, section: &str) -> Result<Option<Library>
             }
         },
     };
-    let scale = |factor: &str| scalar(tree, &format!("{path}/{name}/scalefactors/{factor}"));
+    let scale = |factor: &str| scalar(tree, &format!("{path}/{name}{factors}/{factor}"));
     let scale_factors = ScaleFactors {
         tissue_hires_scalef: scale("tissue_hires_scalef")?,
         tissue_lowres_scalef: scale("tissue_lowres_scalef")?,

@@ -1,7 +1,9 @@
-//! Stage type `visium/import`: a table that Python wrote — `.h5ad`, AnnData-Zarr, or a table of a SpatialData-Zarr —
-//! with its image and regions.
+//! Stage type `visium/import`: a table that Python wrote — `.h5ad`, AnnData-Zarr, or a SpatialData-Zarr — with its image
+//! and regions.
 
+mod affine;
 mod anndata;
+mod spatialdata;
 mod tree;
 
 #[cfg(test)]
@@ -40,7 +42,11 @@ pub(crate) struct Params {
     /// Which table of a SpatialData. Default: its only one.
     #[serde(default)]
     table: Option<String>,
-    /// Name of the coordinates in `obsm`: x, y in full-resolution pixels. Default `spatial`.
+    /// Which image of a SpatialData. Default: the largest that lies as the spots do.
+    #[serde(default)]
+    image: Option<String>,
+    /// Name of the coordinates in `obsm`: x, y in full-resolution pixels. Default `spatial`. A SpatialData without them has
+    /// the spots where its shapes are.
     #[serde(default = "spatial")]
     coordinates: String,
     /// Column of `obs` with the pathologist's regions; it goes to the port `labels` and leaves the table. Default:
@@ -66,7 +72,7 @@ impl Stage for Import {
              SpatialData-Zarr. Elements that a table has no place for are left out, and named in the log.",
         )
         .output::<Table>("table", "Spots x genes with coordinates, images and scale factors.")
-        .output::<Image>("image", "The `hires` image, else `lowres`, else an image of no pixels.")
+        .output::<Image>("image", "Of a SpatialData the image; else `hires`, else `lowres`, else one of no pixels.")
         .output::<Labels>("labels", "The region of each spot; empty without `regions`.")
         .output::<section::Section>("section", "The same as a SpatialData: table, image, and the spots as circles.")
     }
@@ -80,7 +86,10 @@ impl Stage for Import {
         let read = read(&params)?;
         ctx.check_cancelled()?;
         tracing::info!("{}: {} spots x {} genes", params.section, read.table.n_spots(), read.table.n_genes());
-        ctx.write("image", &crate::load::best_image(&read.table, &params.section))?;
+        match &read.image {
+            Some(image) => image.copy(ctx.output("image")?, ctx)?,
+            None => ctx.write("image", &crate::load::best_image(&read.table, &params.section))?,
+        }
         ctx.write("labels", &read.labels)?;
         ctx.write("table", &read.table)?;
         section::of_outputs(ctx, &read.table)
@@ -89,6 +98,8 @@ impl Stage for Import {
 
 struct Section {
     table: Table,
+    /// Of a SpatialData; else the table has it.
+    image: Option<spatialdata::Found>,
     labels: Labels,
 }
 
@@ -96,17 +107,31 @@ fn read(params: &Params) -> Result<Section> {
     let path = params.path.as_path();
     let tree = tree::open(path)?;
     let choice = Choice {
+        path,
+        regions: params.regions.as_ref(),
         layer: params.layer.as_deref(),
         table: params.table.as_deref(),
         coordinates: &params.coordinates,
         section: &params.section,
     };
-    let AnnData { x, mut obs, mut var, spatial, library } = anndata::read(&*tree, &choice)?;
+    let AnnData { x, mut obs, mut var, spatial, library, places } = anndata::read(&*tree, &choice)?;
     let regions = params.regions.as_deref().map(|name| take_regions(&mut obs, name, path)).transpose()?;
+    let mut library = library;
+    let mut image = None;
+    if let Some(places) = places {
+        image = spatialdata::image(path, params.image.as_deref(), &params.section, &places)?;
+        library = spatialdata::library(library, &places, image.as_mut())?;
+    } else if params.image.is_some() {
+        return Err(Error::invalid(format!("`image` is of a SpatialData, and {} is none", path.display())));
+    }
     let patient = params.patient.as_deref().unwrap_or(&params.section);
     let every = |value: &str| Column::Categorical(Categorical::encode(obs.index.iter().map(|_| Some(value))));
     let (section_column, patient_column) = (every(&params.section), every(patient));
-    let barcodes = obs.index.clone();
+    // As our own tables have them, the section stands before the barcode already.
+    let prefix = format!("{}_", params.section);
+    let ours = obs.index.iter().all(|spot| spot.starts_with(&prefix));
+    let bare = |spot: &String| if ours { spot[prefix.len()..].to_owned() } else { spot.clone() };
+    let barcodes: Vec<String> = obs.index.iter().map(bare).collect();
     obs.columns.retain(|(name, _)| !["section", "patient", "barcode"].contains(&name.as_str()));
     obs.index = barcodes.iter().map(|barcode| format!("{}_{barcode}", params.section)).collect();
     obs.push("section", section_column);
@@ -123,7 +148,7 @@ fn read(params: &Params) -> Result<Section> {
             .map(|region| region.filter(|region| !region.is_empty() && !params.undetermined.contains(region)))
             .collect(),
     });
-    Ok(Section { table: Table { x, obs, var, spatial, libraries }, labels })
+    Ok(Section { table: Table { x, obs, var, spatial, libraries }, image, labels })
 }
 
 /// The regions of all spots; their column leaves the frame, as a table never holds labels.

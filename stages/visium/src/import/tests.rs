@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use restage_stage::artifact::Artifact;
 use serde_json::{Value, json};
 
 use super::*;
@@ -46,7 +47,7 @@ fn what_anndata_wrote_is_read_from_any_container() {
     let Some(()) = python(folder, TABLES) else { return };
     let regions = || json!({"regions": "region"});
     let first = import(folder, "plain.h5ad", regions()).unwrap();
-    let Section { table, labels } = &first;
+    let Section { table, labels, .. } = &first;
     assert_eq!((table.n_spots(), table.n_genes(), table.x.data.len()), (20, 12, 72));
     assert_eq!((table.obs.index[3].as_str(), table.var.index[11].as_str()), ("S_s3", "g0-1"));
     assert_eq!(table.spatial[2], [4.0, 5.0]);
@@ -87,4 +88,87 @@ fn what_is_missing_is_named() {
     assert!(problem("bare.h5ad", json!({})).contains("has no coordinates at `/obsm/spatial`"));
     assert!(problem("v3.zarr", json!({"layer": "x"})).contains("has no `/layers/x`"));
     assert!(problem("v3.zarr", json!({"regions": "x"})).contains("is no column of `obs`"));
+}
+
+/// A section of 20 spots in SpatialData: shapes at twice the image's scale, in both containers.
+const SECTIONS: &str = r#"
+import anndata as ad, geopandas as gpd, numpy as np, pandas as pd, scipy.sparse as sp, spatialdata as sd, warnings
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale, Sequence, Translation
+warnings.simplefilter("ignore")
+rng = np.random.default_rng(0)
+pixels = rng.integers(0, 255, (3, 300, 401), dtype="uint8")
+pixels.transpose(1, 2, 0).tofile("pixels.raw")
+xy = np.arange(40.).reshape(20, 2) * 10 + 5
+def make(with_coordinates, to, offset=0):
+    a = ad.AnnData(sp.random(20, 12, .3, format="csr", random_state=0, dtype="float32"))
+    a.obs_names = [f"s{i}" for i in range(20)]
+    a.obs["region"] = pd.Categorical(["spots"] * 20)
+    a.obs["spot_id"] = np.arange(20)[::-1] + offset
+    if with_coordinates: a.obsm["spatial"] = xy[::-1].copy()
+    shapes = ShapesModel.parse(xy, geometry=0, radius=6., index=np.arange(20) + offset, transformations=to)
+    image = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=["r", "g", "b"], scale_factors=[2],
+      transformations={"global": Scale([4., 4.], axes=("x", "y")), "other": Identity()})
+    turned = Image2DModel.parse(pixels, dims=("c", "y", "x"), transformations={"global": Translation([90., 0.], axes=("x", "y"))})
+    table = TableModel.parse(a, region="spots", region_key="region", instance_key="spot_id")
+    return sd.SpatialData(images={"he": image, "moved": turned}, shapes={"spots": shapes}, tables={"table": table})
+own = make(True, {"global": Identity()})
+far = make(False, {"global": Sequence([Scale([2., 2.], axes=("x", "y")), Translation([3., 1.], axes=("x", "y"))])}, offset=7)
+own.write("own_v3.zarr"); far.write("far_v3.zarr")
+from spatialdata._io.format import SpatialDataContainerFormatV01
+for name, s in [("own_v2.zarr", own), ("far_v2.zarr", far)]:
+    s.write(name, sdata_formats=SpatialDataContainerFormatV01())
+"#;
+
+#[test]
+fn what_spatialdata_wrote_is_read_from_both_containers() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, SECTIONS) else { return };
+    let pixels = std::fs::read(folder.join("pixels.raw")).unwrap();
+    for version in ["v3", "v2"] {
+        for (kind, scale, diameter, third) in
+            [("own", 0.25, 12.0, [345.0, 355.0]), ("far", 0.25, 24.0, [693.0, 711.0])]
+        {
+            let file = format!("{kind}_{version}.zarr");
+            let Section { table, image, .. } = import(folder, &file, json!({})).unwrap();
+            // The rows of `obs` are in another order than the shapes.
+            assert_eq!(table.spatial[2], third, "{file}");
+            assert_eq!(table.obs.column("spot_id"), None);
+            let image = image.unwrap();
+            image.copy(&folder.join(format!("{file}.image")), &crate::stages_test::context(folder)).unwrap();
+            let image = Image::read(&folder.join(format!("{file}.image"))).unwrap();
+            assert_eq!((image.height, image.width, image.scale), (300, 401, scale), "{file}");
+            assert_eq!(image.spot_diameter_fullres, diameter, "{file}");
+            assert!(image.pixels == pixels, "{file}");
+            let library = &table.libraries["S"];
+            assert_eq!(library.scale_factors.spot_diameter_fullres, diameter);
+            assert!(library.images["hires"].pixels == pixels);
+        }
+    }
+    let problem = import(folder, "own_v3.zarr", json!({"image": "moved"})).err().unwrap().chain().join(": ");
+    assert!(problem.contains("is turned or shifted against the spots"), "{problem}");
+}
+
+/// What we write as SpatialData comes back as it was.
+#[test]
+fn our_own_section_comes_back() {
+    use crate::{simulate::Simulate, stages_test::run};
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let outputs = ["table", "image", "labels", "section"];
+    run::<Simulate>(folder, json!({"section": "S", "rows": 6, "cols": 6, "genes": 30}), &[], &outputs);
+    let at = |place: &str| folder.join("simulate").join(place);
+    let params = json!({"path": at("section"), "section": "S"});
+    run::<Import>(folder, params, &[], &outputs);
+    let (wanted, found) =
+        (Table::read(&at("table")).unwrap(), Table::read(&folder.join("import/table")).unwrap());
+    assert!(found.x == wanted.x && found.var == wanted.var && found.spatial == wanted.spatial);
+    assert!(found.libraries == wanted.libraries);
+    assert_eq!(found.obs.index, wanted.obs.index);
+    for (name, column) in &wanted.obs.columns {
+        assert_eq!(found.obs.column(name), Some(column), "{name}");
+    }
+    assert_eq!(found.obs.columns.len(), wanted.obs.columns.len());
+    assert!(Image::read(&at("image")).unwrap() == Image::read(&folder.join("import/image")).unwrap());
 }

@@ -124,6 +124,18 @@ impl Planes {
 }
 
 impl Reader {
+    /// Rows of a chunk of an image of colour x row x column: so many at a time are read without reading any twice.
+    ///
+    /// # Errors
+    /// If there is no such array.
+    pub fn chunk_rows(&self, name: &str) -> Result<usize> {
+        let place = self.place.child(name);
+        let array = Array::open(place.store.clone(), place.path()).map_err(place.error())?;
+        let first = vec![0; array.shape().len()];
+        let chunk = array.chunk_shape(&first).map_err(place.error())?;
+        Ok(chunk.get(1).map_or(1, |rows| rows.get() as usize))
+    }
+
     /// Interleaved RGB of some rows of an array of colour x row x column: of more colours the first three, of one that one
     /// thrice.
     ///
