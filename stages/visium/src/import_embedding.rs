@@ -33,9 +33,13 @@ pub(crate) struct Params {
     model: String,
     /// The licence that the model's weights came under: many forbid some uses.
     licence: String,
-    /// Digest of the weights, as their publisher gives it. Default: none.
+    /// Digest of the weights, as their publisher gives it. It is recorded, and cannot be verified here. Default: none.
     #[serde(default)]
     digest: Option<String>,
+    /// BLAKE3 of the file at `path`, in hex as `b3sum` prints it: another file is refused. Default: none, and the
+    /// digest that was found is in the log.
+    #[serde(default)]
+    file_digest: Option<String>,
 }
 
 fn yes() -> bool {
@@ -69,6 +73,7 @@ impl Stage for ImportEmbedding {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
+        let digest = verify(&params)?;
         let (embedding, rows) = import(&params, &table)?;
         let values = [
             ("spots", embedding.spots.len()),
@@ -79,14 +84,31 @@ impl Stage for ImportEmbedding {
         let values: BTreeMap<String, f64> =
             values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
         tracing::info!(
-            "{} spots x {} features of {} ({})",
+            "{} spots x {} features of {} (licence {}, weights {}), file blake3 {digest}",
             embedding.spots.len(),
             embedding.dims,
             params.model,
-            params.licence
+            params.licence,
+            params.digest.as_deref().unwrap_or("without a digest")
         );
         ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
         ctx.write("embedding", &embedding)
+    }
+}
+
+/// The file's digest, which must be the one that was declared.
+fn verify(params: &Params) -> Result<String> {
+    let path = params.path.as_path();
+    let mut hasher = blake3::Hasher::new();
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    hasher.update_reader(file).map_err(Error::io(path))?;
+    let found = hasher.finalize().to_hex().to_string();
+    match &params.file_digest {
+        Some(declared) if !declared.trim().eq_ignore_ascii_case(&found) => Err(Error::invalid(format!(
+            "{} has the BLAKE3 digest {found}, but `file_digest` says {declared}: it is another file, or was changed",
+            path.display()
+        ))),
+        _ => Ok(found),
     }
 }
 
@@ -168,7 +190,9 @@ mod tests {
         params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let index = ["A_x", "A_y"].map(str::to_owned).into();
         let table = Table { obs: Frame { index, ..Frame::default() }, ..Table::default() };
-        import(&serde_json::from_value(params).unwrap(), &table)
+        let params = serde_json::from_value(params).unwrap();
+        verify(&params)?;
+        import(&params, &table)
     }
 
     #[test]
@@ -179,6 +203,15 @@ mod tests {
         assert_eq!(embedding.values, [1.0, 2.5, 3.0, 4.0]);
         let (embedding, _) = with("f0\tspot\n7\tA_x\n8\tA_y\n", json!({"spots": "spot"})).unwrap();
         assert_eq!(embedding.values, [7.0, 8.0]);
+    }
+
+    #[test]
+    fn a_file_of_another_digest_is_refused() {
+        let text = "s,f\nA_x,1\nA_y,2\n";
+        let digest = blake3::hash(text.as_bytes()).to_hex().to_string();
+        assert!(with(text, json!({"file_digest": digest.to_uppercase()})).is_ok());
+        let problem = with("s,f\nA_x,1\nA_y,3\n", json!({"file_digest": digest})).unwrap_err().to_string();
+        assert!(problem.contains("it is another file, or was changed"), "{problem}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub(crate) mod counts;
 mod formats_test;
 mod h5;
 pub(crate) mod images;
+mod lzw;
 mod mtx;
 pub(crate) mod positions;
 mod slide;

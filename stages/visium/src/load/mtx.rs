@@ -88,21 +88,16 @@ fn matrix(mut file: impl BufRead) -> Result<Csr, String> {
     let room = stored.min(1 << 24);
     let (mut spots, mut genes, mut values) =
         (Vec::<u32>::with_capacity(room), Vec::<i32>::with_capacity(room), Vec::<f32>::with_capacity(room));
-    while let Some(line) = lines.next(&mut file)? {
-        let mut fields = line.split_ascii_whitespace();
-        let entry = (|| {
-            let (feature, barcode): (usize, usize) =
-                (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-            let value: f32 = if is_pattern { 1.0 } else { fields.next()?.parse().ok()? };
-            let inside = (1..=n_features).contains(&feature) && (1..=n_barcodes).contains(&barcode);
-            inside.then_some((u32::try_from(barcode - 1).ok()?, i32::try_from(feature - 1).ok()?, value))
-        })();
-        let Some((spot, gene, value)) = entry else {
+    while lines.advance(&mut file)? {
+        let Some((spot, gene, value)) = entry(&lines.buffer, n_features, n_barcodes, is_pattern) else {
             return Err(format!(
                 "line {} should hold a feature of 1 to {n_features}, a barcode of 1 to {n_barcodes} and a count",
                 lines.number
             ));
         };
+        if spots.len() == stored {
+            return Err(format!("line {} is one more than the {stored} counts it promises", lines.number));
+        }
         spots.push(spot);
         genes.push(gene);
         values.push(value);
@@ -111,6 +106,33 @@ fn matrix(mut file: impl BufRead) -> Result<Csr, String> {
         return Err(format!("is cut off: it promises {stored} counts and holds {}", spots.len()));
     }
     by_spot(n_barcodes, n_features, &spots, genes, values)
+}
+
+/// Feature, barcode and count of a line, as (barcode, feature, count) from 0.
+fn entry(line: &[u8], n_features: usize, n_barcodes: usize, is_pattern: bool) -> Option<(u32, i32, f32)> {
+    let (feature, rest) = whole(line)?;
+    let (barcode, rest) = whole(rest)?;
+    let value = match whole(rest) {
+        _ if is_pattern => 1.0,
+        Some((count, rest)) if rest.trim_ascii_start().is_empty() => count as f32,
+        // A real number, or a whole one with something behind it.
+        _ => {
+            let field = rest.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+            str::from_utf8(field).ok()?.parse().ok()?
+        }
+    };
+    let inside = (1..=n_features).contains(&feature) && (1..=n_barcodes).contains(&barcode);
+    inside.then_some((u32::try_from(barcode - 1).ok()?, i32::try_from(feature - 1).ok()?, value))
+}
+
+/// The whole number that a line begins with, and what is behind it. `None`: another word, or beyond 2^53.
+fn whole(line: &[u8]) -> Option<(usize, &[u8])> {
+    let line = line.trim_ascii_start();
+    let digits = line.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let ends = line.get(digits).is_none_or(u8::is_ascii_whitespace);
+    let fits = (1..=15).contains(&digits) && ends;
+    let (number, rest) = line.split_at(digits);
+    fits.then(|| (number.iter().fold(0, |value, byte| value * 10 + usize::from(byte - b'0')), rest))
 }
 
 /// Entries in any order as rows; most files have a spot's together already.
@@ -150,17 +172,24 @@ struct Lines {
 }
 
 impl Lines {
-    fn next(&mut self, file: &mut impl BufRead) -> Result<Option<&str>, String> {
+    /// Goes to the next line; whether there is one.
+    fn advance(&mut self, file: &mut impl BufRead) -> Result<bool, String> {
         loop {
             self.buffer.clear();
             let read = file.read_until(b'\n', &mut self.buffer);
             if read.map_err(|error| format!("cannot read on after line {}: {error}", self.number))? == 0 {
-                return Ok(None);
+                return Ok(false);
             }
             self.number += 1;
             if !self.buffer.trim_ascii().is_empty() {
-                break;
+                return Ok(true);
             }
+        }
+    }
+
+    fn next(&mut self, file: &mut impl BufRead) -> Result<Option<&str>, String> {
+        if !self.advance(file)? {
+            return Ok(None);
         }
         let number = self.number;
         let line = str::from_utf8(self.buffer.trim_ascii());
@@ -200,6 +229,23 @@ mod tests {
             "is cut off: it promises 2 counts and holds 1"
         );
         assert!(problem(&format!("{BANNER}3 2 2\n1 1 7\n1 1 7\n")).contains("unique columns"));
+    }
+
+    /// Numbers are read by hand where they are whole: the others still by Rust's own parser.
+    #[test]
+    fn numbers_of_every_notation_are_read() {
+        let value = |text: &str| entry(format!(" 3\t2 {text}\r\n").as_bytes(), 3, 2, false);
+        for (text, wanted) in
+            [("7", 7.0), ("1e3", 1000.0), ("2.5", 2.5), ("-1", -1.0), ("16777217", 16_777_217.0)]
+        {
+            assert_eq!(value(text), Some((1, 2, wanted)), "{text}");
+        }
+        assert_eq!(value("99999999999999999999"), Some((1, 2, 1e20)));
+        assert_eq!((value("x"), value(""), value("7x")), (None, None, None));
+        assert_eq!(entry(b"-1 2 7", 3, 2, false), None);
+        assert_eq!(entry(b"0 2 7", 3, 2, false), None);
+        let more = parse(&format!("{BANNER}3 2 1\n1 1 7\n2 1 7\n")).unwrap_err();
+        assert_eq!(more, "line 5 is one more than the 1 counts it promises");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The microscope's own image, at full resolution: TIFF, BigTIFF and OME-TIFF by strip or row of tiles, so that a
-//! whole slide is never in memory; PNG and JPEG, which no crate decodes in part, at once.
+//! whole slide is never in memory; PNG by row; JPEG and interlaced PNG, whose pixels come in no order, at once.
 
 use std::{
     fs::File,
@@ -15,6 +15,8 @@ use tiff::{
     tags::{PlanarConfiguration, Tag},
 };
 
+use super::lzw::Lzw;
+
 /// An image that has been looked at and not yet decoded.
 pub(crate) struct Slide {
     pub height: usize,
@@ -28,6 +30,8 @@ enum Kind {
     Tiff {
         page: usize,
     },
+    /// A PNG whose rows come from the top.
+    Png,
     Other,
 }
 
@@ -43,6 +47,12 @@ impl Slide {
             let (page, width, height) = largest_page(&path).map_err(unreadable(&path))?;
             return Ok(Self { height, width, path, kind: Kind::Tiff { page } });
         }
+        if magic == *b"\x89PNG" {
+            let reader = png_reader(&path).map_err(unreadable(&path))?;
+            let (height, width) = (reader.info().height as usize, reader.info().width as usize);
+            let kind = if reader.info().interlaced { Kind::Other } else { Kind::Png };
+            return Ok(Self { height, width, path, kind });
+        }
         let reader = image::ImageReader::open(&path).map_err(Error::io(&path))?;
         let reader = reader.with_guessed_format().map_err(Error::io(&path))?;
         let (width, height) = reader.into_dimensions().map_err(unreadable(&path))?;
@@ -57,18 +67,28 @@ impl Slide {
                 for band in 0..bands.count {
                     ctx.progress(band as u64, bands.count as u64, "bands of the slide");
                     ctx.check_cancelled()?;
-                    let decoded = bands.decode(band).map_err(|error| match error {
-                        // Some tiles of LZW are refused that are sound (image-tiff's issue 395).
-                        TiffError::IoError(error) if error.to_string().contains("lzw") => {
-                            unreadable(&self.path)(format!(
-                                "{error}: its LZW tiles cannot be decoded here; save it with deflate or JPEG"
-                            ))
-                        }
-                        error => unreadable(&self.path)(error),
-                    });
-                    rows.push(&decoded?)?;
+                    rows.push(&bands.decode(band).map_err(unreadable(&self.path))?)?;
                 }
                 Ok(())
+            }
+            Kind::Png => {
+                let mut reader = png_reader(&self.path).map_err(unreadable(&self.path))?;
+                let channels = reader.output_color_type().0.samples();
+                let (mut band, mut row) = (Vec::new(), 0);
+                while let Some(pixels) = reader.next_row().map_err(unreadable(&self.path))? {
+                    band.extend(pixels.data().chunks_exact(channels).flat_map(|pixel| match *pixel {
+                        [red, green, blue, ..] => [red, green, blue],
+                        [gray, ..] => [gray; 3],
+                        [] => [0; 3],
+                    }));
+                    row += 1;
+                    if row % PNG_ROWS == 0 {
+                        ctx.progress(row as u64, self.height as u64, "rows of the slide");
+                        ctx.check_cancelled()?;
+                        rows.push(&std::mem::take(&mut band))?;
+                    }
+                }
+                if band.is_empty() { Ok(()) } else { rows.push(&band) }
             }
             Kind::Other => {
                 let mut reader = image::ImageReader::open(&self.path).map_err(Error::io(&self.path))?;
@@ -85,9 +105,28 @@ fn unreadable<E: Into<Box<dyn std::error::Error + Send + Sync>>>(path: &Path) ->
     Error::other(format!("cannot read the image {}", path.display()))
 }
 
+/// Rows of a PNG that are decoded at a time.
+const PNG_ROWS: usize = 256;
+
+/// Samples of 8 bits, in gray or colour, with or without transparency.
+fn png_reader(path: &Path) -> std::result::Result<png::Reader<BufReader<File>>, png::DecodingError> {
+    // Room for a row of a million pixels and its neighbours; a whole slide never lies in memory.
+    let limits = png::Limits { bytes: 1 << 27 };
+    let mut decoder = png::Decoder::new_with_limits(BufReader::new(File::open(path)?), limits);
+    decoder.set_transformations(png::Transformations::normalize_to_color8());
+    decoder.read_info()
+}
+
+/// No packing that TIFF knows makes pixels smaller than this; a file that says it does is wrong.
+const MOST_PACKED: usize = 2048;
+
 fn decoder(path: &Path) -> Result<Decoder<BufReader<File>>, TiffError> {
-    // The size of a slide is no sign of an attack; tiles are checked against the page they are of.
-    Ok(Decoder::new(BufReader::new(File::open(path)?))?.with_limits(Limits::unlimited()))
+    let file = File::open(path)?;
+    // Large chunks are no sign of an attack, unless they are larger than the file can be unpacked to.
+    let mut limits = Limits::unlimited();
+    limits.decoding_buffer_size =
+        usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX).saturating_mul(MOST_PACKED);
+    Ok(Decoder::new(BufReader::new(file))?.with_limits(limits))
 }
 
 /// Position, width and height.
@@ -123,6 +162,8 @@ struct Bands {
     color: ColorType,
     /// Whether each colour lies in chunks of its own.
     planes: Option<usize>,
+    /// Where chunks are packed by LZW.
+    lzw: Option<Lzw>,
 }
 
 impl Bands {
@@ -142,6 +183,8 @@ impl Bands {
         let planar = first.find_tag_unsigned::<u16>(Tag::PlanarConfiguration)?;
         let is_planar = planar == Some(PlanarConfiguration::Planar.to_u16());
         let samples = first.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1);
+        let interleaved = if is_planar { 1 } else { usize::from(samples) };
+        let lzw = Lzw::of_page(path, first, interleaved)?;
         let across = match first.get_chunk_type() {
             ChunkType::Strip => 1,
             ChunkType::Tile => width.div_ceil(chunk_width) as usize,
@@ -155,6 +198,7 @@ impl Bands {
             chunk: (chunk_width as usize, chunk_height as usize),
             planes: is_planar.then_some(usize::from(samples)),
             color,
+            lzw,
         })
     }
 
@@ -162,7 +206,7 @@ impl Bands {
     fn decode(&mut self, band: usize) -> Result<Vec<u8>, TiffError> {
         let rows = (self.height - band * self.chunk.1).min(self.chunk.1);
         let (color, across, count, planes) = (self.color, self.across, self.count, self.planes);
-        let share = across.div_ceil(self.decoders.len());
+        let (lzw, share) = (self.lzw.as_ref(), across.div_ceil(self.decoders.len()));
         let columns: Vec<usize> = (0..across).collect();
         let decoded = self
             .decoders
@@ -171,7 +215,13 @@ impl Bands {
             .map(|(decoder, columns)| {
                 let of_column = |&column: &usize| {
                     let chunk = band * across + column;
-                    let mut read = |chunk: usize| decoder.read_chunk(chunk as u32).and_then(bytes);
+                    let mut read = |chunk: usize| match lzw {
+                        None => decoder.read_chunk(chunk as u32).and_then(bytes),
+                        Some(lzw) => {
+                            let inside = decoder.chunk_data_dimensions(chunk as u32);
+                            lzw.decode(decoder.inner(), chunk, inside)
+                        }
+                    };
                     match planes {
                         None => rgb(&read(chunk)?, color),
                         Some(planes) => {
@@ -295,6 +345,24 @@ mod tests {
         TiffEncoder::new(&mut rgba).unwrap().write_image::<colortype::RGBA8>(4, 3, &samples).unwrap();
         let expected: Vec<u8> = samples.chunks(4).flat_map(|pixel| pixel[..3].to_vec()).collect();
         assert_eq!(copy(rgba.get_ref()).unwrap().pixels, expected);
+    }
+
+    #[test]
+    fn png_is_read_row_by_row() {
+        let encode = |image: image::DynamicImage| {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
+            bytes.into_inner()
+        };
+        let samples = pixels(70, 600, 4);
+        let rgba = image::RgbaImage::from_raw(70, 600, samples.clone()).unwrap();
+        let bytes = encode(rgba.into());
+        let expected: Vec<u8> = samples.chunks(4).flat_map(|pixel| pixel[..3].to_vec()).collect();
+        assert!(copy(&bytes).unwrap().pixels == expected);
+        assert!(copy(&bytes[..bytes.len() / 2]).unwrap_err().to_string().contains("slide.tif"));
+        let gray = image::GrayImage::from_raw(3, 2, vec![1, 2, 3, 4, 5, 6]).unwrap();
+        let expected: Vec<u8> = (1..=6).flat_map(|value| [value; 3]).collect();
+        assert_eq!(copy(&encode(gray.into())).unwrap().pixels, expected);
     }
 
     #[test]
