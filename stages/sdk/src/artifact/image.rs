@@ -54,6 +54,15 @@ impl Image {
         self.pixels.is_empty()
     }
 
+    /// Refuses pixels that do not fill it.
+    fn check(&self) -> Result<()> {
+        let (height, width, bytes) = (self.height, self.width, self.pixels.len());
+        if bytes == height * width * 3 {
+            return Ok(());
+        }
+        Err(Error::invalid(format!("an RGB image of {width} x {height} pixels cannot have {bytes} bytes")))
+    }
+
     /// Height, width and pixels of a child array.
     pub(super) fn read_pixels(group: &Reader, name: &str) -> Result<(usize, usize, Vec<u8>)> {
         let (shape, pixels) = group.array(name, &[None, None, Some(3)])?;
@@ -64,13 +73,8 @@ impl Image {
     }
 
     pub(super) fn write_pixels(&self, group: &Writer, name: &str, attributes: Attributes) -> Result<()> {
+        self.check()?;
         let (height, width) = (self.height, self.width);
-        if self.pixels.len() != height * width * 3 {
-            return Err(Error::invalid(format!(
-                "an RGB image of {width} x {height} pixels cannot have {} bytes",
-                self.pixels.len()
-            )));
-        }
         group.array(name, &[height, width, 3], &self.pixels, attributes)
     }
 }
@@ -90,6 +94,7 @@ impl Artifact for Image {
     }
 
     fn write(&self, path: &Path) -> Result<()> {
+        self.check()?;
         let mut rows = ImageRows::create(path, self)?;
         rows.push(&self.pixels)?;
         rows.finish()
