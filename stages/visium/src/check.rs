@@ -34,6 +34,10 @@ pub(crate) struct Params {
     /// Share of barcodes that may fail to join, and of spots that may lie outside the image. Default 0.01.
     #[serde(default = "tolerance")]
     tolerance: f64,
+    /// Share of the spots under tissue that the annotation names, if it is this section's: a small annotation may lie whole in
+    /// a large section. Default 0.5.
+    #[serde(default = "min_coverage")]
+    min_coverage: f64,
     /// Fail on a mix-up (true, default), or only report and warn.
     #[serde(default = "strict")]
     strict: bool,
@@ -41,6 +45,10 @@ pub(crate) struct Params {
 
 fn tolerance() -> f64 {
     0.01
+}
+
+fn min_coverage() -> f64 {
+    0.5
 }
 
 fn strict() -> bool {
@@ -61,10 +69,13 @@ impl Stage for Check {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if (0.0..1.0).contains(&params.tolerance) {
-            return Ok(());
+        let shares = [("tolerance", params.tolerance), ("min_coverage", params.min_coverage)];
+        match shares.into_iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+            Some((name, share)) => {
+                Err(Error::invalid(format!("{name}: {share} should be from 0 to below 1")))
+            }
+            None => Ok(()),
         }
-        Err(Error::invalid(format!("tolerance: {} should be from 0 to below 1", params.tolerance)))
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
@@ -128,7 +139,15 @@ fn check(params: &Params) -> Result<(BTreeMap<String, f64>, Vec<String>)> {
         let known = annotation.regions.len() - stray;
         values.insert("annotated".into(), annotation.regions.len() as f64);
         values.insert("annotated_without_counts".into(), stray as f64);
-        values.insert("annotated_share_of_spots".into(), known as f64 / barcodes.len() as f64);
+        let coverage = known as f64 / barcodes.len() as f64;
+        values.insert("annotated_share_of_spots".into(), coverage);
+        if coverage < params.min_coverage {
+            problems.push(format!(
+                "{} names {known} of {} spots: it is of another section, or set `min_coverage` below {coverage:.2}",
+                path.display(),
+                barcodes.len()
+            ));
+        }
         if exceeds(stray, annotation.regions.len()) {
             problems.push(format!(
                 "{stray} of {} barcodes of {} have no counts: it is of another section",
@@ -252,5 +271,78 @@ mod tests {
             "{problems:?}"
         );
         assert_eq!(mixed("none").unwrap(), Vec::<String>::new());
+    }
+
+    /// Judges the annotation of every section beside the counts of every one: those that were accepted.
+    fn accepted(data: &str, sections: &[&str], outs_of: impl Fn(&Path, &str)) -> Option<Vec<[String; 2]>> {
+        let data = golden::shared(data)?;
+        let mut accepted = Vec::new();
+        for section in sections {
+            let folder = tempfile::tempdir().unwrap();
+            outs_of(&data.join(section), folder.path().to_str().unwrap());
+            for annotated in sections {
+                let annotation = data.join(annotated).join("annotation.csv");
+                let (_, problems) = check(&params(folder.path(), section, Some(&annotation))).unwrap();
+                if problems.is_empty() {
+                    accepted.push([section.to_string(), annotated.to_string()]);
+                }
+            }
+        }
+        Some(accepted)
+    }
+
+    fn copy_spatial(from: &Path, to: &Path) {
+        std::fs::create_dir(to.join("spatial")).unwrap();
+        for entry in std::fs::read_dir(from.join("spatial")).unwrap().flatten() {
+            if !entry.file_name().to_string_lossy().ends_with(".png") {
+                std::fs::copy(entry.path(), to.join("spatial").join(entry.file_name())).unwrap();
+            }
+        }
+    }
+
+    /// Ten of the twelve came without counts: one gene per spot under tissue stands for them.
+    #[test]
+    fn each_section_of_the_cortex_takes_its_own_annotation_and_hardly_another() {
+        let sections = [
+            "151507", "151508", "151509", "151510", "151669", "151670", "151671", "151672", "151673",
+            "151674", "151675", "151676",
+        ];
+        let outs = |from: &Path, to: &str| {
+            let to = Path::new(to);
+            copy_spatial(from, to);
+            let positions = positions::read(&to.join("spatial")).unwrap();
+            let barcodes: Vec<&str> = positions.under_tissue().collect();
+            let n = barcodes.len();
+            let counts: String = (1..=n).map(|spot| format!("1 {spot} 1\n")).collect();
+            let folder = to.join("filtered_feature_bc_matrix");
+            std::fs::create_dir(&folder).unwrap();
+            let banner = "%%MatrixMarket matrix coordinate integer general";
+            std::fs::write(folder.join("matrix.mtx"), format!("{banner}\n1 {n} {n}\n{counts}")).unwrap();
+            std::fs::write(folder.join("features.tsv"), "g\tg\tGene Expression\n").unwrap();
+            std::fs::write(folder.join("barcodes.tsv"), barcodes.join("\n")).unwrap();
+        };
+        let Some(accepted) = accepted("data/dlpfc", &sections, outs) else { return };
+        let (own, others): (Vec<_>, Vec<_>) =
+            accepted.into_iter().partition(|[section, other]| section == other);
+        assert_eq!(own, sections.map(|section| [section.to_owned(), section.to_owned()]));
+        // These cover nearly the whole array, and hold all that smaller ones name: barcodes cannot tell nine pairs of 132.
+        let hold_others = ["151508", "151509", "151510"];
+        assert!(
+            others.len() == 9 && others.iter().all(|[section, _]| hold_others.contains(&section.as_str())),
+            "{others:?}"
+        );
+    }
+
+    #[test]
+    fn each_section_of_her2st_takes_its_own_annotation_alone() {
+        let sections = ["A1", "B1", "C1", "D1", "E1", "F1", "G2", "H1"];
+        let outs = |from: &Path, to: &str| {
+            let to = Path::new(to);
+            copy_spatial(from, to);
+            let counts = "filtered_feature_bc_matrix.h5";
+            std::fs::copy(from.join(counts), to.join(counts)).unwrap();
+        };
+        let Some(accepted) = accepted("data/her2st", &sections, outs) else { return };
+        assert_eq!(accepted, sections.map(|section| [section.to_owned(), section.to_owned()]));
     }
 }

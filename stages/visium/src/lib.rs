@@ -22,6 +22,7 @@ mod section;
 mod simulate;
 mod smooth;
 mod stain;
+mod stain_augment;
 #[doc(hidden)]
 pub mod steps;
 mod text;
@@ -55,5 +56,6 @@ restage_stage::export!("visium";
     simulate::Simulate,
     smooth::Smooth,
     stain::StainNormalize,
+    stain_augment::StainAugment,
     tissue_mask::TissueMask,
 );

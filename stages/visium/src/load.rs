@@ -4,6 +4,8 @@ pub(crate) mod annotation;
 pub(crate) mod counts;
 #[cfg(test)]
 mod formats_test;
+#[cfg(test)]
+mod generated_test;
 mod h5;
 pub(crate) mod images;
 mod lzw;

@@ -7,13 +7,13 @@ use std::{
 
 use restage_stage::{
     Context, Stage,
-    artifact::{Artifact, Embedding, Image, Labels, Metrics, Patches, Role, Split, Table},
+    artifact::{Artifact, Csr, Embedding, Frame, Image, Labels, Metrics, Patches, Role, Split, Table},
     context::Silence,
     task::Task,
 };
 use serde_json::{Value, json};
 
-use crate::{normalize::Normalize, patches::MakePatches, pca::Pca, qc::Qc, simulate::Simulate};
+use crate::{normalize::Normalize, patches::MakePatches, pca::Pca, qc::Qc, scale::Scale, simulate::Simulate};
 
 /// Runs a stage into `folder/<stage>/<output>`.
 pub(crate) fn run<S: Stage>(folder: &Path, params: Value, inputs: &[(&str, &[PathBuf])], outputs: &[&str]) {
@@ -45,6 +45,47 @@ pub(crate) fn context(folder: &Path) -> Context {
         scratch: folder.into(),
     };
     Context::new(task, Box::new(Silence))
+}
+
+/// What nothing expresses, and a spot that expresses nothing, go through every step without becoming NaN.
+#[test]
+fn a_gene_and_a_spot_of_zeros_stay_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |place: &str| vec![folder.path().join(place)];
+    let row = |spot: usize| {
+        let genes = (1..30).filter(move |gene| spot > 0 && (gene * 7 + spot * 3) % 5 < 3);
+        genes.map(|gene| (gene as i32, ((gene * spot) % 11 + 1) as f32)).collect()
+    };
+    let names = |prefix: &str, count: usize| (0..count).map(|i| format!("{prefix}{i}")).collect::<Vec<_>>();
+    let table = Table {
+        x: Csr::from_rows(30, (0..40).map(row)),
+        obs: Frame { index: names("s_", 40), ..Frame::default() },
+        var: Frame { index: names("g", 30), ..Frame::default() },
+        spatial: (0..40).map(|spot| [f64::from(spot), 0.0]).collect(),
+        ..Table::default()
+    };
+    table.write(&folder.path().join("raw")).unwrap();
+    let keep_all = json!({ "min_counts": 0, "min_cells": 0 });
+    run::<Qc>(folder.path(), keep_all, &[("table", &at("raw"))], &["table", "summary"]);
+    assert_eq!(Table::read(&folder.path().join("qc/table")).unwrap().x, table.x);
+    for flavor in ["seurat", "cell_ranger", "seurat_v3"] {
+        let home = folder.path().join(flavor);
+        let params = json!({ "flavor": flavor, "n_top_genes": 12, "subset": false, "span": 0.8 });
+        run::<Normalize>(&home, params, &[("table", &at("qc/table"))], &["table"]);
+        let normalized = vec![home.join("normalize/table")];
+        run::<Scale>(&home, json!({}), &[("table", &normalized)], &["table"]);
+        for scale in [false, true] {
+            let params = json!({ "n_components": 5, "scale": scale });
+            let home = home.join(format!("scaled_{scale}"));
+            run::<Pca>(&home, params, &[("table", &normalized)], &["embedding"]);
+            let scores = Embedding::read(&home.join("pca/embedding")).unwrap().values;
+            assert!(scores.iter().all(|score| score.is_finite()), "{flavor} {scores:?}");
+        }
+        for path in [&normalized[0], &home.join("scale/table")] {
+            let values = Table::read(path).unwrap().x.data;
+            assert!(values.iter().all(|value| value.is_finite()), "{flavor}");
+        }
+    }
 }
 
 #[test]

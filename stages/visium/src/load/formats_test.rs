@@ -59,6 +59,10 @@ fn hdf5_of_every_version_is_read_as_scanpy_reads_it() {
     check("fixtures/visiumio/10xVisium/section1/outs/raw_feature_bc_matrix.h5", None, unsigned);
     let seurat = (2695, 100, 50355, 132_231.0, 8_077_558_452.0, "AAACAAGTATCTCCCA-1", "Xkr4");
     check("fixtures/seurat_visium/filtered_feature_bc_matrix.h5", None, seurat);
+    for bin in ["square_008um", "square_016um"] {
+        let file = format!("fixtures/seurat_visium_hd/binned_outputs/{bin}/filtered_feature_bc_matrix.h5");
+        check(&file, None, seurat);
+    }
     let empty = (10, 10, 0, 0.0, 0.0, "s_002um_02448_01644-1", "Xkr4");
     check("fixtures/visiumio/binned_outputs/square_002um/filtered_feature_bc_matrix.h5", None, empty);
 }
@@ -77,6 +81,28 @@ fn triples_of_every_version_are_read_as_scanpy_reads_them() {
     check("msti_breast/outs/filtered_feature_bc_matrix", None, breast);
     let cortex = (3639, 500, 118_617, 186_564.0, 93_279_163_495.0, "AAACAAGTATCTCCCA-1", "ENSG00000282097");
     check("dlpfc/151673/filtered_feature_bc_matrix", None, cortex);
+}
+
+/// Every count file of the folder: spots, genes, stored counts and their sum by scanpy 1.11.5 and scipy.
+#[test]
+fn every_file_holds_the_counts_that_python_finds() {
+    for (path, spots, genes, stored, total) in [
+        ("dlpfc/151510/filtered_feature_bc_matrix.h5", 4634, 500, 1_112_107, 4_652_972.0),
+        ("dlpfc/151510/filtered_feature_bc_matrix", 4634, 500, 1_112_107, 4_652_972.0),
+        ("dlpfc/151673/filtered_feature_bc_matrix.h5", 3639, 500, 118_617, 186_564.0),
+        ("fixtures/scanpy_10x_data/int-ids", 5, 6, 3, 8.0),
+        ("fixtures/sfe_sample01/outs/filtered_feature_bc_matrix", 12, 5, 60, 2951.0),
+        ("fixtures/sfe_sample02/outs/filtered_feature_bc_matrix", 13, 5, 62, 2762.0),
+        ("fixtures/visiumio/10xVisium/section1/outs/raw_feature_bc_matrix", 50, 50, 338, 682.0),
+        ("fixtures/visiumio/10xVisium/section2/outs/raw_feature_bc_matrix", 50, 50, 338, 682.0),
+        ("fixtures/visiumio/10xVisium/section2/outs/raw_feature_bc_matrix.h5", 50, 49, 282, 419.0),
+        ("fixtures/visiumio/binned_outputs/square_002um/filtered_feature_bc_matrix", 10, 10, 0, 0.0),
+    ] {
+        let Some(file) = golden::shared(&format!("data/{path}")) else { return };
+        let counts = Source::named(&file).unwrap().read(None).unwrap();
+        let found = (counts.barcodes.len(), counts.genes.len(), counts.x.data.len(), sums(&counts).0);
+        assert_eq!(found, (spots, genes, stored, total), "{path}");
+    }
 }
 
 /// A section of spaceranger's and its number of spots x genes, of which so many lie under tissue.

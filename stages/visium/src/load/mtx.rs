@@ -40,14 +40,20 @@ pub(super) fn read(folder: &Path) -> Result<(Vec<String>, Features, Csr)> {
 }
 
 fn first_field(line: &str) -> &str {
-    line.split('\t').next().unwrap_or_default().trim()
+    field(line.split('\t').next().unwrap_or_default())
+}
+
+/// A field without what stands around it; R's writers quote.
+fn field(field: &str) -> &str {
+    let field = field.trim();
+    field.strip_prefix('"').and_then(|field| field.strip_suffix('"')).unwrap_or(field)
 }
 
 /// Lines of id, name and kind, where the older format has no kind.
 fn features(text: &str) -> Result<Features, String> {
     let mut features = Features::default();
     for (number, line) in (1..).zip(text.lines()) {
-        let mut fields = line.split('\t').map(str::trim);
+        let mut fields = line.split('\t').map(field);
         let (id, name, kind) = (fields.next(), fields.next(), fields.next());
         let (Some(id), Some(name)) = (id, name) else {
             return Err(format!("line {number} should hold an id and a name, divided by a tab"));
@@ -262,6 +268,8 @@ mod tests {
             (vec!["a".into(), "b".into()], vec!["Gene Expression".into(), "Custom".into()])
         );
         assert!(features("1\ta\n").unwrap().kinds.is_empty());
+        let quoted = features("\"1\"\t\"a\"\t\"Gene Expression\"\n").unwrap();
+        assert_eq!((&quoted.names[0], &quoted.kinds[0]), (&"a".to_owned(), &"Gene Expression".to_owned()));
         assert!(features("1\n").unwrap_err().starts_with("line 1 should hold an id and a name"));
     }
 

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use reinhard::Colours;
 pub(crate) use reinhard::lightness;
-use stains::Stains;
 pub(crate) use stains::density;
+pub(crate) use stains::{Stains, Tables};
 
 /// The stage type.
 pub(crate) struct StainNormalize;
@@ -244,7 +244,7 @@ impl Look {
 
 /// What becomes of each pixel.
 enum Transfer {
-    Densities(Box<stains::Tables>),
+    Densities(Box<Tables>),
     Colours(Colours, Colours),
     Nothing,
 }

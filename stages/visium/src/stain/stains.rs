@@ -1,7 +1,7 @@
 //! Two stains of an image, and what turns its pixels into those of another: density -ln((I + 1) / 240), haematoxylin first,
 //! concentrations by least squares, strengths by their 99th percentile, as torchstain has it.
 
-use nalgebra::{Matrix3x2, Vector3};
+use nalgebra::{Matrix3, Matrix3x2, Vector3};
 use rayon::prelude::*;
 
 use crate::quantile::select;
@@ -22,16 +22,16 @@ pub(crate) fn density(value: u8) -> f64 {
 
 /// Two stains and how strongly an image is stained with them.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Stains {
+pub(crate) struct Stains {
     /// Densities of red, green and blue (rows) of haematoxylin and eosin (columns), of length 1.
-    pub(super) vectors: [[f64; 2]; 3],
+    pub(crate) vectors: [[f64; 2]; 3],
     /// 99th percentile of the concentrations of each.
-    pub(super) strengths: [f64; 2],
+    pub(crate) strengths: [f64; 2],
 }
 
 impl Stains {
     /// What torchstain normalises to where it is given no image.
-    pub(super) const REFERENCE: Self =
+    pub(crate) const REFERENCE: Self =
         Self { vectors: [[0.5626, 0.2159], [0.7201, 0.8012], [0.4062, 0.5581]], strengths: [1.9705, 1.0308] };
 
     /// The stains of an image: those of its tissue, whose pixels are at least `beta` dense in each colour, as `vectors` finds
@@ -79,7 +79,28 @@ impl Stains {
         let ratio = [0, 1].map(|stain| target.strengths[stain] / self.strengths[stain]);
         let inverse = self.matrix().pseudo_inverse(1e-9).unwrap_or_default();
         let scaled = Matrix3x2::from_fn(|row, stain| target.vectors[row][stain] * ratio[stain]);
-        let map = scaled * inverse;
+        Tables::of(&(scaled * inverse))
+    }
+
+    /// As [`Stains::tables`]; but what of a pixel is of neither stain stays as it is.
+    pub(crate) fn tables_beside(&self, target: &Self) -> Tables {
+        let ratio = [0, 1].map(|stain| target.strengths[stain] / self.strengths[stain]);
+        let inverse = self.matrix().pseudo_inverse(1e-9).unwrap_or_default();
+        let more = Matrix3x2::from_fn(|row, stain| {
+            target.vectors[row][stain] * ratio[stain] - self.vectors[row][stain]
+        });
+        Tables::of(&(Matrix3::identity() + more * inverse))
+    }
+}
+
+/// Factors of the new values, by new colour, old colour and old value.
+pub(crate) struct Tables {
+    factors: [[[f32; 256]; 3]; 3],
+}
+
+impl Tables {
+    /// Of what maps old densities to new ones.
+    fn of(map: &Matrix3<f64>) -> Self {
         let mut factors = [[[0.0; 256]; 3]; 3];
         for (new, of_new) in factors.iter_mut().enumerate() {
             for (old, of_old) in of_new.iter_mut().enumerate() {
@@ -89,22 +110,17 @@ impl Stains {
                 }
             }
         }
-        Tables { factors }
+        Self { factors }
     }
-}
 
-/// Factors of the new values, by new colour, old colour and old value.
-pub(super) struct Tables {
-    factors: [[[f32; 256]; 3]; 3],
-}
+    /// The light of each colour, which is one more than its value.
+    pub(crate) fn light(&self, pixel: [u8; 3]) -> [f32; 3] {
+        let [r, g, b] = pixel.map(usize::from);
+        self.factors.each_ref().map(|of| of[0][r] * of[1][g] * of[2][b])
+    }
 
-impl Tables {
     /// A pixel's new values; what is brighter than white is 254, as in torchstain.
     pub(super) fn apply(&self, pixel: [u8; 3]) -> [u8; 3] {
-        let [r, g, b] = pixel.map(usize::from);
-        self.factors.each_ref().map(|of| {
-            let value = of[0][r] * of[1][g] * of[2][b];
-            if value > 255.0 { 254 } else { value as u8 }
-        })
+        self.light(pixel).map(|value| if value > 255.0 { 254 } else { value as u8 })
     }
 }
