@@ -102,6 +102,23 @@ fn her2st_runs_on_real_sections() {
     open_in_python(&sandbox, &her2st);
 }
 
+/// One real section through every kind of step.
+#[test]
+fn a_section_is_preprocessed_from_counts_and_image() {
+    let Some(shared) = shared() else { return };
+    let sandbox = Sandbox::new();
+    let data = format!("params.data={}", shared.join("data/her2st").display());
+    let preprocess = shipped("preprocess.yaml");
+    let arguments = ["run", "--json", &preprocess, "--set", &data, "--only", "baseline"];
+    let result = sandbox.json(&arguments);
+    // All but one of A1's 346 spots are left, and lie on tissue: a fifth of the image, which is mostly a black margin.
+    assert_eq!(mean(&result, "baseline", 1), 345.0);
+    let tissue = mean(&result, "baseline", 0);
+    assert!((0.15..0.3).contains(&tissue), "{tissue}");
+    assert_eq!(sandbox.json(&arguments)["ran"], 0);
+    open_in_python(&sandbox, &preprocess);
+}
+
 /// `plan` names every wire; only `classify/evaluate` may read test labels.
 fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &str) {
     let list = sandbox.json(&["plugin", "list", "--json", workflow]);
@@ -132,27 +149,45 @@ fn open_in_python(sandbox: &Sandbox, workflow: &str) {
         return;
     };
     let list = sandbox.json(&["show", "--json", workflow]);
-    let mut seen = std::collections::BTreeSet::new();
+    let (mut seen, mut checks) = (std::collections::BTreeSet::new(), Vec::new());
+    let mut embeddings = std::process::Command::new(&python);
+    embeddings.args(["-c", "import anndata, sys; [anndata.read_zarr(path) for path in sys.argv[1:]]"]);
     for artifact in list.as_array().expect("artifacts") {
         let (port, path) = (artifact["port"].as_str(), artifact["path"].as_str().expect("a path"));
-        let program = match port {
-            Some("table") => "checks/check_anndata.py",
-            Some("section") => "checks/check_spatialdata.py",
-            _ => continue,
-        };
         if !seen.insert((port, artifact["stage"].to_string())) {
             continue;
         }
+        let program = match port {
+            Some("table") => "checks/check_anndata.py",
+            Some("section") => "checks/check_spatialdata.py",
+            Some("embedding") => {
+                embeddings.arg(path);
+                continue;
+            }
+            _ => continue,
+        };
         let mut check = std::process::Command::new(&python);
         check.arg(shared.join(program)).arg(path);
-        if port == Some("table") && !has_image(Path::new(path)) {
+        if program.contains("anndata") && !has_image(Path::new(path)) {
             check.arg("--no-image");
         }
-        let output = check.output().expect("Python starts");
-        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-        assert!(output.status.success(), "{path}: {}", told.concat());
+        checks.push(check);
     }
-    assert!(!seen.is_empty());
+    assert!(!checks.is_empty());
+    checks.push(embeddings);
+    // Nearly all of a check is Python's imports: two at a time.
+    for pair in checks.chunks_mut(2) {
+        let piped = std::process::Stdio::piped;
+        let started: Vec<_> = pair
+            .iter_mut()
+            .map(|check| check.stdout(piped()).stderr(piped()).spawn().expect("Python starts"))
+            .collect();
+        for (check, child) in pair.iter().zip(started) {
+            let output = child.wait_with_output().expect("Python ends");
+            let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+            assert!(output.status.success(), "{check:?}: {}", told.concat());
+        }
+    }
 }
 
 /// Whether every section of a table carries its image: then the check draws the spots on the first one's.

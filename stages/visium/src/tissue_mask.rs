@@ -19,7 +19,7 @@ pub(crate) struct TissueMask;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Params {
-    /// How tissue is told from the empty slide. Default `otsu`.
+    /// How tissue is told from the empty slide. Default `luminosity`. Black pixels are neither: somebody cut them away.
     pub(crate) method: Method,
     /// For `luminosity`: tissue is darker than this share of the slide's lightness. Default 0.8.
     pub(crate) threshold: f64,
@@ -31,18 +31,17 @@ pub(crate) struct Params {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Method {
-    /// By the saturation of colours: stained tissue has some, glass and black margins have none. The limit is where the
-    /// variance between both sides is largest (Otsu 1979).
+    /// By CIELab's lightness, of which the 95th percentile counts as white, as StainTools does it.
     #[default]
-    Otsu,
-    /// By CIELab's lightness, of which the 95th percentile counts as white, as StainTools does it. Black margins count as
-    /// tissue.
     Luminosity,
+    /// By the saturation of colours: stained tissue has some, glass has none. The limit is where the variance between both
+    /// sides is largest (Otsu 1979); where tissue itself is of two kinds, it may part these.
+    Otsu,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { method: Method::Otsu, threshold: 0.8, min_tissue: 0.0 }
+        Self { method: Method::Luminosity, threshold: 0.8, min_tissue: 0.0 }
     }
 }
 
@@ -142,6 +141,9 @@ fn bands(image: &Image) -> Vec<Range<usize>> {
     (0..image.height).step_by(rows).map(|first| first..(first + rows).min(image.height)).collect()
 }
 
+/// What lies outside of what a program cut out.
+const BLACK: [u8; 3] = [0; 3];
+
 /// Lightness or saturation of a pixel, from 0 to 255.
 fn level(pixel: [u8; 3], method: Method) -> u8 {
     match method {
@@ -159,7 +161,8 @@ fn add(histogram: &mut [u64; LEVELS], pixels: &[u8], method: Method) {
     let (pixels, _) = pixels.as_chunks::<3>();
     let part = |pixels: &[[u8; 3]]| {
         let mut counts = [0_u64; LEVELS];
-        pixels.iter().for_each(|&pixel| counts[usize::from(level(pixel, method))] += 1);
+        let seen = pixels.iter().filter(|pixel| **pixel != BLACK);
+        seen.for_each(|&pixel| counts[usize::from(level(pixel, method))] += 1);
         counts
     };
     let counts = pixels.par_chunks(1 << 16).map(part).reduce(
@@ -215,9 +218,12 @@ fn percentile(histogram: &[u64; LEVELS], share: f64) -> u8 {
 
 fn is_tissue(pixels: &[u8], method: Method, limit: u8) -> Vec<bool> {
     let (pixels, _) = pixels.as_chunks::<3>();
-    let of = |&pixel: &[u8; 3]| match method {
-        Method::Otsu => level(pixel, method) > limit,
-        Method::Luminosity => level(pixel, method) < limit,
+    let of = |&pixel: &[u8; 3]| {
+        pixel != BLACK
+            && match method {
+                Method::Otsu => level(pixel, method) > limit,
+                Method::Luminosity => level(pixel, method) < limit,
+            }
     };
     pixels.par_iter().with_min_len(1 << 14).map(of).collect()
 }
@@ -298,9 +304,14 @@ mod tests {
     use super::*;
     use crate::stages_test::run;
 
-    /// A slide of 60 x 40 with tissue left of column 20, and three spots of 10 pixels: on it, half on it, beside it.
+    /// A slide of 60 x 40 with tissue left of column 20, a black margin at its right, and three spots of 10 pixels: on tissue,
+    /// half on it, beside it.
     fn section() -> (Image, Table) {
-        let colour = |column: usize| if column < 20 { [180, 90, 160] } else { [242, 240, 243] };
+        let colour = |column: usize| match column {
+            ..20 => [180, 90, 160],
+            20..50 => [242, 240, 243],
+            _ => BLACK,
+        };
         let pixels = (0..40 * 60).flat_map(|pixel| colour(pixel % 60)).collect();
         let about =
             Image { section: "s".into(), height: 40, width: 60, pixels, scale: 0.5, ..Image::default() };

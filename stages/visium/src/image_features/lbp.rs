@@ -6,16 +6,19 @@
 pub(super) const PATTERNS: usize = 10;
 const POINTS: usize = 8;
 
-/// Where the points lie: row and column, from the pixel. To five digits, as scikit-image rounds them.
+/// Half the diagonal of a pixel, to five digits, as scikit-image rounds it.
+#[expect(clippy::approx_constant, reason = "with more digits, other points would be as light as the pixel")]
+const DIAGONAL: f64 = 0.707_11;
+/// Where the points lie: row and column, from the pixel.
 const OFFSETS: [(f64, f64); POINTS] = [
     (0.0, 1.0),
-    (-0.707_11, 0.707_11),
+    (-DIAGONAL, DIAGONAL),
     (-1.0, 0.0),
-    (-0.707_11, -0.707_11),
+    (-DIAGONAL, -DIAGONAL),
     (0.0, -1.0),
-    (0.707_11, -0.707_11),
+    (DIAGONAL, -DIAGONAL),
     (1.0, 0.0),
-    (0.707_11, 0.707_11),
+    (DIAGONAL, DIAGONAL),
 ];
 
 /// The share of each pattern in a square patch.

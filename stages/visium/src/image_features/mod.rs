@@ -29,7 +29,7 @@ pub(crate) struct Params {
     /// For `glcm`: how far apart two pixels are that are compared. Default 1 and 4.
     pub(crate) distances: Vec<usize>,
     /// For `nuclei`: the optical density in red, -ln((R + 1) / 240), that a pixel of a nucleus has at least; eosin lets red
-    /// pass. Default 0.6.
+    /// pass. Default 0.9.
     pub(crate) nuclei_density: f64,
 }
 
@@ -55,7 +55,7 @@ impl Default for Params {
     fn default() -> Self {
         let families =
             vec![Family::OpticalDensity, Family::Colour, Family::Glcm, Family::Lbp, Family::Nuclei];
-        Self { families, grey_levels: 32, distances: vec![1, 4], nuclei_density: 0.6 }
+        Self { families, grey_levels: 32, distances: vec![1, 4], nuclei_density: 0.9 }
     }
 }
 

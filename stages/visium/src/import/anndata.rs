@@ -61,7 +61,7 @@ pub(super) fn read(tree: &dyn Tree, choice: &Choice) -> Result<AnnData> {
     let has_own = tree.has_array(&own);
     let circles = if root.is_empty() { None } else { circles(tree, choice, &root, &obs, has_own)? };
     let (spatial, places) = match circles {
-        Some(circles) if !has_own => circles.as_coordinates(),
+        Some(circles) if !has_own => circles.into_coordinates(),
         circles => {
             let places = circles.map(spatialdata::Circles::beside_coordinates).unwrap_or_default();
             (coordinates(tree, &own, obs.len())?, places)

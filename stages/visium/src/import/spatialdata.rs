@@ -96,7 +96,7 @@ impl Circles {
     }
 
     /// The circles' places in a coordinate system, the shapes' own if one is the same, are full-resolution pixels.
-    pub(super) fn as_coordinates(self) -> (Vec<[f64; 2]>, Places) {
+    pub(super) fn into_coordinates(self) -> (Vec<[f64; 2]>, Places) {
         let own = self.to.iter().find(|(_, to)| to.is_identity());
         let Some((name, to)) =
             own.or_else(|| self.to.get_key_value("global")).or_else(|| self.to.first_key_value())
@@ -130,8 +130,11 @@ fn transformations(attribute: Option<&Value>, axes: &[&str]) -> BTreeMap<String,
     listed.filter_map(parse).collect()
 }
 
-/// Point and radius by index, as text.
-fn points(path: &Path) -> Result<HashMap<String, ([f64; 2], Option<f64>)>> {
+/// Point and radius, where it has one.
+type Circle = ([f64; 2], Option<f64>);
+
+/// Circles by index, as text.
+fn points(path: &Path) -> Result<HashMap<String, Circle>> {
     let wrong = |problem: String| Error::invalid(format!("{}: {problem}", path.display()));
     let file = File::open(path).map_err(Error::io(path))?;
     let unreadable = |error: parquet::errors::ParquetError| wrong(format!("cannot be read: {error}"));

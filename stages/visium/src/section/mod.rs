@@ -106,7 +106,7 @@ fn add_predictions(section: &mut Section, table: &Table, predictions: &[Predicti
             Some(f64::from(of.row(row)[column]))
         };
         let values = places.iter().map(|place| probability(place).unwrap_or(f64::NAN)).collect();
-        section.obs.push(&format!("probability_{class}"), Column::Float(values));
+        section.obs.push(format!("probability_{class}"), Column::Float(values));
     }
     Ok(())
 }

@@ -95,7 +95,11 @@ impl Stage for StainNormalize {
         .input::<Table>("table", "The section of each spot.")
         .optional::<Patches>("reference", "Patches whose colours all others get.")
         .output::<Patches>("patches", "The patches in the reference's colours.")
-        .output::<Embedding>("tissue", "One number a spot: the share of its patch that is tissue.")
+        .output::<Embedding>(
+            "tissue",
+            "Two numbers a spot: the share of its patch that is tissue, and whether it was normalised: 1, or 0 of one that passed \
+             unchanged.",
+        )
         .output::<Metrics>("summary", "How many patches were normalised, and how many passed unchanged.")
     }
 
@@ -117,6 +121,7 @@ impl Stage for StainNormalize {
         let target = Look::of_reference(reference.as_ref(), &params)?;
         let groups = groups(&patches, &table, &tissue, &params)?;
         let (mut normalised, mut unfit) = (0, 0);
+        let mut is_normalised = vec![0.0_f32; patches.spots.len()];
         for (done, (name, members)) in groups.iter().enumerate() {
             ctx.progress(done as u64, groups.len() as u64, "groups");
             ctx.check_cancelled()?;
@@ -124,6 +129,7 @@ impl Stage for StainNormalize {
                 Some(look) => {
                     look.transfer(&target).apply(&mut patches, members);
                     normalised += members.len();
+                    members.iter().for_each(|&patch| is_normalised[patch] = 1.0);
                 }
                 None => {
                     tracing::warn!(
@@ -145,8 +151,10 @@ impl Stage for StainNormalize {
         ];
         let values = values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
         ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
-        let tissue = Embedding { spots: patches.spots.clone(), dims: 1, values: tissue };
-        ctx.write("tissue", &tissue)?;
+        let values =
+            tissue.iter().zip(&is_normalised).flat_map(|(share, is_normalised)| [*share, *is_normalised]);
+        let tissue = Embedding { spots: patches.spots.clone(), dims: 2, values: values.collect() };
+        tissue.write_named(ctx.output("tissue")?, &["tissue_share", "normalised"].map(str::to_owned))?;
         ctx.write("patches", &patches)
     }
 }

@@ -1,6 +1,8 @@
 //! Colour transfer of Reinhard et al. (2001): mean and standard deviation of each channel. In CIELab (D65), as
 //! torchstain computes it; Reinhard's own Ruderman space, which squidpy uses, gives other numbers.
 
+use std::sync::LazyLock;
+
 use nalgebra::{Matrix3, Vector3};
 
 /// sRGB to XYZ, and the white of D65.
@@ -48,6 +50,14 @@ impl Colours {
     }
 }
 
+/// Light of each value of sRGB, as a share of white's.
+static LINEAR: LazyLock<[f64; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|value| {
+        let value = value as f64 / 255.0;
+        if value > 0.040_45 { ((value + 0.055) / 1.055).powf(2.4) } else { value / 12.92 }
+    })
+});
+
 /// CIELab's lightness of an sRGB pixel, from 0 to 100.
 pub(crate) fn lightness(pixel: [u8; 3]) -> f64 {
     lab(pixel)[0]
@@ -55,10 +65,7 @@ pub(crate) fn lightness(pixel: [u8; 3]) -> f64 {
 
 /// CIELab of an sRGB pixel.
 fn lab(pixel: [u8; 3]) -> [f64; 3] {
-    let linear = pixel.map(|value| {
-        let value = f64::from(value) / 255.0;
-        if value > 0.040_45 { ((value + 0.055) / 1.055).powf(2.4) } else { value / 12.92 }
-    });
+    let linear = pixel.map(|value| LINEAR[usize::from(value)]);
     let xyz = XYZ * Vector3::from(linear);
     let [x, y, z] = [0, 1, 2].map(|place| {
         let share = xyz[place] / WHITE[place];

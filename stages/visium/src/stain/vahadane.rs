@@ -33,7 +33,7 @@ pub(super) fn vectors(tissue: &[Vector3<f64>]) -> Option<Matrix3x2<f64>> {
         }
     }
     let lengths = [0, 1].map(|stain| dictionary.column(stain).norm());
-    if lengths.into_iter().any(|length| !(length > 1e-6)) {
+    if lengths.into_iter().any(|length| length.is_nan() || length <= 1e-6) {
         return None;
     }
     let unit = |stain: usize| dictionary.column(stain) / lengths[stain];
