@@ -156,6 +156,17 @@ fn by_section(images: Vec<Image>) -> Result<BTreeMap<String, Image>> {
     Ok(sections)
 }
 
+/// The crops of images that are in memory.
+pub(crate) fn of_images(table: &Table, images: Vec<Image>, params: &Params) -> Result<Patches> {
+    let images = by_section(images)?;
+    let rows = |section: &str, rows: Range<usize>| {
+        let bytes =
+            |image: &Image| image.pixels[rows.start * image.width * 3..rows.end * image.width * 3].to_vec();
+        Ok(images.get(section).map(bytes).unwrap_or_default())
+    };
+    cut(table, &centres(table, &images, params)?, params, &rows)
+}
+
 /// The centres of all spots whose section has an image, in the table's order.
 fn centres<'a>(
     table: &Table,

@@ -13,10 +13,16 @@ pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
 
 /// The same of values in any order, which it reorders: of many, far faster than to sort them.
 pub(crate) fn select(values: &mut [f64], percent: f64) -> f64 {
+    select_by(values, percent, |value| value)
+}
+
+/// The percentile of what `of` makes of values, which grows with them: it is taken of two only.
+pub(crate) fn select_by(values: &mut [f64], percent: f64, of: impl Fn(f64) -> f64) -> f64 {
     let Some((below, above, share)) = place(values.len(), percent) else { return f64::NAN };
     let (_, &mut low, rest) = values.select_nth_unstable_by(below, f64::total_cmp);
     let high = if above > below { rest.iter().copied().min_by(f64::total_cmp) } else { None };
-    low + (high.unwrap_or(low) - low) * share
+    let (low, high) = (of(low), of(high.unwrap_or(low)));
+    low + (high - low) * share
 }
 
 /// The values that a percentile lies between, and how far it is from the lower to the upper.

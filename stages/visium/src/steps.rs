@@ -1,11 +1,17 @@
-//! The steps from counts on disk to components, in memory and one after another: what `examples/preprocess.rs` times. Stages
-//! do the same and keep each step's result.
+//! The steps from counts on disk to components, and from an image to stained patches, in memory and one after another: what
+//! `examples/preprocess.rs` times. Stages do the same and keep each step's result.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
-use restage_stage::{Result, artifact::Table};
+use restage_stage::{
+    Result,
+    artifact::{Categorical, Column, Image, Library, Patches, Table},
+};
 
-use crate::{load::counts::Source, normalize, pca, qc};
+use crate::{
+    load::{counts::Source, images, positions},
+    normalize, patches, pca, qc, stain,
+};
 
 /// Counts of an HDF5 file, or of the folder of a triple, without coordinates.
 ///
@@ -43,4 +49,39 @@ pub fn normalize(table: Table) -> Result<Table> {
 pub fn components(table: &Table) -> Result<Vec<f32>> {
     let every: Vec<usize> = (0..table.n_spots()).collect();
     pca::scores(&table.x, &every, &pca::Params::default())
+}
+
+/// A section's `hires` image, and its spots under tissue.
+///
+/// # Errors
+/// If they cannot be read.
+pub fn image(outs: &Path) -> Result<(Table, Vec<Image>)> {
+    let spatial = outs.join("spatial");
+    let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };
+    let mut library = images::add_images(library, &spatial, "s")?;
+    let positions = positions::read(&spatial)?;
+    let mut table = Table::default();
+    table.obs.index = positions.under_tissue().map(str::to_owned).collect();
+    let spots = positions.in_order_of(&table.obs.index)?;
+    table.spatial = spots.iter().map(|spot| [spot.pxl_col, spot.pxl_row]).collect();
+    let section = Categorical::encode(spots.iter().map(|_| Some("s")));
+    table.obs.push("section", Column::Categorical(section));
+    Ok((table, library.images.remove("hires").into_iter().collect()))
+}
+
+/// As `visium/patches`, of `size` pixels.
+///
+/// # Errors
+/// If spots have no coordinates.
+pub fn cut(table: &Table, images: Vec<Image>, size: usize) -> Result<Patches> {
+    patches::of_images(table, images, &patches::Params { size, ..patches::Params::default() })
+}
+
+/// As `visium/stain-normalize` with its defaults, but looking at every pixel.
+///
+/// # Errors
+/// If a patch is of no spot of the table.
+pub fn stain(patches: &mut Patches, table: &Table) -> Result<()> {
+    let params = stain::Params { max_pixels: usize::MAX, ..stain::Params::default() };
+    stain::normalize(patches, table, None, &params, |_, _| Ok(())).map(drop)
 }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use restage_stage::{Error, Result, context::rng};
 
 /// Vectors of a block.
-pub(super) const WIDTH: usize = 8;
+pub(super) const WIDTH: usize = 4;
 /// A few vectors: per row their values.
 pub(super) type Block = Vec<[f64; WIDTH]>;
 /// A square of the products of two blocks' vectors.

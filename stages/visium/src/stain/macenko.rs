@@ -5,7 +5,7 @@ use nalgebra::{Matrix3, Matrix3x2, SymmetricEigen, Vector3};
 use rayon::prelude::*;
 
 use super::stains::PIXELS;
-use crate::quantile::select;
+use crate::quantile::select_by;
 
 /// The stain vectors of the tissue's densities, haematoxylin first, of length 1; `None` where they do not span a plane.
 /// `alpha`: the percentile of angles, from each end, that the stains are.
@@ -29,10 +29,10 @@ pub(super) fn vectors(tissue: &[Vector3<f64>], alpha: f64) -> Option<Matrix3x2<f
         if vector.sum() < 0.0 { -vector } else { vector }
     };
     let (second, first) = (upwards(order[1]), upwards(order[2]));
-    let angle = |od: &Vector3<f64>| od.dot(&second).atan2(od.dot(&first));
-    let mut angles: Vec<f64> = tissue.par_iter().with_min_len(PIXELS).map(angle).collect();
+    let turn = |od: &Vector3<f64>| turn(od.dot(&second), od.dot(&first));
+    let mut turns: Vec<f64> = tissue.par_iter().with_min_len(PIXELS).map(turn).collect();
     let mut at = |percent| {
-        let angle: f64 = select(&mut angles, percent);
+        let angle: f64 = select_by(&mut turns, percent, angle);
         first * angle.cos() + second * angle.sin()
     };
     let (low, high) = (at(alpha), at(100.0 - alpha));
@@ -41,8 +41,42 @@ pub(super) fn vectors(tissue: &[Vector3<f64>], alpha: f64) -> Option<Matrix3x2<f
     Some(Matrix3x2::from_columns(&[h, e]))
 }
 
+/// What grows with the angle of a direction, and takes no arc tangent: from -2 to 2.
+fn turn(y: f64, x: f64) -> f64 {
+    let share = y / (x.abs() + y.abs());
+    match (x >= 0.0, y >= 0.0) {
+        (true, _) => share,
+        (false, true) => 2.0 - share,
+        (false, false) => -2.0 - share,
+    }
+}
+
+/// The angle of a [`turn`].
+fn angle(turn: f64) -> f64 {
+    let right = turn.abs() <= 1.0;
+    let y = if right { turn } else { turn.signum() * (2.0 - turn.abs()) };
+    let x = if right { 1.0 - y.abs() } else { y.abs() - 1.0 };
+    y.atan2(x)
+}
+
 /// The sum of what `of` makes of each pixel.
 fn sum<T: Send + std::iter::Sum<T>>(tissue: &[Vector3<f64>], of: impl Fn(&Vector3<f64>) -> T + Sync) -> T {
     let parts: Vec<T> = tissue.par_chunks(PIXELS).map(|part| part.iter().map(&of).sum()).collect();
     parts.into_iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_angles_without_an_arc_tangent() {
+        let mut last = f64::NEG_INFINITY;
+        for step in -179..180 {
+            let (y, x) = f64::from(step).to_radians().sin_cos();
+            let turned = turn(3.0 * y, 3.0 * x);
+            assert!(turned > last && (angle(turned) - y.atan2(x)).abs() < 1e-12, "{step}°");
+            last = turned;
+        }
+    }
 }

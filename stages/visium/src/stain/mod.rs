@@ -117,46 +117,68 @@ impl Stage for StainNormalize {
         let mut patches: Patches = ctx.read("patches")?;
         let table: Table = ctx.read("table")?;
         let reference: Option<Patches> = ctx.read_optional("reference")?;
-        let tissue = tissue_shares(&patches, params.beta);
-        let target = Look::of_reference(reference.as_ref(), &params)?;
-        let groups = groups(&patches, &table, &tissue, &params)?;
-        let (mut normalised, mut unfit) = (0, 0);
-        let mut is_normalised = vec![0.0_f32; patches.spots.len()];
-        for (done, (name, members)) in groups.iter().enumerate() {
-            ctx.progress(done as u64, groups.len() as u64, "groups");
-            ctx.check_cancelled()?;
-            match Look::of(&sample(&patches, members, params.max_pixels), &params) {
-                Some(look) => {
-                    look.transfer(&target).apply(&mut patches, members);
-                    normalised += members.len();
-                    members.iter().for_each(|&patch| is_normalised[patch] = 1.0);
-                }
-                None => {
-                    tracing::warn!(
-                        "{name}: too little tissue of two stains to normalise; its patches pass unchanged"
-                    );
-                    unfit += members.len();
-                }
-            }
-        }
-        let empty = patches.spots.len() - normalised - unfit;
+        let done = normalize(&mut patches, &table, reference.as_ref(), &params, |done, total| {
+            ctx.progress(done as u64, total as u64, "groups");
+            ctx.check_cancelled()
+        })?;
+        let normalised = done.is_normalised.iter().filter(|is_normalised| **is_normalised).count();
+        let empty = patches.spots.len() - normalised - done.unfit;
         if empty > 0 {
             tracing::info!("{empty} patches have hardly any tissue and pass unchanged");
         }
         let values = [
-            ("patches", normalised + unfit + empty),
+            ("patches", patches.spots.len()),
             ("normalised", normalised),
             ("empty", empty),
-            ("unfit", unfit),
+            ("unfit", done.unfit),
         ];
         let values = values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
         ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
-        let values =
-            tissue.iter().zip(&is_normalised).flat_map(|(share, is_normalised)| [*share, *is_normalised]);
-        let tissue = Embedding { spots: patches.spots.clone(), dims: 2, values: values.collect() };
+        let numbers = done.tissue.iter().zip(&done.is_normalised);
+        let values = numbers.flat_map(|(share, is_normalised)| [*share, f32::from(*is_normalised)]).collect();
+        let tissue = Embedding { spots: patches.spots.clone(), dims: 2, values };
         tissue.write_named(ctx.output("tissue")?, &["tissue_share", "normalised"].map(str::to_owned))?;
         ctx.write("patches", &patches)
     }
+}
+
+/// What became of each patch.
+pub(crate) struct Done {
+    /// The share of it that is tissue.
+    tissue: Vec<f32>,
+    is_normalised: Vec<bool>,
+    /// How many have tissue, but not of two stains.
+    unfit: usize,
+}
+
+/// Brings patches to the reference's colours, or to the default's; `step` is told how many groups are done, of how many.
+pub(crate) fn normalize(
+    patches: &mut Patches,
+    table: &Table,
+    reference: Option<&Patches>,
+    params: &Params,
+    step: impl Fn(usize, usize) -> Result<()>,
+) -> Result<Done> {
+    let tissue = tissue_shares(patches, params.beta);
+    let target = Look::of_reference(reference, params)?;
+    let groups = groups(patches, table, &tissue, params)?;
+    let mut done = Done { is_normalised: vec![false; tissue.len()], tissue, unfit: 0 };
+    for (count, (name, members)) in groups.iter().enumerate() {
+        step(count, groups.len())?;
+        match Look::of(&sample(patches, members, params.max_pixels), params) {
+            Some(look) => {
+                look.transfer(&target).apply(patches, members);
+                members.iter().for_each(|&patch| done.is_normalised[patch] = true);
+            }
+            None => {
+                tracing::warn!(
+                    "{name}: too little tissue of two stains to normalise; its patches pass unchanged"
+                );
+                done.unfit += members.len();
+            }
+        }
+    }
+    Ok(done)
 }
 
 /// The patches that are looked at together, by the name of their group; those without tissue are in none.
