@@ -45,7 +45,7 @@ const ROWS_BYTES: usize = 1 << 26;
 /// Level of zstd, for bytes and texts: 1 packs nearly as small as 9, many times faster.
 const ZSTD_LEVEL: i32 = 1;
 /// Level of LZ4, for numbers of several bytes: shuffled, so that the bytes of like weight lie together, counts become a sixth
-/// larger than with zstd and their columns smaller, at three times the speed (`CONTRIBUTING.md`, "Speed").
+/// larger than with zstd and their columns smaller, at three times the speed.
 const LZ4_LEVEL: u8 = 5;
 
 /// A number that a Zarr array holds.
