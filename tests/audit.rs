@@ -26,7 +26,7 @@ fn that_ran(stages: &str) -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.write("words.txt", "words");
     sandbox.workflow("w.yaml", stages);
-    sandbox.json(&["run", "--json", "w.yaml"]);
+    sandbox.json(&["run", "--json", "w.yaml", "--cpus", "1"]);
     sandbox
 }
 
@@ -186,7 +186,7 @@ fn what_cannot_run_again_is_counted() {
     let sandbox = that_ran(STEADY);
     let other = "stages: { flaky: { uses: test/fail-first, with: { times: 1 }, retries: 1 } }";
     sandbox.workflow("other.yaml", other);
-    sandbox.json(&["run", "--json", "other.yaml"]);
+    sandbox.json(&["run", "--json", "other.yaml", "--cpus", "1"]);
     // No checkpoint of the run is left to it, and it is tried again as in a run.
     let found = sandbox.json(&["cache", "audit", "--json", "--sample", "1", "other.yaml"]);
     assert_eq!(found["bit_equal"], 1);

@@ -61,7 +61,7 @@ fn eight(gpus: &str) -> Sandbox {
 
 #[test]
 fn each_stage_has_a_gpu_of_its_own() {
-    let sandbox = eight("{ gpus: required }");
+    let sandbox = eight("{ cpus: 1, gpus: required }");
     let ended = run(&sandbox, &["run", "--cpus", "4", "w.yaml"], None);
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
     let seen = seen(&sandbox);
@@ -126,7 +126,7 @@ stages:
 
 #[test]
 fn without_a_gpu_what_requires_one_is_refused_before_anything_runs_unless_it_is_cached() {
-    let sandbox = eight("{ gpus: required }");
+    let sandbox = eight("{ cpus: 1, gpus: required }");
     // Built before, so that what is shown is the mistake only.
     sandbox.run(&["check", "w.yaml"]);
     for command in ["plan", "run"] {
