@@ -123,6 +123,11 @@ fn steps(
         };
         let definition = Definition::new(uses, &offer.plugin.code.identity, &params.keyed)
             .map_err(|message| PlanError::Key { stage: group.name.to_string(), message })?;
+        let mut execution = group.stage.execution.clone();
+        // What a program computes may depend on how many threads it has; what a stage of ours computes may not.
+        if offer.stage.open {
+            execution.cpus = execution.cpus.or(Some(1));
+        }
         let step = Step {
             uses: uses.to_owned(),
             stage: group.name.clone(),
@@ -131,7 +136,7 @@ fn steps(
             keyed_params: params.keyed,
             named: params.named,
             outputs: if offer.stage.open { outputs_of(offer.stage, canonical) } else { kind.outputs.clone() },
-            execution: group.stage.execution.clone(),
+            execution,
             code: offer.plugin.code.clone(),
             definition,
         };

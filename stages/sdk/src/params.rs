@@ -43,7 +43,12 @@ macro_rules! marked {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let path = Form::deserialize(deserializer).ok().and_then(|form| form.path($mark));
+                let path = match Form::deserialize(deserializer) {
+                    Ok(form) => form.path($mark),
+                    // One that is not there says its name; what is no path only that it is none of the forms.
+                    Err(error) if error.to_string().starts_with("missing field") => return Err(error),
+                    Err(_) => None,
+                };
                 path.map(Self).ok_or_else(|| D::Error::custom($expected))
             }
         }
