@@ -197,7 +197,7 @@ impl Writer {
         array.store_array_subset_opt(&array.subset_all(), values, &codec_options()).map_err(place.error())
     }
 
-    /// Begins an array whose rows come a few at a time; what is kept of them stays below [`ROWS_BYTES`] and one row.
+    /// Begins an array whose rows come a few at a time; what is kept of them stays below 64 MiB and one row.
     ///
     /// # Errors
     /// If the name cannot be a node's, or the disk refuses.

@@ -32,7 +32,7 @@ pub struct Planes {
     file_rows: usize,
 }
 
-/// Rows of one file of an RGB image of this width: whole tiles, at most [`ROWS_BYTES`] where one tile fits that.
+/// Rows of one file of an RGB image of this width: whole tiles, at most 64 MiB where one tile fits that.
 pub fn file_rows(width: usize) -> usize {
     let tiles = ROWS_BYTES / (width.div_ceil(TILE).max(1) * TILE * TILE * COLOURS);
     tiles.max(1) * TILE
