@@ -126,7 +126,7 @@ stages:
 
 #[test]
 fn without_a_gpu_what_requires_one_is_refused_before_anything_runs_unless_it_is_cached() {
-    let sandbox = eight("{ cpus: 1, gpus: required }");
+    let sandbox = eight("{ gpus: required }");
     // Built before, so that what is shown is the mistake only.
     sandbox.run(&["check", "w.yaml"]);
     for command in ["plan", "run"] {
