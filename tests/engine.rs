@@ -222,3 +222,15 @@ sweep: { metric: evaluate, seeds: [-1] }
         "{drawn}"
     );
 }
+
+#[test]
+fn a_stage_has_the_threads_that_it_asks_for_or_those_that_are_idle() {
+    for (resources, threads) in [("", 3), (", resources: { cpus: 1 }", 1), (", resources: { cpus: 2 }", 2)] {
+        let sandbox = Sandbox::new();
+        let stage = format!("stages:\n  a: {{ uses: test/write, with: {{ text: x }}{resources} }}\n");
+        sandbox.workflow("w.yaml", &stage);
+        sandbox.ran(&["w.yaml", "--cpus", "3"]);
+        let why = sandbox.run(&["why", "w.yaml", "a"]);
+        assert!(why.out().contains(&format!("on {threads} thread")), "{resources}: {}", why.all());
+    }
+}

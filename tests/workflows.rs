@@ -168,8 +168,12 @@ fn open_in_python(sandbox: &Sandbox, workflow: &str) {
         };
         let mut check = std::process::Command::new(&python);
         check.arg(shared.join(program)).arg(path);
-        if program.contains("anndata") && !has_image(Path::new(path)) {
-            check.arg("--no-image");
+        if program.contains("anndata") {
+            // By default all checks draw into one file, and two run at a time.
+            check.arg("--png").arg(sandbox.path(&format!("check-{}.png", checks.len())));
+            if !has_image(Path::new(path)) {
+                check.arg("--no-image");
+            }
         }
         checks.push(check);
     }

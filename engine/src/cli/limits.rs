@@ -15,7 +15,8 @@ pub(super) struct Limits {
     /// How many stages may run at once; by default as many as have threads
     #[arg(long, short = 'j', value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// How many threads all running stages may use together; by default all cores
+    /// How many threads running stages are given together; by default all cores. A stage that does not say how many it
+    /// wants gets one, and those that nobody has as it begins
     #[arg(long, value_name = "N")]
     cpus: Option<NonZeroUsize>,
     /// How much main memory all running stages may use together, e.g. `16GiB`; by default all there is

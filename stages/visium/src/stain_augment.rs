@@ -12,7 +12,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stain::Stains;
+use crate::stain::{self, Per, Stains};
 
 /// The stage type.
 pub(crate) struct StainAugment;
@@ -25,19 +25,9 @@ pub(crate) struct Params {
     pub(crate) factor: f64,
     /// Standard deviation of what is added to each stain's concentration, around 0. Default 0.05.
     pub(crate) offset: f64,
-    /// What is changed alike. Default `section`.
+    /// What is changed alike: a section was stained in one bath; each patch by itself is what augmentation in training does.
+    /// Default `section`.
     pub(crate) per: Per,
-}
-
-/// What is changed alike.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Per {
-    /// All patches of a section: it was stained in one bath.
-    #[default]
-    Section,
-    /// Each patch by itself, as augmentation in training does.
-    Patch,
 }
 
 impl Default for Params {
@@ -72,28 +62,10 @@ impl Stage for StainAugment {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let mut patches: Patches = ctx.read("patches")?;
         let table: Table = ctx.read("table")?;
-        let names = names(&patches, &table, params.per)?;
+        let names = stain::names(&patches, &table, params.per)?;
         augment(&mut patches, &names, ctx.seed(), &params)?;
         ctx.write("patches", &patches)
     }
-}
-
-/// What each patch's numbers are drawn for.
-fn names(patches: &Patches, table: &Table, per: Per) -> Result<Vec<String>> {
-    if per == Per::Patch {
-        return Ok(patches.spots.clone());
-    }
-    let rows: std::collections::HashMap<&str, usize> =
-        table.obs.index.iter().map(String::as_str).zip(0..).collect();
-    let section = |spot: &String| {
-        let section = rows.get(spot.as_str()).and_then(|&row| table.section(row).map(str::to_owned));
-        section.ok_or_else(|| {
-            Error::invalid(format!(
-                "the patch of spot {spot} is of no section of the table: connect its table"
-            ))
-        })
-    };
-    patches.spots.iter().map(section).collect()
 }
 
 /// Changes each patch's stains by what its name draws.

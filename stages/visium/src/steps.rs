@@ -77,11 +77,10 @@ pub fn cut(table: &Table, images: Vec<Image>, size: usize) -> Result<Patches> {
     patches::of_images(table, images, &patches::Params { size, ..patches::Params::default() })
 }
 
-/// As `visium/stain-normalize` with its defaults, but looking at every pixel.
+/// As `visium/stain-normalize` with its defaults.
 ///
 /// # Errors
 /// If a patch is of no spot of the table.
 pub fn stain(patches: &mut Patches, table: &Table) -> Result<()> {
-    let params = stain::Params { max_pixels: usize::MAX, ..stain::Params::default() };
-    stain::normalize(patches, table, None, &params, |_, _| Ok(())).map(drop)
+    stain::normalize(patches, table, None, &stain::Params::default(), |_, _| Ok(())).map(drop)
 }

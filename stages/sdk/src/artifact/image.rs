@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     Artifact,
-    zarr::{Attributes, Planes, Reader, Writer, file_rows},
+    zarr::{Attributes, Reader, Rows, Writer, file_rows},
 };
 use crate::{
     catalogue::PortType,
@@ -158,7 +158,7 @@ pub struct ImageRows {
 }
 
 struct Level {
-    planes: Planes,
+    planes: Rows<u8>,
     height: usize,
     width: usize,
     /// Rows that came.

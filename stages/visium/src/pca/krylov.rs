@@ -1,15 +1,17 @@
 //! The largest eigenpairs of a symmetric matrix that is only known by what it does to a few vectors at a time.
 //!
 //! Block Lanczos' method with full reorthogonalisation and without restarts (Golub & Van Loan, *Matrix Computations*,
-//! §10.3.6): the basis grows by a block until the wanted pairs have converged. Eight vectors are multiplied for little more
+//! §10.3.6): the basis grows by a block until the wanted pairs have converged. Four vectors are multiplied for little more
 //! than one, as what costs is to fetch the matrix. Every sum runs in a fixed order, so the bytes do not depend on the
 //! number of threads.
 
-use nalgebra::{DMatrix, SymmetricEigen};
+use nalgebra::DMatrix;
 use pulp::{Arch, NullaryFnOnce};
 use rand::Rng;
 use rayon::prelude::*;
-use restage_stage::{Error, Result, context::rng};
+use restage_stage::{Result, context::rng};
+
+use super::symmetric::eigen;
 
 /// Vectors of a block.
 pub(super) const WIDTH: usize = 4;
@@ -66,18 +68,16 @@ pub(super) fn largest(
             continue;
         }
         step(size)?;
-        let ritz = eigen(&band(&diagonal, &below))?;
-        let order = &descending(&ritz.eigenvalues)[..wanted];
+        let (values, vectors) = eigen(band(&diagonal, &below))?;
         let left = products(&next, &next);
-        let top = order.first().map_or(0.0, |&pair| ritz.eigenvalues[pair]);
-        let residuals = order.iter().map(|&pair| residual(&left, &ritz.eigenvectors, pair));
-        let worst = residuals.fold(0.0, f64::max);
+        let top = values[0];
+        let worst = (0..wanted).map(|pair| residual(&left, &vectors, pair)).fold(0.0, f64::max);
         if worst <= TOLERANCE * top {
             return Ok(Eigenpairs {
-                values: order.iter().map(|&pair| ritz.eigenvalues[pair].max(0.0)).collect(),
-                vectors: order
-                    .par_iter()
-                    .map(|&pair| combine(&basis, ritz.eigenvectors.column(pair).as_slice()))
+                values: values[..wanted].iter().map(|value| value.max(0.0)).collect(),
+                vectors: (0..wanted)
+                    .into_par_iter()
+                    .map(|pair| combine(&basis, vectors.column(pair).as_slice()))
                     .collect(),
             });
         }
@@ -112,26 +112,11 @@ fn whole(apply: impl Fn(&Block) -> Block, n: usize, wanted: usize) -> Result<Eig
             (0..count).for_each(|lane| matrix[(row, first + lane)] = values[lane]);
         }
     }
-    let eigen = eigen(&matrix)?;
-    let order = &descending(&eigen.eigenvalues)[..wanted];
+    let (values, vectors) = eigen(matrix)?;
     Ok(Eigenpairs {
-        values: order.iter().map(|&pair| eigen.eigenvalues[pair].max(0.0)).collect(),
-        vectors: order.iter().map(|&pair| eigen.eigenvectors.column(pair).as_slice().to_vec()).collect(),
+        values: values[..wanted].iter().map(|value| value.max(0.0)).collect(),
+        vectors: (0..wanted).map(|pair| vectors.column(pair).as_slice().to_vec()).collect(),
     })
-}
-
-fn eigen(matrix: &DMatrix<f64>) -> Result<SymmetricEigen<f64, nalgebra::Dyn>> {
-    let steps = 100 * matrix.nrows();
-    let found = matrix.iter().all(|value| value.is_finite());
-    found.then(|| SymmetricEigen::try_new(matrix.clone(), f64::EPSILON, steps)).flatten().ok_or_else(|| {
-        Error::invalid("the principal components do not converge; does the table hold NaN or infinity?")
-    })
-}
-
-fn descending(values: &nalgebra::DVector<f64>) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..values.len()).collect();
-    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-    order
 }
 
 /// The matrix as the basis sees it: blocks on the diagonal and beside it.
@@ -287,20 +272,38 @@ impl NullaryFnOnce for Products<'_> {
 
 /// The vector that these weights make of the basis.
 fn combine(basis: &[Block], weights: &[f64]) -> Vec<f64> {
-    let mut vector = vec![0.0; basis.first().map_or(0, Vec::len)];
-    let (weights, _) = weights.as_chunks::<WIDTH>();
-    for (block, weights) in basis.iter().zip(weights) {
-        for (value, row) in vector.iter_mut().zip(block) {
-            *value += (0..WIDTH).map(|lane| weights[lane] * row[lane]).sum::<f64>();
+    Arch::new().dispatch(Combine { basis, weights })
+}
+
+struct Combine<'a> {
+    basis: &'a [Block],
+    weights: &'a [f64],
+}
+
+impl NullaryFnOnce for Combine<'_> {
+    type Output = Vec<f64>;
+
+    #[inline(always)]
+    fn call(self) -> Vec<f64> {
+        let mut sums: Block = vec![[0.0; WIDTH]; self.basis.first().map_or(0, Vec::len)];
+        let (weights, _) = self.weights.as_chunks::<WIDTH>();
+        for (block, weights) in self.basis.iter().zip(weights) {
+            for (sums, row) in sums.iter_mut().zip(block) {
+                for lane in 0..WIDTH {
+                    sums[lane] += weights[lane] * row[lane];
+                }
+            }
         }
+        sums.into_iter().map(|lanes| lanes.into_iter().sum()).collect()
     }
-    vector
 }
 
 #[cfg(test)]
 mod tests {
+    use nalgebra::SymmetricEigen;
     use proptest::prelude::*;
     use rand::Rng;
+    use restage_stage::Error;
 
     use super::*;
 

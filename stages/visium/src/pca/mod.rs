@@ -1,6 +1,7 @@
 //! Stage type `visium/pca`: each spot's expression as a few principal components.
 
 mod krylov;
+mod symmetric;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
@@ -112,7 +113,12 @@ struct Components {
 
 impl Components {
     /// Fits to the spots at `rows` of spots x genes; `step` is told how far it is and may stop it.
-    fn fit(x: &Csr, rows: &[usize], params: &Params, step: impl FnMut(usize) -> Result<()>) -> Result<Self> {
+    fn fit(
+        x: &Csr,
+        rows: &[usize],
+        params: &Params,
+        mut step: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Self> {
         let (spots, genes) = (rows.len(), x.n_cols);
         let most = spots.saturating_sub(1).min(genes);
         if params.n_components > most {
@@ -128,8 +134,12 @@ impl Components {
             .map(|&variance| if params.scale && variance > 0.0 { variance.sqrt().recip() } else { 1.0 })
             .collect();
         let total_variance = variances.iter().zip(&factors).map(|(v, f)| v * f * f).sum();
-        let covariance = |block: &Block| covariance(x, rows, &means, &factors, block);
-        let mut pairs = krylov::largest(covariance, genes, params.n_components, step)?;
+        let data = Data { x, rows, means: &means, factors: &factors };
+        // Spots x spots have the eigenvalues of genes x genes; the fewer of the two are the faster way.
+        let by_spots = (spots < genes).then(|| data.by_spots(params.n_components, &mut step)).transpose()?;
+        let by_genes =
+            || krylov::largest(|block| data.covariance(block), genes, params.n_components, &mut step);
+        let mut pairs = by_spots.flatten().map_or_else(by_genes, Ok)?;
         pairs.vectors.iter_mut().for_each(|loading| make_largest_positive(loading));
         Ok(Self { means, factors, loadings: pairs.vectors, variances: pairs.values, total_variance })
     }
@@ -151,14 +161,14 @@ impl Components {
         let mut scores = vec![0.0; x.n_rows() * dims];
         scores.par_chunks_mut(dims * ROWS).enumerate().for_each(|(part, scores)| {
             let first = part * ROWS;
-            Arch::new().dispatch(Scores { x, first, weights: &weights, offsets: &offsets, scores });
+            Arch::new().dispatch(Projection { x, first, weights: &weights, offsets: &offsets, scores });
         });
         scores
     }
 }
 
-/// Scores of some spots.
-struct Scores<'a> {
+/// Scores of some spots on all components.
+struct Projection<'a> {
     x: &'a Csr,
     /// The first spot.
     first: usize,
@@ -169,7 +179,7 @@ struct Scores<'a> {
     scores: &'a mut [f32],
 }
 
-impl NullaryFnOnce for Scores<'_> {
+impl NullaryFnOnce for Projection<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -198,38 +208,148 @@ const ROWS: usize = 64;
 /// Parts that the sums over the spots are added up of: fixed, so that the order of additions is.
 const PARTS: usize = 16;
 
-/// The covariance of the spots at `rows` times a few vectors over the genes: F (X - 1 m)' (X - 1 m) F V / (n - 1), with X
-/// sparse. It is never formed, and each value of X is looked at once for all vectors.
-fn covariance(x: &Csr, rows: &[usize], means: &[f64], factors: &[f64], block: &Block) -> Block {
-    let weighted: Block =
-        block.iter().zip(factors).map(|(row, factor)| row.map(|value| value * factor)).collect();
-    let mut offset = [0.0; WIDTH];
-    for (row, mean) in weighted.iter().zip(means) {
-        (0..WIDTH).for_each(|lane| offset[lane] += row[lane] * mean);
-    }
-    let part = |rows: &[usize]| Arch::new().dispatch(Part { x, rows, weighted: &weighted, offset });
-    let parts: Vec<(Block, [f64; WIDTH])> =
-        rows.par_chunks(rows.len().div_ceil(PARTS).max(ROWS)).map(part).collect();
-    let degrees = (rows.len() - 1) as f64;
-    (0..x.n_cols)
-        .into_par_iter()
-        .with_min_len(ROWS)
-        .map(|gene| {
-            let mut sums = [0.0; WIDTH];
-            for (of_genes, all) in &parts {
-                (0..WIDTH).for_each(|lane| sums[lane] += of_genes[gene][lane] - means[gene] * all[lane]);
-            }
-            sums.map(|sum| factors[gene] * sum / degrees)
-        })
-        .collect()
+/// Against the largest: below it, a vector over the spots does not tell precisely enough of one over the genes.
+const SMALL: f64 = 1e-4;
+
+/// What components are fitted to: (X - 1 m) F, spots x genes, with X sparse. It is never formed, and each value of X is
+/// looked at once for a few vectors.
+struct Data<'a> {
+    x: &'a Csr,
+    rows: &'a [usize],
+    /// m, per gene.
+    means: &'a [f64],
+    /// F, per gene.
+    factors: &'a [f64],
 }
 
-/// What some spots add to the products: per gene, and for all genes.
+impl Data<'_> {
+    /// The largest eigenpairs of the covariance by way of the spots, or nothing where they would not be precise.
+    fn by_spots(
+        &self,
+        wanted: usize,
+        step: impl FnMut(usize) -> Result<()>,
+    ) -> Result<Option<krylov::Eigenpairs>> {
+        let gram = |block: &Block| self.scores(&self.sums(&Scores::Known(block)));
+        let of_spots = krylov::largest(gram, self.rows.len(), wanted, step)?;
+        let is_small = |value: &f64| *value <= SMALL * of_spots.values[0];
+        if of_spots.values.iter().any(is_small) {
+            return Ok(None);
+        }
+        let mut vectors = Vec::with_capacity(wanted);
+        for some in of_spots.vectors.chunks(WIDTH) {
+            let of_spot = |spot: usize| std::array::from_fn(|lane| some.get(lane).map_or(0.0, |v| v[spot]));
+            let block: Block = (0..self.rows.len()).map(of_spot).collect();
+            let sums = self.sums(&Scores::Known(&block));
+            vectors.extend((0..some.len()).map(|lane| {
+                let length = sums.iter().map(|row| row[lane] * row[lane]).sum::<f64>().sqrt();
+                sums.iter().map(|row| row[lane] / length).collect::<Vec<f64>>()
+            }));
+        }
+        Ok(Some(krylov::Eigenpairs { values: of_spots.values, vectors }))
+    }
+
+    /// The covariance times a few vectors over the genes.
+    fn covariance(&self, block: &Block) -> Block {
+        self.sums(&Scores::Of(self.weights(block)))
+    }
+
+    /// F (X - 1 m)' times the scores of the spots, / (n - 1): over the genes.
+    fn sums(&self, scores: &Scores) -> Block {
+        let spots = self.rows.len();
+        let size = spots.div_ceil(PARTS).max(ROWS);
+        let parts: Vec<(Block, [f64; WIDTH])> = (0..spots.div_ceil(size))
+            .into_par_iter()
+            .map(|part| {
+                let spots = part * size..((part + 1) * size).min(spots);
+                Arch::new().dispatch(Part { x: self.x, rows: self.rows, spots, scores })
+            })
+            .collect();
+        let degrees = (spots - 1) as f64;
+        let sum = |gene: usize| {
+            let mut sums = [0.0; WIDTH];
+            for (of_genes, all) in &parts {
+                (0..WIDTH).for_each(|lane| sums[lane] += of_genes[gene][lane] - self.means[gene] * all[lane]);
+            }
+            sums.map(|sum| self.factors[gene] * sum / degrees)
+        };
+        (0..self.x.n_cols).into_par_iter().with_min_len(ROWS).map(sum).collect()
+    }
+
+    /// (X - 1 m) F times a few vectors over the genes: over the spots.
+    fn scores(&self, block: &Block) -> Block {
+        let weights = self.weights(block);
+        let mut scores = vec![[0.0; WIDTH]; self.rows.len()];
+        scores.par_chunks_mut(ROWS).zip(self.rows.par_chunks(ROWS)).for_each(|(scores, rows)| {
+            Arch::new().dispatch(Forth { x: self.x, rows, weights: &weights, scores });
+        });
+        scores
+    }
+
+    fn weights(&self, block: &Block) -> Weights {
+        let of_genes: Block =
+            block.iter().zip(self.factors).map(|(row, factor)| row.map(|value| value * factor)).collect();
+        let mut of_means = [0.0; WIDTH];
+        for (row, mean) in of_genes.iter().zip(self.means) {
+            (0..WIDTH).for_each(|lane| of_means[lane] += row[lane] * mean);
+        }
+        Weights { of_genes, of_means }
+    }
+}
+
+/// Vectors over the genes that a spot's values are multiplied by.
+struct Weights {
+    of_genes: Block,
+    /// What a spot of mean expression has.
+    of_means: [f64; WIDTH],
+}
+
+impl Weights {
+    #[inline(always)]
+    fn score(&self, genes: &[i32], values: &[f32]) -> [f64; WIDTH] {
+        let mut scores = self.of_means.map(|offset| -offset);
+        for (&gene, &value) in genes.iter().zip(values) {
+            let (value, weights) = (f64::from(value), &self.of_genes[gene as usize]);
+            for lane in 0..WIDTH {
+                scores[lane] += value * weights[lane];
+            }
+        }
+        scores
+    }
+}
+
+/// What the spots' values are multiplied by.
+enum Scores<'a> {
+    Known(&'a Block),
+    Of(Weights),
+}
+
+/// The scores of some spots.
+struct Forth<'a> {
+    x: &'a Csr,
+    rows: &'a [usize],
+    weights: &'a Weights,
+    scores: &'a mut [[f64; WIDTH]],
+}
+
+impl NullaryFnOnce for Forth<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (scores, &row) in self.scores.iter_mut().zip(self.rows) {
+            let (genes, values) = self.x.row(row);
+            *scores = self.weights.score(genes, values);
+        }
+    }
+}
+
+/// What some spots add to the sums: per gene, and for all genes.
 struct Part<'a> {
     x: &'a Csr,
     rows: &'a [usize],
-    weighted: &'a Block,
-    offset: [f64; WIDTH],
+    /// Their places in `rows`.
+    spots: std::ops::Range<usize>,
+    scores: &'a Scores<'a>,
 }
 
 impl NullaryFnOnce for Part<'_> {
@@ -238,15 +358,12 @@ impl NullaryFnOnce for Part<'_> {
     #[inline(always)]
     fn call(self) -> Self::Output {
         let (mut sums, mut all) = (vec![[0.0; WIDTH]; self.x.n_cols], [0.0; WIDTH]);
-        for &row in self.rows {
-            let (genes, values) = self.x.row(row);
-            let mut scores = self.offset.map(|offset| -offset);
-            for (&gene, &value) in genes.iter().zip(values) {
-                let (value, weights) = (f64::from(value), &self.weighted[gene as usize]);
-                for lane in 0..WIDTH {
-                    scores[lane] += value * weights[lane];
-                }
-            }
+        for spot in self.spots {
+            let (genes, values) = self.x.row(self.rows[spot]);
+            let scores = match self.scores {
+                Scores::Known(scores) => scores[spot],
+                Scores::Of(weights) => weights.score(genes, values),
+            };
             for lane in 0..WIDTH {
                 all[lane] += scores[lane];
             }

@@ -68,3 +68,44 @@ fn more_components_than_there_are_is_an_error_that_says_how_many() {
     let error = Components::fit(&x, &[0, 1, 2, 3], &Params::default(), |_| Ok(())).unwrap_err().to_string();
     assert!(error.contains("set n_components to 3 or less"), "{error}");
 }
+
+/// 120 spots x 200 genes go by way of the spots, the first 40 genes of them by way of the genes; both are what the whole
+/// covariance says.
+#[test]
+fn both_ways_find_the_eigenpairs_of_the_covariance() {
+    let whole = normalize::closed_form_logs();
+    assert!(whole.n_rows() < whole.n_cols);
+    let narrow = whole.select_cols(&(0..40).collect::<Vec<_>>());
+    for x in [whole, narrow] {
+        let components = fit(&x, 15, true);
+        let centred = nalgebra::DMatrix::from_fn(x.n_rows(), x.n_cols, |row, gene| {
+            let (genes, values) = x.row(row);
+            let value = genes.binary_search(&(gene as i32)).map_or(0.0, |at| f64::from(values[at]));
+            (value - components.means[gene]) * components.factors[gene]
+        });
+        let covariance = centred.transpose() * &centred / (x.n_rows() - 1) as f64;
+        let mut values = covariance.clone().symmetric_eigenvalues().as_slice().to_vec();
+        values.sort_by(|a, b| b.total_cmp(a));
+        for (loading, (value, expected)) in
+            components.loadings.iter().zip(components.variances.iter().zip(&values))
+        {
+            assert!((value - expected).abs() < 1e-9 * values[0]);
+            let loading = nalgebra::DVector::from_column_slice(loading);
+            assert!((loading.norm() - 1.0).abs() < 1e-9);
+            assert!((&covariance * &loading - &loading * *value).norm() < 1e-7 * values[0]);
+        }
+    }
+}
+
+/// As many components as there can be, of spots of which some are the same: the last have no variance.
+#[test]
+fn components_without_variance_are_still_unit_vectors() {
+    let x = normalize::closed_form_logs();
+    let rows: Vec<usize> = (0..30).chain(0..10).collect();
+    let params = Params { n_components: 35, ..Params::default() };
+    let components = Components::fit(&x, &rows, &params, |_| Ok(())).unwrap();
+    assert!(components.variances[34] < 1e-9 * components.variances[0]);
+    for loading in &components.loadings {
+        assert!((loading.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-9);
+    }
+}

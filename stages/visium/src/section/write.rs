@@ -105,7 +105,15 @@ fn radius(table: &Table, images: &[Image], section: &str) -> f64 {
     let library = table.libraries.get(section).map(|library| library.scale_factors.spot_diameter_fullres);
     let image = images.iter().find(|image| image.section == section).map(|image| image.spot_diameter_fullres);
     let known = library.into_iter().chain(image).find(|diameter| *diameter > 0.0);
-    known.map_or(UNKNOWN_RADIUS, |diameter| diameter / 2.0)
+    known.map_or_else(
+        || {
+            tracing::warn!(
+                "how large the spots of {section} are is not known: they are written with a radius of 1 pixel"
+            );
+            UNKNOWN_RADIUS
+        },
+        |diameter| diameter / 2.0,
+    )
 }
 
 /// What spatialdata-io calls such an image.

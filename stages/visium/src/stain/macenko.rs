@@ -4,19 +4,19 @@
 use nalgebra::{Matrix3, Matrix3x2, SymmetricEigen, Vector3};
 use rayon::prelude::*;
 
-use super::stains::PIXELS;
-use crate::quantile::select_by;
+use super::stains::{PART, Tissue};
+use crate::quantile::Weighted;
 
 /// The stain vectors of the tissue's densities, haematoxylin first, of length 1; `None` where they do not span a plane.
 /// `alpha`: the percentile of angles, from each end, that the stains are.
-pub(super) fn vectors(tissue: &[Vector3<f64>], alpha: f64) -> Option<Matrix3x2<f64>> {
-    let count = tissue.len();
-    if count < 2 {
+pub(super) fn vectors(tissue: &[Tissue], alpha: f64) -> Option<Matrix3x2<f64>> {
+    let count: f64 = tissue.iter().map(|of| f64::from(of.count)).sum();
+    if count < 2.0 {
         return None;
     }
-    let mean = sum(tissue, |od| *od) / count as f64;
-    let spread: Matrix3<f64> = sum(tissue, |od| (od - mean) * (od - mean).transpose());
-    let eigen = SymmetricEigen::new(spread / (count - 1) as f64);
+    let mean = sum(tissue, |density| *density) / count;
+    let spread: Matrix3<f64> = sum(tissue, |density| (density - mean) * (density - mean).transpose());
+    let eigen = SymmetricEigen::new(spread / (count - 1.0));
     let mut order = [0, 1, 2];
     order.sort_by(|&a, &b| eigen.eigenvalues[a].total_cmp(&eigen.eigenvalues[b]));
     // NaN of no pixels is no plane either.
@@ -29,10 +29,10 @@ pub(super) fn vectors(tissue: &[Vector3<f64>], alpha: f64) -> Option<Matrix3x2<f
         if vector.sum() < 0.0 { -vector } else { vector }
     };
     let (second, first) = (upwards(order[1]), upwards(order[2]));
-    let turn = |od: &Vector3<f64>| turn(od.dot(&second), od.dot(&first));
-    let mut turns: Vec<f64> = tissue.par_iter().with_min_len(PIXELS).map(turn).collect();
-    let mut at = |percent| {
-        let angle: f64 = select_by(&mut turns, percent, angle);
+    let turn = |of: &Tissue| (turn(of.density.dot(&second), of.density.dot(&first)), of.count);
+    let turns = Weighted::new(tissue.iter().map(turn).collect());
+    let at = |percent| {
+        let angle = turns.percentile_of(percent, angle);
         first * angle.cos() + second * angle.sin()
     };
     let (low, high) = (at(alpha), at(100.0 - alpha));
@@ -59,9 +59,13 @@ fn angle(turn: f64) -> f64 {
     y.atan2(x)
 }
 
-/// The sum of what `of` makes of each pixel.
-fn sum<T: Send + std::iter::Sum<T>>(tissue: &[Vector3<f64>], of: impl Fn(&Vector3<f64>) -> T + Sync) -> T {
-    let parts: Vec<T> = tissue.par_chunks(PIXELS).map(|part| part.iter().map(&of).sum()).collect();
+/// The sum of what `of` makes of each pixel's density.
+fn sum<T>(tissue: &[Tissue], of: impl Fn(&Vector3<f64>) -> T + Sync) -> T
+where
+    T: Send + std::iter::Sum<T> + std::ops::Mul<f64, Output = T>,
+{
+    let of = |pixels: &Tissue| of(&pixels.density) * f64::from(pixels.count);
+    let parts: Vec<T> = tissue.par_chunks(PART).map(|part| part.iter().map(of).sum()).collect();
     parts.into_iter().sum()
 }
 

@@ -1,6 +1,7 @@
 //! Stage type `visium/stain-normalize`: patches of all sections as if they had been stained and scanned alike.
 
 mod macenko;
+mod palette;
 mod reinhard;
 mod stains;
 mod vahadane;
@@ -18,6 +19,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use palette::{Cube, Palette};
 use reinhard::Colours;
 pub(crate) use reinhard::lightness;
 pub(crate) use stains::density;
@@ -40,8 +42,6 @@ pub(crate) struct Params {
     pub(crate) alpha: f64,
     /// Patches with a smaller share of tissue pass unchanged. Default 0.01.
     pub(crate) min_tissue: f64,
-    /// How many pixels stains are looked for in: of more, every n-th. Default 2,000,000.
-    pub(crate) max_pixels: usize,
 }
 
 /// How stains are normalised.
@@ -58,7 +58,7 @@ pub(crate) enum Method {
     Reinhard,
 }
 
-/// What is looked at together.
+/// What is looked at, or changed, together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Per {
@@ -71,14 +71,7 @@ pub(crate) enum Per {
 
 impl Default for Params {
     fn default() -> Self {
-        Self {
-            method: Method::Macenko,
-            per: Per::Section,
-            beta: 0.15,
-            alpha: 1.0,
-            min_tissue: 0.01,
-            max_pixels: 2_000_000,
-        }
+        Self { method: Method::Macenko, per: Per::Section, beta: 0.15, alpha: 1.0, min_tissue: 0.01 }
     }
 }
 
@@ -104,13 +97,11 @@ impl Stage for StainNormalize {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        let sound = params.beta > 0.0 && (0.0..50.0).contains(&params.alpha) && params.max_pixels >= 1000;
+        let sound = params.beta > 0.0 && (0.0..50.0).contains(&params.alpha);
         if sound && (0.0..=1.0).contains(&params.min_tissue) {
             return Ok(());
         }
-        Err(Error::invalid(
-            "beta should be above 0, alpha from 0 to below 50, min_tissue from 0 to 1, max_pixels at least 1000",
-        ))
+        Err(Error::invalid("beta should be above 0, alpha from 0 to below 50, min_tissue from 0 to 1"))
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
@@ -160,75 +151,97 @@ pub(crate) fn normalize(
     step: impl Fn(usize, usize) -> Result<()>,
 ) -> Result<Done> {
     let tissue = tissue_shares(patches, params.beta);
-    let target = Look::of_reference(reference, params)?;
-    let groups = groups(patches, table, &tissue, params)?;
+    let mut cube = Cube::new();
+    let target = match reference {
+        Some(patches) => Look::of(&cube.palette([patches.pixels.as_slice()]), params).ok_or_else(|| {
+            Error::invalid("the patches at `reference` have too little tissue of two stains")
+        })?,
+        None => Look::of_reference(params.method),
+    };
     let mut done = Done { is_normalised: vec![false; tissue.len()], tissue, unfit: 0 };
-    for (count, (name, members)) in groups.iter().enumerate() {
-        step(count, groups.len())?;
-        match Look::of(&sample(patches, members, params.max_pixels), params) {
+    let mut groups = groups(patches, table, &done.tissue, params)?;
+    let total = groups.len();
+    for (count, (name, group)) in groups.iter_mut().enumerate() {
+        step(count, total)?;
+        let palette = cube.palette(group.pixels.iter().map(|pixels| &**pixels));
+        match Look::of(&palette, params) {
             Some(look) => {
-                look.transfer(&target).apply(patches, members);
-                members.iter().for_each(|&patch| done.is_normalised[patch] = true);
+                let transfer = look.transfer(&target);
+                cube.recolour(&mut group.pixels, &palette, |colour| transfer.apply(colour));
+                group.patches.iter().for_each(|&patch| done.is_normalised[patch] = true);
             }
             None => {
                 tracing::warn!(
                     "{name}: too little tissue of two stains to normalise; its patches pass unchanged"
                 );
-                done.unfit += members.len();
+                done.unfit += group.patches.len();
             }
         }
     }
     Ok(done)
 }
 
+/// Patches that are looked at together.
+#[derive(Default)]
+struct Group<'a> {
+    /// Which they are.
+    patches: Vec<usize>,
+    /// Of each its pixels.
+    pixels: Vec<&'a mut [u8]>,
+}
+
 /// The patches that are looked at together, by the name of their group; those without tissue are in none.
-fn groups(
-    patches: &Patches,
+fn groups<'a>(
+    patches: &'a mut Patches,
     table: &Table,
     tissue: &[f32],
     params: &Params,
-) -> Result<BTreeMap<String, Vec<usize>>> {
-    let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
-    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (patch, spot) in patches.spots.iter().enumerate() {
-        if f64::from(tissue[patch]) < params.min_tissue {
-            continue;
+) -> Result<BTreeMap<String, Group<'a>>> {
+    let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+    let names = names(patches, table, params.per)?;
+    let bytes = (patches.size * patches.size * 3).max(1);
+    for (patch, (name, pixels)) in names.into_iter().zip(patches.pixels.chunks_exact_mut(bytes)).enumerate() {
+        if f64::from(tissue[patch]) >= params.min_tissue {
+            let group = groups.entry(name).or_default();
+            group.patches.push(patch);
+            group.pixels.push(pixels);
         }
-        let name = match params.per {
-            Per::Patch => spot.clone(),
-            Per::Section => {
-                let row = rows.get(spot.as_str()).ok_or_else(|| {
-                    Error::invalid(format!(
-                        "the patch of spot {spot} is of no spot of the table: connect its table"
-                    ))
-                })?;
-                table.section(*row).unwrap_or_default().to_owned()
-            }
-        };
-        groups.entry(name).or_default().push(patch);
     }
     Ok(groups)
 }
 
+/// What each patch belongs to: its section, or itself.
+///
+/// # Errors
+/// If a patch is of no spot of the table.
+pub(crate) fn names(patches: &Patches, table: &Table, per: Per) -> Result<Vec<String>> {
+    if per == Per::Patch {
+        return Ok(patches.spots.clone());
+    }
+    let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
+    let section = |spot: &String| match rows.get(spot.as_str()) {
+        Some(&row) => Ok(table.section(row).unwrap_or_default().to_owned()),
+        None => Err(Error::invalid(format!(
+            "the patch of spot {spot} is of no spot of the table: connect its table"
+        ))),
+    };
+    patches.spots.iter().map(section).collect()
+}
+
 /// The share of each patch whose pixels have an optical density of `beta` or more in every colour.
 fn tissue_shares(patches: &Patches, beta: f64) -> Vec<f32> {
-    let dark: Vec<bool> = (0..=255).map(|value| density(value) >= beta).collect();
+    // Density falls with light: a pixel is dense where its brightest colour is.
+    let Some(brightest) = (0..=255).rev().find(|&value| density(value) >= beta) else {
+        return vec![0.0; patches.spots.len()];
+    };
     (0..patches.spots.len())
         .into_par_iter()
         .map(|patch| {
             let (pixels, _) = patches.patch(patch).as_chunks::<3>();
-            let tissue =
-                pixels.iter().filter(|pixel| pixel.iter().all(|&value| dark[usize::from(value)])).count();
-            tissue as f32 / pixels.len().max(1) as f32
+            let is_tissue = |[r, g, b]: &[u8; 3]| (*r.max(g).max(b) <= brightest) as u32;
+            pixels.iter().map(is_tissue).sum::<u32>() as f32 / pixels.len().max(1) as f32
         })
         .collect()
-}
-
-/// The pixels of these patches; of more than `most`, every n-th.
-fn sample(patches: &Patches, members: &[usize], most: usize) -> Vec<[u8; 3]> {
-    let step = (members.len() * patches.size * patches.size).div_ceil(most).max(1);
-    let pixels = members.iter().flat_map(|&patch| patches.patch(patch).as_chunks::<3>().0);
-    pixels.step_by(step).copied().collect()
 }
 
 /// The colours of some patches.
@@ -238,14 +251,14 @@ enum Look {
 }
 
 impl Look {
-    fn of(pixels: &[[u8; 3]], params: &Params) -> Option<Self> {
+    fn of(palette: &Palette, params: &Params) -> Option<Self> {
         match params.method {
             Method::Macenko => {
-                Stains::of(pixels, params.beta, |tissue| macenko::vectors(tissue, params.alpha))
+                Stains::of(palette, params.beta, |tissue| macenko::vectors(tissue, params.alpha))
                     .map(Self::Stains)
             }
-            Method::Vahadane => Stains::of(pixels, params.beta, vahadane::vectors).map(Self::Stains),
-            Method::Reinhard => Colours::of(pixels).map(Self::Reinhard),
+            Method::Vahadane => Stains::of(palette, params.beta, vahadane::vectors).map(Self::Stains),
+            Method::Reinhard => Colours::of(palette).map(Self::Reinhard),
         }
     }
 
@@ -258,21 +271,16 @@ impl Look {
         }
     }
 
-    /// The colours that all get.
-    fn of_reference(reference: Option<&Patches>, params: &Params) -> Result<Self> {
-        let Some(reference) = reference else {
-            return Ok(match params.method {
-                Method::Macenko | Method::Vahadane => Self::Stains(Stains::REFERENCE),
-                Method::Reinhard => Self::Reinhard(Colours::REFERENCE),
-            });
-        };
-        let every: Vec<usize> = (0..reference.spots.len()).collect();
-        Look::of(&sample(reference, &every, params.max_pixels), params)
-            .ok_or_else(|| Error::invalid("the patches at `reference` have too little tissue of two stains"))
+    /// The colours that all get where no reference is given.
+    fn of_reference(method: Method) -> Self {
+        match method {
+            Method::Macenko | Method::Vahadane => Self::Stains(Stains::REFERENCE),
+            Method::Reinhard => Self::Reinhard(Colours::REFERENCE),
+        }
     }
 }
 
-/// What becomes of each pixel.
+/// What becomes of each colour.
 enum Transfer {
     Densities(Box<Tables>),
     Colours(Colours, Colours),
@@ -280,17 +288,11 @@ enum Transfer {
 }
 
 impl Transfer {
-    fn apply(&self, patches: &mut Patches, members: &[usize]) {
-        let bytes = patches.size * patches.size * 3;
-        let mut is_member = vec![false; patches.spots.len()];
-        members.iter().for_each(|&patch| is_member[patch] = true);
-        let change = |pixel: &mut [u8; 3]| match self {
-            Self::Densities(tables) => *pixel = tables.apply(*pixel),
-            Self::Colours(own, target) => *pixel = own.transferred(*pixel, target),
-            Self::Nothing => {}
-        };
-        let all = patches.pixels.par_chunks_exact_mut(bytes).zip(&is_member);
-        all.filter(|(_, member)| **member)
-            .for_each(|(patch, _)| patch.as_chunks_mut::<3>().0.iter_mut().for_each(change));
+    fn apply(&self, colour: [u8; 3]) -> [u8; 3] {
+        match self {
+            Self::Densities(tables) => tables.apply(colour),
+            Self::Colours(own, target) => own.transferred(colour, target),
+            Self::Nothing => colour,
+        }
     }
 }

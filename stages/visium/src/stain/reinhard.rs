@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use nalgebra::{Matrix3, Vector3};
 
+use super::palette::Palette;
+
 /// sRGB to XYZ, and the white of D65.
 const XYZ: Matrix3<f64> = Matrix3::new(
     0.412_453, 0.357_580, 0.180_423, 0.212_671, 0.715_160, 0.072_169, 0.019_334, 0.119_193, 0.950_227,
@@ -25,13 +27,13 @@ impl Colours {
         Self { means: [54.747, 17.122, -21.950], deviations: [15.060, 7.213, 7.250] };
 
     /// Of some pixels; `None` where a channel does not vary.
-    pub(super) fn of(pixels: &[[u8; 3]]) -> Option<Self> {
-        let n = pixels.len() as f64;
+    pub(super) fn of(palette: &Palette) -> Option<Self> {
+        let n = palette.pixels() as f64;
         let (mut sums, mut squares) = ([0.0; 3], [0.0; 3]);
-        for pixel in pixels {
-            for (channel, value) in lab(*pixel).into_iter().enumerate() {
-                sums[channel] += value;
-                squares[channel] += value * value;
+        for (colour, count) in &palette.0 {
+            for (channel, value) in lab(*colour).into_iter().enumerate() {
+                sums[channel] += value * f64::from(*count);
+                squares[channel] += value * value * f64::from(*count);
             }
         }
         let means = sums.map(|sum| sum / n);

@@ -1,23 +1,29 @@
 //! Two stains of an image, and what turns its pixels into those of another: density -ln((I + 1) / 240), haematoxylin first,
 //! concentrations by least squares, strengths by their 99th percentile, as torchstain has it.
 
+use super::palette::Palette;
+use crate::quantile::Weighted;
 use nalgebra::{Matrix3, Matrix3x2, Vector3};
-use rayon::prelude::*;
 
-use crate::quantile::select;
-
-/// Pixels of a task; also of a part of a sum: fixed, so that the order of additions is.
-pub(super) const PIXELS: usize = 1 << 14;
+/// Colours of a part of a sum: fixed, so that the order of additions is.
+pub(super) const PART: usize = 1 << 12;
 /// Light that passes an empty slide.
 const LIGHT: f64 = 240.0;
 /// Percentile of a stain's concentrations that two images are brought to share.
 const STRENGTH: f64 = 99.0;
 /// Fewer pixels of tissue than this have no stains.
-const FEWEST: usize = 10;
+const FEWEST: u64 = 10;
 
 /// The optical density of a colour's value.
 pub(crate) fn density(value: u8) -> f64 {
     -((f64::from(value) + 1.0) / LIGHT).ln()
+}
+
+/// A colour of the tissue.
+pub(super) struct Tissue {
+    pub(super) density: Vector3<f64>,
+    /// How many pixels have it.
+    pub(super) count: u32,
 }
 
 /// Two stains and how strongly an image is stained with them.
@@ -37,27 +43,25 @@ impl Stains {
     /// The stains of an image: those of its tissue, whose pixels are at least `beta` dense in each colour, as `vectors` finds
     /// them, and how strong they are; `None` where there are not two.
     pub(super) fn of(
-        pixels: &[[u8; 3]],
+        palette: &Palette,
         beta: f64,
-        vectors: impl FnOnce(&[Vector3<f64>]) -> Option<Matrix3x2<f64>>,
+        vectors: impl FnOnce(&[Tissue]) -> Option<Matrix3x2<f64>>,
     ) -> Option<Self> {
         let density: Vec<f64> = (0..=255).map(density).collect();
-        let densities = |pixel: &[u8; 3]| Vector3::from(pixel.map(|value| density[usize::from(value)]));
-        let tissue: Vec<Vector3<f64>> = pixels
-            .par_chunks(PIXELS)
-            .flat_map_iter(|part| part.iter().map(densities).filter(|od| od.iter().all(|&od| od >= beta)))
-            .collect();
-        if tissue.len() < FEWEST {
+        let densities = |colour: &[u8; 3]| Vector3::from(colour.map(|value| density[usize::from(value)]));
+        let all =
+            palette.0.iter().map(|(colour, count)| Tissue { density: densities(colour), count: *count });
+        let tissue: Vec<Tissue> =
+            all.filter(|of| of.density.iter().all(|&density| density >= beta)).collect();
+        if tissue.iter().map(|of| u64::from(of.count)).sum::<u64>() < FEWEST {
             return None;
         }
         let vectors = vectors(&tissue)?;
-        drop(tissue);
         let inverse = vectors.pseudo_inverse(1e-9).ok()?;
         let strength = |stain: usize| {
             let row = inverse.row(stain).transpose();
-            let concentration = |pixel: &[u8; 3]| row.dot(&densities(pixel));
-            let mut found: Vec<f64> = pixels.par_iter().with_min_len(PIXELS).map(concentration).collect();
-            select(&mut found, STRENGTH)
+            let concentration = |(colour, count): &([u8; 3], u32)| (row.dot(&densities(colour)), *count);
+            Weighted::new(palette.0.iter().map(concentration).collect()).percentile(STRENGTH)
         };
         let (of_h, of_e) = rayon::join(|| strength(0), || strength(1));
         let strengths = [of_h, of_e];

@@ -7,10 +7,10 @@
 //! all pixels, then the dictionary by coordinates (Mairal et al. 2010, algorithm 2), from fixed vectors, so that the same
 //! pixels give the same stains.
 
-use nalgebra::{Matrix2, Matrix3x2, Vector2, Vector3};
+use nalgebra::{Matrix2, Matrix3x2, Vector2};
 use rayon::prelude::*;
 
-use super::stains::{PIXELS, Stains};
+use super::stains::{PART, Stains, Tissue};
 
 /// λ of Vahadane et al.
 const SPARSITY: f64 = 0.1;
@@ -19,7 +19,7 @@ const TURNS: usize = 300;
 const STILL: f64 = 1e-7;
 
 /// The stain vectors of the tissue's densities, haematoxylin first, of length 1; `None` where there are not two.
-pub(super) fn vectors(tissue: &[Vector3<f64>]) -> Option<Matrix3x2<f64>> {
+pub(super) fn vectors(tissue: &[Tissue]) -> Option<Matrix3x2<f64>> {
     let mut dictionary = Stains::REFERENCE.matrix();
     for mut column in dictionary.column_iter_mut() {
         column.normalize_mut();
@@ -47,18 +47,19 @@ pub(super) fn vectors(tissue: &[Vector3<f64>]) -> Option<Matrix3x2<f64>> {
 }
 
 /// Of all pixels' codes c: the sums of c cᵀ and of x cᵀ. In fixed parts, so that the order of additions is.
-fn sums(tissue: &[Vector3<f64>], dictionary: &Matrix3x2<f64>) -> (Matrix2<f64>, Matrix3x2<f64>) {
+fn sums(tissue: &[Tissue], dictionary: &Matrix3x2<f64>) -> (Matrix2<f64>, Matrix3x2<f64>) {
     let gram = dictionary.transpose() * dictionary;
-    let part = |part: &[Vector3<f64>]| {
+    let part = |part: &[Tissue]| {
         let (mut codes, mut products) = (Matrix2::zeros(), Matrix3x2::zeros());
-        for density in part {
+        for Tissue { density, count } in part {
             let code = code(&gram, &(dictionary.transpose() * density));
-            codes += code * code.transpose();
-            products += density * code.transpose();
+            let counted = code.transpose() * f64::from(*count);
+            codes += code * counted;
+            products += density * counted;
         }
         (codes, products)
     };
-    let parts: Vec<(Matrix2<f64>, Matrix3x2<f64>)> = tissue.par_chunks(PIXELS).map(part).collect();
+    let parts: Vec<(Matrix2<f64>, Matrix3x2<f64>)> = tissue.par_chunks(PART).map(part).collect();
     parts
         .into_iter()
         .fold((Matrix2::zeros(), Matrix3x2::zeros()), |all, part| (all.0 + part.0, all.1 + part.1))
@@ -100,6 +101,8 @@ fn update(dictionary: &mut Matrix3x2<f64>, codes: &Matrix2<f64>, products: &Matr
 
 #[cfg(test)]
 mod tests {
+    use nalgebra::Vector3;
+
     use super::*;
 
     /// A code is exact where no small change of it is better.

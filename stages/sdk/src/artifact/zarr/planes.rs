@@ -1,36 +1,18 @@
 //! Arrays of colour x row x column, as OME-NGFF has images, from and to interleaved RGB rows.
 
-use std::{num::NonZeroU64, ops::Range, sync::Arc};
+use std::{num::NonZeroU64, ops::Range};
 
-use zarrs::{
-    array::{
-        Array, ArrayBuilder, ArrayMetadataOptions, ArraySubset, FillValue,
-        codec::{ShardingCodecBuilder, ZstdCodec, array_to_bytes::sharding::SubchunkWriteOrder},
-        data_type,
-    },
-    filesystem::FilesystemStore,
+use zarrs::array::{Array, ArraySubset, data_type};
+
+use super::{
+    Attributes, Layout, Number, Order, ROWS_BYTES, Reader, Rows, Writer, codec_options, create, type_name,
 };
-
-use super::{Attributes, Place, ROWS_BYTES, Reader, Writer, ZSTD_LEVEL, codec_options, type_name};
 use crate::error::Result;
 
 /// Red, green, blue.
 const COLOURS: usize = 3;
 /// Rows and columns of a chunk: a viewer's tile; a window of rows over a slide reads few rows beyond its own.
 const TILE: usize = 256;
-
-/// An array of planes that is being written from its first row on; file by file, so that no file is read again.
-pub struct Planes {
-    place: Place,
-    array: Array<FilesystemStore>,
-    /// Interleaved rows of the file that is not full yet.
-    kept: Vec<u8>,
-    /// Row that `kept` begins at.
-    first: usize,
-    height: usize,
-    width: usize,
-    file_rows: usize,
-}
 
 /// Rows of one file of an RGB image of this width: whole tiles, at most 64 MiB where one tile fits that.
 pub fn file_rows(width: usize) -> usize {
@@ -39,87 +21,43 @@ pub fn file_rows(width: usize) -> usize {
 }
 
 impl Writer {
-    /// Begins an RGB image of `[3, height, width]` bytes, of which a file holds so many rows, a multiple of 256.
+    /// Begins an RGB image of `[3, height, width]` bytes, of which a file holds so many rows, a multiple of 256; takes
+    /// interleaved rows.
     ///
     /// # Errors
     /// If the name cannot be a node's, or the disk refuses.
-    pub fn planes(&self, name: &str, height: usize, width: usize, file_rows: usize) -> Result<Planes> {
+    pub fn planes(&self, name: &str, height: usize, width: usize, file_rows: usize) -> Result<Rows<u8>> {
         let place = self.named(name)?;
-        let tiled = |side: usize| side.div_ceil(TILE).max(1) * TILE;
-        let file_rows = file_rows.min(tiled(height));
-        let zstd = Arc::new(ZstdCodec::new(ZSTD_LEVEL, false));
-        let shape = [COLOURS, height, width].map(|side| side as u64);
-        let small = height.max(width) <= TILE;
-        let file =
-            if small { [COLOURS, height.max(1), width.max(1)] } else { [COLOURS, file_rows, tiled(width)] };
-        let mut builder = ArrayBuilder::new(
-            shape.to_vec(),
-            file.map(|side| side as u64).to_vec(),
-            data_type::uint8(),
-            FillValue::from(0_u8),
-        );
-        if small {
-            builder.bytes_to_bytes_codecs(vec![zstd]);
-        } else {
-            let chunk =
-                [COLOURS, TILE, TILE].into_iter().filter_map(|side| NonZeroU64::new(side as u64)).collect();
-            let mut sharding = ShardingCodecBuilder::new(chunk, &data_type::uint8());
-            sharding.bytes_to_bytes_codecs(vec![zstd]);
-            let sharding = sharding.build().with_subchunk_write_order(SubchunkWriteOrder::C);
-            builder.array_to_bytes_codec(Arc::new(sharding));
-        }
-        builder.dimension_names(Some(["c", "y", "x"])).attributes(Attributes::new());
-        let array = builder.build(place.store.clone(), place.path()).map_err(place.error())?;
-        let plain = ArrayMetadataOptions::default().with_include_zarrs_metadata(false);
-        array.store_metadata_opt(&plain).map_err(place.error())?;
-        let file_rows = if small { height } else { file_rows };
-        Ok(Planes { place, array, kept: Vec::new(), first: 0, height, width, file_rows })
+        let layout = layout(height, width, file_rows);
+        let shape = [COLOURS, height, width];
+        let array = create(&place, &shape, u8::data_type(), u8::zero(), &layout, Attributes::new())?;
+        let (row, file_rows) = (width * COLOURS, layout.file[1] as usize);
+        Ok(Rows {
+            place,
+            array,
+            kept: Vec::new(),
+            first: 0,
+            rows: height,
+            row,
+            file_rows,
+            order: Order::Planes,
+        })
     }
 }
 
-impl Planes {
-    /// Appends interleaved RGB values of any number of rows.
-    ///
-    /// # Errors
-    /// If there are more than the image has, or the disk refuses.
-    pub fn push(&mut self, mut values: &[u8]) -> Result<()> {
-        let row = self.width * COLOURS;
-        while !values.is_empty() {
-            let rows = self.file_rows.min(self.height - self.first);
-            let taken = (rows * row - self.kept.len()).min(values.len());
-            if taken == 0 {
-                return Err(self.place.wrong("is given more rows than its shape has"));
-            }
-            self.kept.extend_from_slice(&values[..taken]);
-            values = &values[taken..];
-            if self.kept.len() == rows * row {
-                self.store(rows)?;
-            }
-        }
-        Ok(())
+/// Files of so many rows, in tiles; an image no larger than a tile is one.
+fn layout(height: usize, width: usize, file_rows: usize) -> Layout {
+    let axes = Some(["c", "y", "x"]);
+    if height.max(width) <= TILE {
+        return Layout { axes, ..Layout::whole(&[COLOURS, height, width]) };
     }
-
-    fn store(&mut self, rows: usize) -> Result<()> {
-        let planes = split(&self.kept);
-        self.kept.clear();
-        let subset = subset(COLOURS, self.first..self.first + rows, self.width);
-        self.array
-            .store_array_subset_opt(&subset, planes.as_slice(), &codec_options())
-            .map_err(self.place.error())?;
-        self.first += rows;
-        Ok(())
-    }
-
-    /// Checks that all rows came.
-    ///
-    /// # Errors
-    /// If some did not.
-    pub fn finish(self) -> Result<()> {
-        if self.first < self.height && self.width > 0 {
-            let height = self.height;
-            return Err(self.place.wrong(format!("got {} of its {height} rows", self.first)));
-        }
-        Ok(())
+    let tiled = |side: usize| side.div_ceil(TILE).max(1) * TILE;
+    let file = [COLOURS, file_rows.min(tiled(height)), tiled(width)];
+    let chunk = [COLOURS, TILE, TILE];
+    Layout {
+        file: file.map(|side| side as u64).to_vec(),
+        chunk: chunk.into_iter().map(|side| NonZeroU64::new(side as u64)).collect(),
+        axes,
     }
 }
 
@@ -172,7 +110,7 @@ fn subset(colours: usize, rows: Range<usize>, width: usize) -> ArraySubset {
 }
 
 /// The planes of interleaved pixels, one after the other.
-fn split(pixels: &[u8]) -> Vec<u8> {
+pub(super) fn split<T: Copy>(pixels: &[T]) -> Vec<T> {
     let (pixels, _) = pixels.as_chunks::<COLOURS>();
     let mut planes = Vec::with_capacity(pixels.len() * COLOURS);
     for colour in 0..COLOURS {
