@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use restage_stage::{Error, Result};
 
 /// How many numbers a task reads at least: what is converted stays small beside what is kept.
-const BLOCK: u64 = 1 << 18;
+const BLOCK: u64 = 1 << 16;
 /// Deflate, the best that these files are packed with, makes no more of a byte.
 const MOST_OF_A_BYTE: u64 = 1032;
 /// A dataset as large as this may be a lie without harm.

@@ -12,7 +12,7 @@ use restage_stage::{Error, Result};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Opens a file for reading its text, unpacked.
-pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(Error::io(path))?);
     let packed = file.fill_buf().map_err(Error::io(path))?.starts_with(&GZIP);
     Ok(if packed {

@@ -11,26 +11,37 @@ use crate::hdf5::Hdf5;
 /// Barcodes, features and counts of spots x features.
 pub(super) fn read(path: &Path, genome: Option<&str>) -> Result<(Vec<String>, Features, Csr)> {
     let file = Hdf5::open(path)?;
-    let names = |node: &str| file.texts(node);
-    let names_if = |node: &str| file.has(node).then(|| names(node)).transpose();
-    let (group, features) = if file.file.group("/matrix").is_ok() {
-        let features = Features {
-            names: names("/matrix/features/name")?,
-            ids: names_if("/matrix/features/id")?.map_or_else(|| names("/matrix/features/name"), Ok)?,
-            kinds: names_if("/matrix/features/feature_type")?.unwrap_or_default(),
-            genomes: names_if("/matrix/features/genome")?.unwrap_or_default(),
-        };
-        ("matrix".to_owned(), features)
-    } else {
-        let group = legacy_genome(&file, genome)?;
-        let ids = names(&format!("/{group}/genes"))?;
-        let features =
-            Features { names: names(&format!("/{group}/gene_names"))?, ids, ..Features::default() };
-        (group, features)
+    let group = match file.file.group("/matrix") {
+        Ok(_) => "matrix".to_owned(),
+        Err(_) => legacy_genome(&file, genome)?,
     };
-    let barcodes = names(&format!("/{group}/barcodes"))?;
-    let x = counts(&file, &group, barcodes.len(), features.names.len())?;
+    // Names and counts are packed apart, and read side by side.
+    let (names, x) = rayon::join(|| names(&file, &group), || Parts::read(&file, &group));
+    let (barcodes, features) = names?;
+    let x = x?.checked(&file, barcodes.len(), features.names.len())?;
     Ok((barcodes, features, x))
+}
+
+/// Barcodes and features.
+fn names(file: &Hdf5, group: &str) -> Result<(Vec<String>, Features)> {
+    let names = |node: &str| file.texts(&format!("/{group}/{node}"));
+    let names_if = |node: &str| match file.has(&format!("/{group}/{node}")) {
+        true => names(node).map(Some),
+        false => Ok(None),
+    };
+    let barcodes = names("barcodes")?;
+    if group != "matrix" {
+        let ids = names("genes")?;
+        return Ok((barcodes, Features { names: names("gene_names")?, ids, ..Features::default() }));
+    }
+    let ((genes, ids), (kinds, genomes)) = rayon::join(
+        || rayon::join(|| names("features/name"), || names_if("features/id")),
+        || rayon::join(|| names_if("features/feature_type"), || names_if("features/genome")),
+    );
+    let genes = genes?;
+    let ids = ids?.unwrap_or_else(|| genes.clone());
+    let (kinds, genomes) = (kinds?.unwrap_or_default(), genomes?.unwrap_or_default());
+    Ok((barcodes, Features { names: genes, ids, kinds, genomes }))
 }
 
 /// The group of a genome in a file of Cell Ranger 2.
@@ -53,20 +64,33 @@ fn legacy_genome(file: &Hdf5, wanted: Option<&str>) -> Result<String> {
     }
 }
 
-/// The file's features x spots, compressed by spot, are byte for byte spots x features compressed by row, except that
-/// the indices of a spot need not be sorted.
-fn counts(file: &Hdf5, group: &str, spots: usize, features: usize) -> Result<Csr> {
-    let node = |name| format!("/{group}/{name}");
-    let indptr: Vec<i64> = file.numbers(&node("indptr"), Some, |_| None)?;
-    let indices: Vec<i32> = file.numbers(&node("indices"), |index| i32::try_from(index).ok(), |_| None)?;
-    let data: Vec<f32> =
-        file.numbers(&node("data"), |count| Some(count as f32), |count| Some(count as f32))?;
-    let ends_fit = indptr.first() == Some(&0) && indptr.last() == Some(&(data.len() as i64));
-    if indptr.len() != spots + 1 || !ends_fit || !indptr.is_sorted() || indices.len() != data.len() {
-        return Err(file.wrong("contradicts itself: data, indices, indptr and barcodes do not agree"));
+/// Counts as the file has them: features x spots, compressed by spot, are byte for byte spots x features compressed by row,
+/// except that the indices of a spot need not be sorted.
+struct Parts {
+    indptr: Vec<i64>,
+    indices: Vec<i32>,
+    data: Vec<f32>,
+}
+
+impl Parts {
+    fn read(file: &Hdf5, group: &str) -> Result<Self> {
+        let node = |name| format!("/{group}/{name}");
+        let (indices, data) = rayon::join(
+            || file.numbers(&node("indices"), |index| i32::try_from(index).ok(), |_| None),
+            || file.numbers(&node("data"), |count| Some(count as f32), |count| Some(count as f32)),
+        );
+        Ok(Self { indptr: file.numbers(&node("indptr"), Some, |_| None)?, indices: indices?, data: data? })
     }
-    if !indices.par_iter().all(|&index| usize::try_from(index).is_ok_and(|index| index < features)) {
-        return Err(file.wrong(format!("has counts of features beyond its {features}")));
+
+    fn checked(self, file: &Hdf5, spots: usize, features: usize) -> Result<Csr> {
+        let Self { indptr, indices, data } = self;
+        let ends_fit = indptr.first() == Some(&0) && indptr.last() == Some(&(data.len() as i64));
+        if indptr.len() != spots + 1 || !ends_fit || !indptr.is_sorted() || indices.len() != data.len() {
+            return Err(file.wrong("contradicts itself: data, indices, indptr and barcodes do not agree"));
+        }
+        if !indices.par_iter().all(|&index| usize::try_from(index).is_ok_and(|index| index < features)) {
+            return Err(file.wrong(format!("has counts of features beyond its {features}")));
+        }
+        Csr::from_parts(features, indptr, indices, data).map_err(|error| file.wrong(error))
     }
-    Csr::from_parts(features, indptr, indices, data).map_err(|error| file.wrong(error))
 }

@@ -1,10 +1,11 @@
 //! The triple `matrix.mtx`, `features.tsv` (or `genes.tsv`) and `barcodes.tsv`, each gzipped or not.
 
 use std::{
-    io::BufRead,
+    io::{BufRead, Read},
     path::{Path, PathBuf},
 };
 
+use rayon::prelude::*;
 use restage_stage::{Error, Result, artifact::Csr};
 
 use super::counts::Features;
@@ -65,8 +66,13 @@ fn features(text: &str) -> Result<Features, String> {
     Ok(features)
 }
 
+/// Text that is unpacked at a time, while what came before it is parsed.
+const BATCH: usize = 4 << 20;
+/// Text that a task parses.
+const PIECE: usize = 1 << 16;
+
 /// Features x barcodes in MatrixMarket's coordinate format, as spots x features.
-fn matrix(mut file: impl BufRead) -> Result<Csr, String> {
+fn matrix(mut file: impl BufRead + Send) -> Result<Csr, String> {
     let mut lines = Lines { buffer: Vec::new(), number: 0 };
     let banner = lines.next(&mut file)?.unwrap_or_default().to_ascii_lowercase();
     let words: Vec<&str> = banner.split_ascii_whitespace().collect();
@@ -91,44 +97,187 @@ fn matrix(mut file: impl BufRead) -> Result<Csr, String> {
     }
 
     // A file may promise any number of entries: room is made for what could be there, and grows with what is.
-    let room = stored.min(1 << 24);
-    let (mut spots, mut genes, mut values) =
-        (Vec::<u32>::with_capacity(room), Vec::<i32>::with_capacity(room), Vec::<f32>::with_capacity(room));
-    while lines.advance(&mut file)? {
-        let Some((spot, gene, value)) = entry(&lines.buffer, n_features, n_barcodes, is_pattern) else {
-            return Err(format!(
-                "line {} should hold a feature of 1 to {n_features}, a barcode of 1 to {n_barcodes} and a count",
-                lines.number
-            ));
-        };
-        if spots.len() == stored {
-            return Err(format!("line {} is one more than the {stored} counts it promises", lines.number));
+    let shape = Shape { n_features, n_barcodes, is_pattern };
+    let mut all = Entries::with_room(stored.min(1 << 24));
+    let (mut text, mut number) = (Vec::new(), lines.number);
+    loop {
+        let (next, parsed) = rayon::join(|| batch(&mut file), || shape.parse(&text));
+        for piece in parsed {
+            let before = all.values.len();
+            all.append(piece.entries);
+            if all.values.len() > stored {
+                let line = number + line_of_entry(&text[piece.at..], stored - before);
+                return Err(format!("line {line} is one more than the {stored} counts it promises"));
+            }
+            number += piece.lines;
+            if piece.is_cut {
+                return Err(format!(
+                    "line {number} should hold a feature of 1 to {n_features}, a barcode of 1 to {n_barcodes} and a count"
+                ));
+            }
         }
-        spots.push(spot);
-        genes.push(gene);
-        values.push(value);
+        text = next.map_err(|error| format!("cannot read on after line {number}: {error}"))?;
+        if text.is_empty() {
+            break;
+        }
     }
+    let Entries { spots, genes, values } = all;
     if spots.len() != stored {
         return Err(format!("is cut off: it promises {stored} counts and holds {}", spots.len()));
     }
     by_spot(n_barcodes, n_features, &spots, genes, values)
 }
 
-/// Feature, barcode and count of a line, as (barcode, feature, count) from 0.
-fn entry(line: &[u8], n_features: usize, n_barcodes: usize, is_pattern: bool) -> Option<(u32, i32, f32)> {
-    let (feature, rest) = whole(line)?;
-    let (barcode, rest) = whole(rest)?;
-    let value = match whole(rest) {
-        _ if is_pattern => 1.0,
-        Some((count, rest)) if rest.trim_ascii_start().is_empty() => count as f32,
-        // A real number, or a whole one with something behind it.
-        _ => {
-            let field = rest.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
-            str::from_utf8(field).ok()?.parse().ok()?
+/// The next whole lines; none at the end.
+fn batch(file: &mut impl BufRead) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(BATCH + 256);
+    file.take(BATCH as u64).read_to_end(&mut text)?;
+    file.read_until(b'\n', &mut text)?;
+    Ok(text)
+}
+
+/// Which of the lines, counted from 1, holds an entry, counted from 0.
+fn line_of_entry(text: &[u8], entry: usize) -> usize {
+    let lines = (1..).zip(text.split(|byte| *byte == b'\n'));
+    let mut full = lines.filter(|(_, line)| !line.trim_ascii().is_empty());
+    full.nth(entry).map_or(0, |(line, _)| line)
+}
+
+/// Counts in the order of their lines.
+struct Entries {
+    spots: Vec<u32>,
+    genes: Vec<i32>,
+    values: Vec<f32>,
+}
+
+impl Entries {
+    fn with_room(room: usize) -> Self {
+        Self {
+            spots: Vec::with_capacity(room),
+            genes: Vec::with_capacity(room),
+            values: Vec::with_capacity(room),
         }
-    };
-    let inside = (1..=n_features).contains(&feature) && (1..=n_barcodes).contains(&barcode);
-    inside.then_some((u32::try_from(barcode - 1).ok()?, i32::try_from(feature - 1).ok()?, value))
+    }
+
+    fn append(&mut self, mut more: Self) {
+        self.spots.append(&mut more.spots);
+        self.genes.append(&mut more.genes);
+        self.values.append(&mut more.values);
+    }
+}
+
+/// What some lines hold.
+struct Piece {
+    /// Where in the text they begin.
+    at: usize,
+    entries: Entries,
+    /// How many there are, or, where one is wrong, up to it.
+    lines: usize,
+    is_cut: bool,
+}
+
+/// What entries may be.
+struct Shape {
+    n_features: usize,
+    n_barcodes: usize,
+    is_pattern: bool,
+}
+
+impl Shape {
+    /// The entries of whole lines; in pieces, side by side.
+    fn parse(&self, text: &[u8]) -> Vec<Piece> {
+        let mut starts = vec![0];
+        while let Some(end) = starts.last().and_then(|start| {
+            let end = start + PIECE;
+            Some(end + 1 + text.get(end..)?.iter().position(|byte| *byte == b'\n')?)
+        }) {
+            starts.push(end);
+        }
+        starts.push(text.len());
+        starts.par_windows(2).map(|ends| self.piece(ends[0], &text[ends[0]..ends[1]])).collect()
+    }
+
+    fn piece(&self, at: usize, text: &[u8]) -> Piece {
+        // Shorter lines than `1 1 1` and its end are rare.
+        let mut piece = Piece { at, entries: Entries::with_room(text.len() / 6), lines: 0, is_cut: false };
+        let mut rest = text;
+        while !rest.is_empty() {
+            piece.lines += 1;
+            let entry = match plain(rest) {
+                Some(([feature, barcode, count], after)) if !self.is_pattern => {
+                    rest = after;
+                    self.inside(feature, barcode, count as f32)
+                }
+                _ => {
+                    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+                    let line = &rest[..end];
+                    rest = &rest[end..];
+                    if line.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    self.entry(line)
+                }
+            };
+            let Some((spot, gene, value)) = entry else {
+                piece.is_cut = true;
+                return piece;
+            };
+            piece.entries.spots.push(spot);
+            piece.entries.genes.push(gene);
+            piece.entries.values.push(value);
+        }
+        piece
+    }
+
+    /// Feature, barcode and count of a line, as (barcode, feature, count) from 0.
+    fn entry(&self, line: &[u8]) -> Option<(u32, i32, f32)> {
+        let (feature, rest) = whole(line)?;
+        let (barcode, rest) = whole(rest)?;
+        let value = match whole(rest) {
+            _ if self.is_pattern => 1.0,
+            Some((count, rest)) if rest.trim_ascii_start().is_empty() => count as f32,
+            // A real number, or a whole one with something behind it.
+            _ => {
+                let field = rest.trim_ascii_start().split(u8::is_ascii_whitespace).next()?;
+                str::from_utf8(field).ok()?.parse().ok()?
+            }
+        };
+        self.inside(feature, barcode, value)
+    }
+
+    fn inside(&self, feature: usize, barcode: usize, value: f32) -> Option<(u32, i32, f32)> {
+        let inside = (1..=self.n_features).contains(&feature) && (1..=self.n_barcodes).contains(&barcode);
+        inside.then_some((u32::try_from(barcode - 1).ok()?, i32::try_from(feature - 1).ok()?, value))
+    }
+}
+
+/// Three whole numbers with a blank between them that a text begins with, and what is behind the end of their line: what
+/// nearly all lines are, and fast. `None`: any other line, right or wrong.
+fn plain(text: &[u8]) -> Option<([usize; 3], &[u8])> {
+    let mut at = 0;
+    let mut numbers = [0; 3];
+    for (number, end) in numbers.iter_mut().zip([b' ', b' ', b'\n']) {
+        let first = at;
+        loop {
+            let byte = *text.get(at)?;
+            at += 1;
+            let digit = byte.wrapping_sub(b'0');
+            if digit < 10 {
+                *number = *number * 10 + usize::from(digit);
+            } else if byte == end {
+                break;
+            } else {
+                return None;
+            }
+            if at - first > 15 {
+                return None;
+            }
+        }
+        if at - first < 2 {
+            return None;
+        }
+    }
+    Some((numbers, &text[at..]))
 }
 
 /// The whole number that a line begins with, and what is behind it. `None`: another word, or beyond 2^53.
@@ -240,7 +389,8 @@ mod tests {
     /// Numbers are read by hand where they are whole: the others still by Rust's own parser.
     #[test]
     fn numbers_of_every_notation_are_read() {
-        let value = |text: &str| entry(format!(" 3\t2 {text}\r\n").as_bytes(), 3, 2, false);
+        let shape = Shape { n_features: 3, n_barcodes: 2, is_pattern: false };
+        let value = |text: &str| shape.entry(format!(" 3\t2 {text}\r\n").as_bytes());
         for (text, wanted) in
             [("7", 7.0), ("1e3", 1000.0), ("2.5", 2.5), ("-1", -1.0), ("16777217", 16_777_217.0)]
         {
@@ -248,10 +398,39 @@ mod tests {
         }
         assert_eq!(value("99999999999999999999"), Some((1, 2, 1e20)));
         assert_eq!((value("x"), value(""), value("7x")), (None, None, None));
-        assert_eq!(entry(b"-1 2 7", 3, 2, false), None);
-        assert_eq!(entry(b"0 2 7", 3, 2, false), None);
+        assert_eq!(shape.entry(b"-1 2 7"), None);
+        assert_eq!(shape.entry(b"0 2 7"), None);
         let more = parse(&format!("{BANNER}3 2 1\n1 1 7\n2 1 7\n")).unwrap_err();
         assert_eq!(more, "line 5 is one more than the 1 counts it promises");
+    }
+
+    /// In one piece or in many, by the fast way or the other: the same entries, and the same line where one is wrong.
+    #[test]
+    fn lines_of_any_writing_are_read_in_pieces() {
+        let many = 30_000;
+        let line = |at: usize| match at % 5 {
+            0 => format!("{} {} {at}\n", 1 + at % 7, 1 + at / 7),
+            1 => format!(" {}\t{} {at}.0\r\n", 1 + at % 7, 1 + at / 7),
+            2 => format!("\n  \n{} {} {at}\n", 1 + at % 7, 1 + at / 7),
+            _ => format!("{} {} {at} \n", 1 + at % 7, 1 + at / 7),
+        };
+        let text =
+            |lines: &[String], promised: usize| format!("{BANNER}7 {many} {promised}\n{}", lines.concat());
+        let mut lines: Vec<String> = (0..many).map(line).collect();
+        assert!(lines.concat().len() > 4 * PIECE);
+        let x = parse(&text(&lines, many)).unwrap();
+        let entries: Vec<(usize, f32)> = (0..many).flat_map(|row| x.entries(row)).collect();
+        assert!((0..many).all(|at| entries[at] == (at % 7, at as f32)));
+
+        // Every fifth line has two empty ones before it.
+        let at = many - 3;
+        assert_eq!(at % 5, 2);
+        let more = parse(&text(&lines, at)).unwrap_err();
+        let wanted = 4 + at + 2 * (at / 5) + 2;
+        assert_eq!(more, format!("line {wanted} is one more than the {at} counts it promises"));
+        lines[at] = "8 1 1\n".into();
+        let wrong = parse(&text(&lines, many)).unwrap_err();
+        assert!(wrong.starts_with(&format!("line {} should hold", wanted - 2)), "{wrong}");
     }
 
     #[test]

@@ -5,13 +5,12 @@
 //! than one, as what costs is to fetch the matrix. Every sum runs in a fixed order, so the bytes do not depend on the
 //! number of threads.
 
-use nalgebra::DMatrix;
 use pulp::{Arch, NullaryFnOnce};
 use rand::Rng;
 use rayon::prelude::*;
 use restage_stage::{Result, context::rng};
 
-use super::symmetric::eigen;
+use super::band::{Band, Eigen};
 
 /// Vectors of a block.
 pub(super) const WIDTH: usize = 4;
@@ -26,6 +25,8 @@ const TOLERANCE: f64 = 1e-10;
 const EXHAUSTED: f64 = 1e-13;
 /// Rows per task where vectors are combined.
 const CHUNK: usize = 512;
+/// Rows of all blocks that one task multiplies at least: fewer are done before another thread has woken up.
+const SMALL: usize = 1 << 13;
 
 /// Eigenvalues, descending, each with its unit vector.
 #[derive(Debug)]
@@ -68,17 +69,15 @@ pub(super) fn largest(
             continue;
         }
         step(size)?;
-        let (values, vectors) = eigen(band(&diagonal, &below))?;
-        let left = products(&next, &next);
-        let top = values[0];
-        let worst = (0..wanted).map(|pair| residual(&left, &vectors, pair)).fold(0.0, f64::max);
+        let ritz = Eigen::of(band(&diagonal, &below))?;
+        let (left, top) = (products(&next, &next), ritz.values[0]);
+        let last = ritz.rows(size - WIDTH, wanted);
+        let worst = last.iter().map(|last| residual(&left, last)).fold(0.0, f64::max);
         if worst <= TOLERANCE * top {
+            let weights = ritz.vectors(wanted);
             return Ok(Eigenpairs {
-                values: values[..wanted].iter().map(|value| value.max(0.0)).collect(),
-                vectors: (0..wanted)
-                    .into_par_iter()
-                    .map(|pair| combine(&basis, vectors.column(pair).as_slice()))
-                    .collect(),
+                values: at_least_0(&ritz.values[..wanted]),
+                vectors: weights.par_iter().map(|weights| combine(&basis, weights)).collect(),
             });
         }
         check_at = next_check(size, worst / top, last_check);
@@ -88,56 +87,56 @@ pub(super) fn largest(
     whole(apply, n, wanted)
 }
 
-/// The size of the basis at which it pays to look again. Residuals fall by about the same factor with every block: two of
-/// them tell when they will be small enough.
+/// The size of the basis at which it pays to look again. Residuals fall faster and faster as the basis grows: at the rate of
+/// the last two they will be small enough too late, so steps are short.
 fn next_check(size: usize, residual: f64, last: Option<(usize, f64)>) -> usize {
+    let longest = size / 5;
     let growth = match last {
         Some((last_size, last_residual)) if residual < last_residual && residual > 0.0 => {
             let per_vector = (last_residual / residual).ln() / (size - last_size) as f64;
             (residual / TOLERANCE).ln() / per_vector
         }
-        _ => size as f64 / 4.0,
+        _ => longest as f64,
     };
-    size + (growth as usize).clamp(WIDTH, size)
+    size + (growth as usize).clamp(WIDTH, longest.max(WIDTH))
 }
 
 /// The eigenpairs of the matrix itself, column by column what it does to the axes.
 fn whole(apply: impl Fn(&Block) -> Block, n: usize, wanted: usize) -> Result<Eigenpairs> {
-    let mut matrix = DMatrix::zeros(n, n);
+    let mut matrix = Band::zeros(n, n.saturating_sub(1));
     for first in (0..n).step_by(WIDTH) {
         let mut axes = vec![[0.0; WIDTH]; n];
         let count = WIDTH.min(n - first);
         (0..count).for_each(|lane| axes[first + lane][lane] = 1.0);
-        for (row, values) in apply(&axes).into_iter().enumerate() {
-            (0..count).for_each(|lane| matrix[(row, first + lane)] = values[lane]);
+        for (row, values) in apply(&axes).into_iter().enumerate().skip(first) {
+            (0..count.min(row + 1 - first)).for_each(|lane| *matrix.at(row, first + lane) = values[lane]);
         }
     }
-    let (values, vectors) = eigen(matrix)?;
-    Ok(Eigenpairs {
-        values: values[..wanted].iter().map(|value| value.max(0.0)).collect(),
-        vectors: (0..wanted).map(|pair| vectors.column(pair).as_slice().to_vec()).collect(),
-    })
+    let eigen = Eigen::of(matrix)?;
+    Ok(Eigenpairs { values: at_least_0(&eigen.values[..wanted]), vectors: eigen.vectors(wanted) })
 }
 
-/// The matrix as the basis sees it: blocks on the diagonal and beside it.
-fn band(diagonal: &[Square], below: &[Square]) -> DMatrix<f64> {
-    let size = diagonal.len() * WIDTH;
-    let mut matrix = DMatrix::zeros(size, size);
+/// Rounding makes of 0 a little less.
+fn at_least_0(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.max(0.0)).collect()
+}
+
+/// The matrix as the basis sees it: blocks on the diagonal and, upper triangles, beside it.
+fn band(diagonal: &[Square], below: &[Square]) -> Band {
+    let mut matrix = Band::zeros(diagonal.len() * WIDTH, WIDTH);
     for (block, square) in diagonal.iter().enumerate() {
-        for (row, values) in square.iter().enumerate() {
-            for (column, value) in values.iter().enumerate() {
-                // Half of it and half of its transpose: symmetric to the last bit.
-                let mean = (value + square[column][row]) / 2.0;
-                matrix[(block * WIDTH + row, block * WIDTH + column)] = mean;
+        for row in 0..WIDTH {
+            for column in 0..=row {
+                // Half of it and half of its transpose, which rounding makes different.
+                let mean = (square[row][column] + square[column][row]) / 2.0;
+                *matrix.at(block * WIDTH + row, block * WIDTH + column) = mean;
             }
         }
     }
     for (block, square) in below.iter().enumerate() {
-        for (row, values) in square.iter().enumerate() {
-            for (column, &value) in values.iter().enumerate() {
-                let place = ((block + 1) * WIDTH + row, block * WIDTH + column);
-                matrix[place] = value;
-                matrix[(place.1, place.0)] = value;
+        for row in 0..WIDTH {
+            for column in row..WIDTH {
+                *matrix.at((block + 1) * WIDTH + row, block * WIDTH + column) = square[row][column];
             }
         }
     }
@@ -146,10 +145,8 @@ fn band(diagonal: &[Square], below: &[Square]) -> DMatrix<f64> {
 
 /// How far a Ritz vector is from an eigenvector: the length of what the newest block leaves beside the basis (`left`: its
 /// products with itself), weighted by the vector's last entries.
-fn residual(left: &Square, vectors: &DMatrix<f64>, pair: usize) -> f64 {
-    let first = vectors.nrows() - WIDTH;
-    let last = |lane: usize| vectors[(first + lane, pair)];
-    let square: f64 = (0..WIDTH).flat_map(|a| (0..WIDTH).map(move |b| last(a) * left[a][b] * last(b))).sum();
+fn residual(left: &Square, last: &[f64; WIDTH]) -> f64 {
+    let square: f64 = (0..WIDTH).flat_map(|a| (0..WIDTH).map(move |b| last[a] * left[a][b] * last[b])).sum();
     square.max(0.0).sqrt()
 }
 
@@ -204,7 +201,9 @@ fn remove_span_of_lane(block: &mut Block, basis: &[Block], lane: usize) {
 
 /// Makes a block's vectors orthogonal to the orthonormal `basis`, but for rounding; the shares of the basis that they had.
 fn remove_span(block: &mut Block, basis: &[Block]) -> Vec<Square> {
-    let shares: Vec<Square> = basis.par_iter().map(|other| products(other, block)).collect();
+    let few = SMALL / block.len().max(1) + 1;
+    let shares: Vec<Square> =
+        basis.par_iter().with_min_len(few).map(|other| products(other, block)).collect();
     block.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, rows)| {
         let first = chunk * CHUNK;
         Arch::new().dispatch(Subtract { rows, basis, first, shares: &shares });
@@ -300,7 +299,7 @@ impl NullaryFnOnce for Combine<'_> {
 
 #[cfg(test)]
 mod tests {
-    use nalgebra::SymmetricEigen;
+    use nalgebra::{DMatrix, SymmetricEigen};
     use proptest::prelude::*;
     use rand::Rng;
     use restage_stage::Error;

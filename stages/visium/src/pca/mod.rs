@@ -1,7 +1,7 @@
 //! Stage type `visium/pca`: each spot's expression as a few principal components.
 
+mod band;
 mod krylov;
-mod symmetric;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
@@ -208,6 +208,9 @@ const ROWS: usize = 64;
 /// Parts that the sums over the spots are added up of: fixed, so that the order of additions is.
 const PARTS: usize = 16;
 
+/// Up to so many spots their products with each other are formed: that takes a few looks at the values per vector that is
+/// wanted, and saves many.
+const FEW: usize = 1024;
 /// Against the largest: below it, a vector over the spots does not tell precisely enough of one over the genes.
 const SMALL: f64 = 1e-4;
 
@@ -229,8 +232,14 @@ impl Data<'_> {
         wanted: usize,
         step: impl FnMut(usize) -> Result<()>,
     ) -> Result<Option<krylov::Eigenpairs>> {
-        let gram = |block: &Block| self.scores(&self.sums(&Scores::Known(block)));
-        let of_spots = krylov::largest(gram, self.rows.len(), wanted, step)?;
+        let spots = self.rows.len();
+        let of_spots = if spots <= FEW {
+            let gram = self.gram();
+            krylov::largest(|block| times(&gram, block), spots, wanted, step)?
+        } else {
+            let product = |block: &Block| self.scores(&self.sums(&Scores::Known(block)));
+            krylov::largest(product, spots, wanted, step)?
+        };
         let is_small = |value: &f64| *value <= SMALL * of_spots.values[0];
         if of_spots.values.iter().any(is_small) {
             return Ok(None);
@@ -238,7 +247,7 @@ impl Data<'_> {
         let mut vectors = Vec::with_capacity(wanted);
         for some in of_spots.vectors.chunks(WIDTH) {
             let of_spot = |spot: usize| std::array::from_fn(|lane| some.get(lane).map_or(0.0, |v| v[spot]));
-            let block: Block = (0..self.rows.len()).map(of_spot).collect();
+            let block: Block = (0..spots).map(of_spot).collect();
             let sums = self.sums(&Scores::Known(&block));
             vectors.extend((0..some.len()).map(|lane| {
                 let length = sums.iter().map(|row| row[lane] * row[lane]).sum::<f64>().sqrt();
@@ -246,6 +255,34 @@ impl Data<'_> {
             }));
         }
         Ok(Some(krylov::Eigenpairs { values: of_spots.values, vectors }))
+    }
+
+    /// The products of all pairs of spots, / (n - 1); row by row.
+    fn gram(&self) -> Vec<f64> {
+        let spots = self.rows.len();
+        let degrees = (spots - 1) as f64;
+        let mut gram = vec![0.0; spots * spots];
+        gram.par_chunks_mut(WIDTH * spots).zip(self.rows.par_chunks(WIDTH)).for_each(|(products, some)| {
+            let mut block: Block = self.means.iter().map(|mean| [-mean; WIDTH]).collect();
+            for (lane, &row) in some.iter().enumerate() {
+                self.x.entries(row).for_each(|(gene, value)| block[gene][lane] += f64::from(value));
+            }
+            for (row, factor) in block.iter_mut().zip(self.factors) {
+                *row = row.map(|value| value * factor / degrees);
+            }
+            let weights = self.weights(&block);
+            let mut scores = vec![[0.0; WIDTH]; spots];
+            Arch::new().dispatch(Forth {
+                x: self.x,
+                rows: self.rows,
+                weights: &weights,
+                scores: &mut scores,
+            });
+            for (lane, products) in products.chunks_exact_mut(spots).enumerate() {
+                products.iter_mut().zip(&scores).for_each(|(product, scores)| *product = scores[lane]);
+            }
+        });
+        gram
     }
 
     /// The covariance times a few vectors over the genes.
@@ -293,6 +330,52 @@ impl Data<'_> {
             (0..WIDTH).for_each(|lane| of_means[lane] += row[lane] * mean);
         }
         Weights { of_genes, of_means }
+    }
+}
+
+/// A square matrix, row by row, times a few vectors.
+fn times(matrix: &[f64], block: &Block) -> Block {
+    let mut products = vec![[0.0; WIDTH]; block.len()];
+    let rows = matrix.par_chunks(ROWS * block.len());
+    products.par_chunks_mut(ROWS).zip(rows).for_each(|(products, rows)| {
+        Arch::new().dispatch(Times { rows, block, products });
+    });
+    products
+}
+
+/// Some rows of a matrix times a few vectors.
+struct Times<'a> {
+    rows: &'a [f64],
+    block: &'a Block,
+    products: &'a mut [[f64; WIDTH]],
+}
+
+impl NullaryFnOnce for Times<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (product, row) in self.products.iter_mut().zip(self.rows.chunks_exact(self.block.len())) {
+            // Four sums at once: one would wait for its own last addition.
+            let mut sums = [[0.0; WIDTH]; 4];
+            let (values, values_left) = row.as_chunks::<4>();
+            let (blocks, blocks_left) = self.block.as_chunks::<4>();
+            for (values, blocks) in values.iter().zip(blocks) {
+                for part in 0..4 {
+                    for lane in 0..WIDTH {
+                        sums[part][lane] += values[part] * blocks[part][lane];
+                    }
+                }
+            }
+            for (value, block) in values_left.iter().zip(blocks_left) {
+                for lane in 0..WIDTH {
+                    sums[0][lane] += value * block[lane];
+                }
+            }
+            for lane in 0..WIDTH {
+                product[lane] = (sums[0][lane] + sums[1][lane]) + (sums[2][lane] + sums[3][lane]);
+            }
+        }
     }
 }
 

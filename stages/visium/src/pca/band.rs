@@ -1,0 +1,277 @@
+//! All eigenpairs of a small symmetric matrix that has a few diagonals: what Lanczos' method has to find again and again.
+//!
+//! Plane rotations make it tridiagonal (Schwarz, "Tridiagonalization of a symmetric band matrix", 1968), QL with implicit
+//! shifts makes that diagonal (Golub & Van Loan, *Matrix Computations*, §8.3). Rotations are noted, and done to as many
+//! rows of the vectors as somebody asks for: by strips that stay in the processor's cache, all threads at once. What a
+//! strip becomes does not depend on who has it.
+
+use pulp::{Arch, NullaryFnOnce};
+use rayon::prelude::*;
+use restage_stage::{Error, Result};
+
+/// Rows of a strip.
+const STRIP: usize = 32;
+/// Tries per eigenvalue; one or two are usual.
+const TRIES: usize = 100;
+
+/// The lower half of a symmetric matrix that has nothing farther than `width` from its diagonal.
+pub(super) struct Band {
+    size: usize,
+    width: usize,
+    /// Row by row, from the diagonal leftwards; each with one place more than the band is wide.
+    cells: Vec<f64>,
+}
+
+impl Band {
+    pub(super) fn zeros(size: usize, width: usize) -> Self {
+        Self { size, width, cells: vec![0.0; size * (width + 2)] }
+    }
+
+    /// The place at `row`, `column`; `column <= row`, which is at most one farther than the band is wide.
+    pub(super) fn at(&mut self, row: usize, column: usize) -> &mut f64 {
+        &mut self.cells[row * (self.width + 2) + row - column]
+    }
+
+    /// Turns rows and columns `row - 1` and `row` so that there is nothing left at `row`, `column`. One place may come to be
+    /// that lies outside of the band, `width` rows below.
+    fn turn(&mut self, row: usize, column: usize) -> Rotation {
+        let (p, q) = (row - 1, row);
+        let (kept, gone) = (*self.at(p, column), *self.at(q, column));
+        let length = kept.hypot(gone);
+        let rotation = Rotation { column: p, cosine: kept / length, sine: -gone / length };
+        for column in column..p {
+            let turned = rotation.turn(*self.at(p, column), *self.at(q, column));
+            (*self.at(p, column), *self.at(q, column)) = turned;
+        }
+        *self.at(q, column) = 0.0;
+        for row in q + 1..self.size.min(q + self.width + 1) {
+            let left = if row - p > self.width + 1 { 0.0 } else { *self.at(row, p) };
+            let turned = rotation.turn(left, *self.at(row, q));
+            (*self.at(row, p), *self.at(row, q)) = turned;
+        }
+        let Rotation { cosine: c, sine: s, .. } = rotation;
+        let (pp, qp, qq) = (*self.at(p, p), *self.at(q, p), *self.at(q, q));
+        *self.at(p, p) = c * c * pp - 2.0 * c * s * qp + s * s * qq;
+        *self.at(q, q) = s * s * pp + 2.0 * c * s * qp + c * c * qq;
+        *self.at(q, p) = c * s * (pp - qq) + (c * c - s * s) * qp;
+        rotation
+    }
+
+    /// Makes it tridiagonal; the rotations that do it.
+    fn reduce(&mut self) -> Vec<Rotation> {
+        let mut rotations = Vec::new();
+        for first in 0..self.size {
+            for distance in (2..=self.width.min(self.size - 1 - first)).rev() {
+                // What leaves the band is chased out of the matrix.
+                let (mut row, mut column) = (first + distance, first);
+                while row < self.size && *self.at(row, column) != 0.0 {
+                    rotations.push(self.turn(row, column));
+                    (row, column) = (row + self.width, row - 1);
+                }
+            }
+        }
+        rotations
+    }
+}
+
+/// A turn of a column and the one after it.
+struct Rotation {
+    column: usize,
+    cosine: f64,
+    sine: f64,
+}
+
+impl Rotation {
+    #[inline(always)]
+    fn turn(&self, left: f64, right: f64) -> (f64, f64) {
+        (self.cosine * left - self.sine * right, self.sine * left + self.cosine * right)
+    }
+}
+
+/// Eigenvalues, and what makes their vectors.
+pub(super) struct Eigen {
+    /// Descending.
+    pub(super) values: Vec<f64>,
+    /// Which column of the turned matrix belongs to each.
+    columns: Vec<usize>,
+    rotations: Vec<Rotation>,
+}
+
+impl Eigen {
+    /// # Errors
+    /// If the matrix holds what is not finite.
+    pub(super) fn of(mut matrix: Band) -> Result<Self> {
+        let size = matrix.size;
+        let is_finite = matrix.cells.iter().all(|value| value.is_finite());
+        let found = is_finite.then(|| {
+            let mut rotations = matrix.reduce();
+            let mut values: Vec<f64> = (0..size).map(|row| *matrix.at(row, row)).collect();
+            let below = (1..size).map(|row| *matrix.at(row, row - 1)).chain([0.0]).collect();
+            diagonalise(&mut values, below, &mut rotations).then_some((values, rotations))
+        });
+        let (values, rotations) = found.flatten().ok_or_else(|| {
+            Error::invalid("the principal components do not converge; does the table hold NaN or infinity?")
+        })?;
+        let mut columns: Vec<usize> = (0..size).collect();
+        columns.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+        Ok(Self { values: columns.iter().map(|&column| values[column]).collect(), columns, rotations })
+    }
+
+    /// `N` rows of the first of the vectors: of each its entries from `first` on, and zeros beyond its end.
+    pub(super) fn rows<const N: usize>(&self, first: usize, vectors: usize) -> Vec<[f64; N]> {
+        let mut columns = vec![[0.0; N]; self.columns.len()];
+        for (place, column) in columns.iter_mut().skip(first).take(N).enumerate() {
+            column[place] = 1.0;
+        }
+        Arch::new().dispatch(Turn { columns: &mut columns, rotations: &self.rotations });
+        self.columns[..vectors].iter().map(|&column| columns[column]).collect()
+    }
+
+    /// The first of the vectors.
+    pub(super) fn vectors(&self, count: usize) -> Vec<Vec<f64>> {
+        let size = self.columns.len();
+        let strips = (0..size.div_ceil(STRIP)).into_par_iter();
+        let strips: Vec<_> = strips.map(|strip| self.rows::<STRIP>(strip * STRIP, count)).collect();
+        let vector = |pair: usize| strips.iter().flat_map(|strip| strip[pair]).take(size).collect();
+        (0..count).map(vector).collect()
+    }
+}
+
+/// Turns the columns of a strip.
+struct Turn<'a, const N: usize> {
+    columns: &'a mut [[f64; N]],
+    rotations: &'a [Rotation],
+}
+
+impl<const N: usize> NullaryFnOnce for Turn<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for rotation in self.rotations {
+            let (before, after) = self.columns.split_at_mut(rotation.column + 1);
+            let (left, right) = (&mut before[rotation.column], &mut after[0]);
+            for (left, right) in left.iter_mut().zip(right) {
+                (*left, *right) = rotation.turn(*left, *right);
+            }
+        }
+    }
+}
+
+/// QL with implicit shifts: the eigenvalues take the diagonal's place, and the rotations are added to those of before.
+/// Whether it converges.
+fn diagonalise(diagonal: &mut [f64], mut below: Vec<f64>, rotations: &mut Vec<Rotation>) -> bool {
+    let size = diagonal.len();
+    for first in 0..size {
+        let mut tries = 0;
+        loop {
+            let is_apart =
+                |&at: &usize| below[at].abs() <= f64::EPSILON * (diagonal[at].abs() + diagonal[at + 1].abs());
+            let last = (first..size - 1).find(is_apart).unwrap_or(size - 1);
+            if last == first {
+                break;
+            }
+            tries += 1;
+            if tries > TRIES {
+                return false;
+            }
+            sweep(diagonal, &mut below, first, last, rotations);
+        }
+    }
+    true
+}
+
+/// One step of QL on the rows from `first` to `last`, which nothing couples to those after them.
+fn sweep(d: &mut [f64], e: &mut [f64], first: usize, last: usize, rotations: &mut Vec<Rotation>) {
+    let half = (d[first + 1] - d[first]) / (2.0 * e[first]);
+    let mut g = d[last] - d[first] + e[first] / (half + half.hypot(1.0).copysign(half));
+    let (mut sine, mut cosine, mut shift) = (1.0, 1.0, 0.0);
+    for column in (first..last).rev() {
+        let (f, b) = (sine * e[column], cosine * e[column]);
+        let r = f.hypot(g);
+        e[column + 1] = r;
+        if r == 0.0 {
+            // The rest is apart already.
+            d[column + 1] -= shift;
+            e[last] = 0.0;
+            return;
+        }
+        (sine, cosine) = (f / r, g / r);
+        g = d[column + 1] - shift;
+        let turned = (d[column] - g) * sine + 2.0 * cosine * b;
+        shift = sine * turned;
+        d[column + 1] = g + shift;
+        g = cosine * turned - b;
+        rotations.push(Rotation { column, cosine, sine });
+    }
+    d[first] -= shift;
+    e[first] = g;
+    e[last] = 0.0;
+}
+
+#[cfg(test)]
+mod tests {
+    use nalgebra::{DMatrix, DVector, SymmetricEigen};
+    use proptest::prelude::*;
+    use rand::Rng;
+    use restage_stage::context::rng;
+
+    use super::*;
+
+    fn band(matrix: &DMatrix<f64>, width: usize) -> Band {
+        let mut band = Band::zeros(matrix.nrows(), width);
+        for row in 0..matrix.nrows() {
+            (row.saturating_sub(width)..=row)
+                .for_each(|column| *band.at(row, column) = matrix[(row, column)]);
+        }
+        band
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        /// Of any rank, with a band of any width, as large as several strips.
+        #[test]
+        fn pairs_are_those_of_nalgebra(size in 1_usize..90, width in 0_usize..90, rank in 1_usize..90, seed in 0_u64..1000) {
+            let (mut random, width) = (rng(seed, "band"), width.min(size - 1));
+            let a = DMatrix::from_fn(size, rank, |_, _| random.random_range(-1.0..1.0));
+            let mut matrix = &a * a.transpose();
+            for (at, value) in matrix.iter_mut().enumerate() {
+                if (at % size).abs_diff(at / size) > width {
+                    *value = 0.0;
+                }
+            }
+            let mut expected = SymmetricEigen::new(matrix.clone()).eigenvalues.as_slice().to_vec();
+            expected.sort_by(|a, b| b.total_cmp(a));
+            let allowed = 1e-13 * matrix.norm() * size as f64;
+            let eigen = Eigen::of(band(&matrix, width)).unwrap();
+            for (value, expected) in eigen.values.iter().zip(&expected) {
+                prop_assert!((value - expected).abs() <= allowed, "{value} {expected}");
+            }
+            let vectors = DMatrix::from_columns(&eigen.vectors(size).into_iter().map(DVector::from_vec).collect::<Vec<_>>());
+            let expected = &vectors * DMatrix::from_diagonal(&DVector::from_vec(eigen.values.clone()));
+            prop_assert!((&matrix * &vectors - expected).norm() <= allowed);
+            prop_assert!((vectors.transpose() * &vectors - DMatrix::identity(size, size)).norm() <= 1e-13 * size as f64);
+            let last = eigen.rows::<1>(size - 1, size);
+            prop_assert!((0..size).all(|pair| last[pair][0] == vectors[(size - 1, pair)]));
+        }
+    }
+
+    #[test]
+    fn zero_has_zeros_and_one_row_is_its_own() {
+        let eigen = Eigen::of(Band::zeros(40, 3)).unwrap();
+        assert!(eigen.values.iter().all(|&value| value == 0.0));
+        let vectors = eigen.vectors(40);
+        assert!(
+            (0..40).all(|pair| (0..40).all(|row| vectors[pair][row] == f64::from(u8::from(row == pair))))
+        );
+        assert_eq!(Eigen::of(band(&DMatrix::from_element(1, 1, -3.0), 0)).unwrap().values, [-3.0]);
+        assert!(Eigen::of(Band::zeros(0, 4)).unwrap().values.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_an_error() {
+        let error = Eigen::of(band(&DMatrix::from_element(3, 3, f64::NAN), 2)).err().unwrap().to_string();
+        assert!(error.contains("NaN"), "{error}");
+    }
+}
