@@ -103,3 +103,21 @@ pub(crate) fn golden() -> Option<serde_json::Value> {
         }
     }
 }
+
+/// `sin(a + b i + c k)`: the inputs of the golden values.
+fn sines(a: f64, b: f64, c: f64) -> Vec<f64> {
+    (0..24).map(|n| (a + b * f64::from(n / 4) + c * f64::from(n % 4)).sin()).collect()
+}
+
+/// The two views, 6 x 4, that the golden losses are of.
+pub(crate) fn golden_views() -> (Vec<f32>, Vec<f32>) {
+    let (z, noise) = (sines(0.1, 1.3, 0.7), sines(2.0, 0.9, 1.1));
+    let other = z.iter().zip(&noise).map(|(z, noise)| (z + 0.3 * noise) as f32).collect();
+    (z.iter().map(|z| *z as f32).collect(), other)
+}
+
+/// Asserts that a loss is a golden one.
+pub(crate) fn assert_golden(found: f32, golden: &serde_json::Value) {
+    let golden = golden.as_f64().unwrap();
+    assert!((f64::from(found) - golden).abs() < 1e-5, "{found} is not {golden}");
+}

@@ -33,6 +33,7 @@ mod loss;
 mod norm;
 mod params;
 mod pool;
+mod prototypes;
 mod schedule;
 mod tensor;
 #[cfg(test)]
@@ -44,9 +45,13 @@ pub use activation::{gelu, relu};
 pub use adamw::{AdamW, clip_norm};
 pub use conv::Conv2d;
 pub use linear::Linear;
-pub use loss::{VicReg, VicRegWeights, masked_mse, vicreg};
+pub use loss::{
+    Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, masked_mse, negative_cosine, nt_xent,
+    scaled_cosine_error, sinkhorn, soft_cross_entropy, vicreg,
+};
 pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamId, Params};
 pub use pool::global_average_pool;
-pub use schedule::warmup_cosine;
+pub use prototypes::Prototypes;
+pub use schedule::{ema_cosine, warmup_cosine};
 pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};

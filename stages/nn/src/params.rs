@@ -4,11 +4,13 @@ use std::ops::Index;
 
 use dfdx::prelude::*;
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::tensor::{self, Recording, Scalar};
 
 /// One parameter. Its tensor is flat; `shape` says how to read it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Saved", into = "Saved")]
 pub struct Param {
     /// Name, as PyTorch would give it: `encoder.0.weight`.
     pub name: String,
@@ -26,12 +28,40 @@ impl Param {
     }
 }
 
+/// A parameter as it is written.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    name: String,
+    shape: Vec<usize>,
+    decays: bool,
+    values: Vec<f32>,
+}
+
+impl From<Param> for Saved {
+    fn from(param: Param) -> Self {
+        let values = param.values();
+        Self { name: param.name, shape: param.shape, decays: param.decays, values }
+    }
+}
+
+impl TryFrom<Saved> for Param {
+    type Error = Mismatch;
+
+    fn try_from(Saved { name, shape, decays, values }: Saved) -> Result<Self, Mismatch> {
+        if shape.iter().product::<usize>() != values.len() {
+            return Err(Mismatch::Shape { name, expected: shape, found: vec![values.len()] });
+        }
+        let length = (values.len(),);
+        Ok(Self { name, shape, decays, tensor: tensor::tensor(values, length) })
+    }
+}
+
 /// Which of a network's parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParamId(usize);
 
 /// The parameters of a network, in the order in which its layers made them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Params(Vec<Param>);
 
 /// Values that do not fit a parameter.
@@ -111,6 +141,24 @@ impl Params {
         Ok(())
     }
 
+    /// Whether these are parameters of the same network: by names and shapes.
+    pub fn fits(&self, other: &Self) -> bool {
+        self.iter().map(|param| (&param.name, &param.shape)).eq(other.iter().map(|o| (&o.name, &o.shape)))
+    }
+
+    /// Moves every parameter towards another network's of the same kind: `kept` of it stays. What an EMA teacher does.
+    ///
+    /// # Panics
+    /// If they are those of another network.
+    pub fn follow(&mut self, other: &Self, kept: f32) {
+        assert!(self.fits(other), "parameters of the same network");
+        self.update(|index, _, values| {
+            for (value, other) in values.iter_mut().zip(other.0[index].values()) {
+                *value = kept * *value + (1.0 - kept) * other;
+            }
+        });
+    }
+
     /// The gradients of a loss by every parameter, in order; zeros where the loss does not depend on one.
     ///
     /// # Errors
@@ -166,5 +214,22 @@ mod tests {
         let flat = other.load(|_| Some((&[6][..], &saved[..]))).unwrap_err();
         assert_eq!(flat.to_string(), "the parameter `a` has the shape [2, 3], its values [6]");
         assert_eq!(other.load(|_| None), Err(Mismatch::Missing("a".into())));
+    }
+
+    #[test]
+    fn a_teacher_follows() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let mut params = Params::default();
+        let id = params.weight("a".into(), vec![2, 3], 3, &mut rng);
+        let mut teacher = params.clone();
+        teacher.load(|_| Some((&[2, 3][..], &[1.0; 6][..]))).unwrap();
+        teacher.follow(&params, 0.75);
+        for (found, value) in teacher[id].values().iter().zip(params[id].values()) {
+            assert!((found - (0.75 + 0.25 * value)).abs() < 1e-7);
+        }
+        let written = serde_json::to_string(&teacher).unwrap();
+        let read: Params = serde_json::from_str(&written).unwrap();
+        assert!(read.fits(&teacher) && read[id].values() == teacher[id].values());
+        assert!(serde_json::from_str::<Params>(&written.replace("[2,3]", "[2,2]")).is_err());
     }
 }

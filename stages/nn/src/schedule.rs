@@ -1,4 +1,4 @@
-//! Learning-rate schedules.
+//! Schedules of the learning rate and of an EMA teacher.
 
 use std::f64::consts::PI;
 
@@ -10,6 +10,12 @@ pub fn warmup_cosine(step: f64, warmup: f64, total: f64) -> f64 {
     }
     let done = ((step - warmup) / (total - warmup).max(f64::MIN_POSITIVE)).min(1.0);
     0.5 * (1.0 + (PI * done).cos())
+}
+
+/// How much of an EMA teacher stays in a step: from `base` at the first to 1 at `total`, as half a cosine (BYOL).
+pub fn ema_cosine(step: f64, total: f64, base: f64) -> f64 {
+    let done = (step / total.max(f64::MIN_POSITIVE)).min(1.0);
+    1.0 - (1.0 - base) * 0.5 * (1.0 + (PI * done).cos())
 }
 
 #[cfg(test)]
@@ -30,6 +36,15 @@ mod tests {
         let Some(golden) = crate::gradcheck::golden() else { return };
         for (step, share) in golden["warmup_cosine_w10_T100"].as_object().unwrap() {
             let found = warmup_cosine(step.parse().unwrap(), 10.0, 100.0);
+            assert!((found - share.as_f64().unwrap()).abs() < 1e-9, "{step}: {found}");
+        }
+    }
+
+    #[test]
+    fn ema_has_the_golden_values() {
+        let Some(golden) = crate::gradcheck::golden() else { return };
+        for (step, share) in golden["ema_cos_0.996"].as_object().unwrap() {
+            let found = ema_cosine(step.parse().unwrap(), 100.0, 0.996);
             assert!((found - share.as_f64().unwrap()).abs() < 1e-9, "{step}: {found}");
         }
     }

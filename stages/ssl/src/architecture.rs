@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     encoder::{Cnn, Mlp},
     expression::Scaler,
-    optical_density::Colours,
+    optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
 };
 
@@ -43,6 +43,9 @@ pub(crate) enum Kind {
     Cnn {
         #[serde(flatten)]
         colours: Colours,
+        /// What it sees of them.
+        #[serde(default)]
+        sees: Sees,
         /// Side of a patch in pixels.
         size: usize,
         /// Channels of its convolutions.
@@ -67,7 +70,7 @@ pub(crate) struct Provenance {
 /// An encoder that was read back, with its parameters and the scaling of its inputs.
 pub(crate) enum Encoder {
     Mlp { net: Mlp, scaler: Scaler },
-    Cnn { net: Cnn, colours: Colours, size: usize },
+    Cnn { net: Cnn, colours: Colours, sees: Sees, size: usize },
 }
 
 impl Architecture {
@@ -107,8 +110,9 @@ impl Architecture {
                 let net = Mlp::new(&mut params, scaler.genes.len(), &hidden, dim, &mut rng);
                 (Encoder::Mlp { net, scaler }, dim)
             }
-            Kind::Cnn { colours, size, channels, dim } => {
-                (Encoder::Cnn { net: Cnn::new(&mut params, &channels, dim, &mut rng), colours, size }, dim)
+            Kind::Cnn { colours, sees, size, channels, dim } => {
+                let net = Cnn::new(&mut params, &channels, dim, &mut rng);
+                (Encoder::Cnn { net, colours, sees, size }, dim)
             }
         };
         params

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 
-use crate::optical_density::{Colours, DENSITY};
+use crate::optical_density::{Colours, DENSITY, STAINS, inverse};
 
 /// How far views differ.
 #[derive(Clone, Copy, Debug)]
@@ -14,9 +14,6 @@ pub(crate) struct Augment {
     /// Largest change of contrast and of the logarithm of brightness.
     pub(crate) colour: f32,
 }
-
-/// Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001).
-const STAINS: [[f32; 3]; 3] = [[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]];
 
 impl Augment {
     /// Writes a standardised view of `patch` (`size` x `size` x 3 bytes) into as many places.
@@ -113,16 +110,6 @@ impl Affine {
             row[0] * r + row[1] * g + row[2] * b + self.shift[colour]
         })
     }
-}
-
-/// The inverse of a matrix, by cross products of its rows.
-fn inverse([a, b, c]: [[f32; 3]; 3]) -> [[f32; 3]; 3] {
-    let cross = |u: [f32; 3], v: [f32; 3]| {
-        [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]]
-    };
-    let columns = [cross(b, c), cross(c, a), cross(a, b)];
-    let determinant: f32 = a.iter().zip(columns[0]).map(|(a, b)| a * b).sum();
-    std::array::from_fn(|row| std::array::from_fn(|column| columns[column][row] / determinant))
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::{
     path::Path,
 };
 
-use restage_nn::AdamW;
+use restage_nn::{AdamW, Params};
 use restage_stage::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::train::Curves;
+use crate::train::{Curves, Memory};
 
 const FILE: &str = "checkpoint";
 
@@ -21,10 +21,10 @@ pub(crate) struct State {
     pub(crate) identity: String,
     /// Epochs done.
     pub(crate) epochs: usize,
-    /// Values of every parameter.
-    pub(crate) params: Vec<Vec<f32>>,
+    pub(crate) params: Params,
     pub(crate) optimizer: AdamW,
     pub(crate) curves: Curves,
+    pub(crate) memory: Memory,
 }
 
 /// Saves a state in a folder, in place of the one before: at every moment one of the two is there, whole.
@@ -55,8 +55,6 @@ pub(crate) fn load(folder: &Path, identity: &str) -> Option<State> {
 
 #[cfg(test)]
 mod tests {
-    use restage_nn::Params;
-
     use super::*;
 
     #[test]
@@ -64,12 +62,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(load(folder.path(), "a").is_none());
 
-        let optimizer = AdamW::new(&Params::default(), 0.1);
-        let params = vec![vec![0.1, f32::MIN_POSITIVE, -3.0e30]];
+        let mut params = Params::default();
+        restage_nn::Linear::new(&mut params, "l", 1, 1, &mut restage_stage::context::rng(1, "l"));
+        let extreme = [vec![f32::MIN_POSITIVE], vec![-3.0e30]];
+        let shapes = [vec![1, 1], vec![1]];
+        let at = |name: &str| usize::from(name == "l.bias");
+        params.load(|name| Some((&shapes[at(name)][..], &extreme[at(name)][..]))).unwrap();
+        let optimizer = AdamW::new(&params, 0.1);
         let curves = [("loss".to_owned(), vec![0.1, 1.0 / 3.0])].into();
-        save(folder.path(), &State { identity: "a".into(), epochs: 2, params, optimizer, curves }).unwrap();
+        let memory = Memory { teacher: Some(params.clone()), centre: None, queue: vec![0.1] };
+        let state = State { identity: "a".into(), epochs: 2, params, optimizer, curves, memory };
+        save(folder.path(), &state).unwrap();
         let state = load(folder.path(), "a").unwrap();
-        assert_eq!((state.epochs, &state.params[0][..]), (2, &[0.1, f32::MIN_POSITIVE, -3.0e30][..]));
+        assert_eq!((state.epochs, &state.memory.queue[..]), (2, &[0.1][..]));
+        for params in [Some(&state.params), state.memory.teacher.as_ref()] {
+            let values: Vec<Vec<f32>> = params.unwrap().iter().map(|param| param.values()).collect();
+            assert_eq!(values, extreme);
+        }
         assert_eq!(state.curves["loss"], [0.1, 1.0 / 3.0]);
         assert!(load(folder.path(), "b").is_none(), "another training's");
 

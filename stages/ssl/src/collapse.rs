@@ -1,60 +1,136 @@
 //! Whether embeddings still differ from spot to spot.
 
-use restage_nn::{Matrix, values};
+use nalgebra::DMatrix;
+use restage_nn::{Matrix, dfdx::prelude::HasShape, values};
 
 /// Below this, training has collapsed: it gives every spot the same embedding.
 pub(crate) const COLLAPSED: f64 = 0.01;
+/// Spots of a batch whose distances are looked at, at most.
+const PAIRED: usize = 256;
 
 /// Running sums over the embeddings of an epoch, each scaled to length 1.
 #[derive(Default)]
 pub(crate) struct Spread {
     count: f64,
     sums: Vec<f64>,
-    squares: Vec<f64>,
+    /// Sums of the products of all pairs of dimensions.
+    products: Vec<f64>,
+    /// Of exp(-2 distance²) over pairs of spots, and their number.
+    close: (f64, f64),
+    /// Of distance² over pairs of views, and their number.
+    apart: (f64, f64),
 }
 
 impl Spread {
-    /// Takes in a batch.
-    pub(crate) fn add(&mut self, embeddings: &Matrix) {
-        let (_, dim) = *restage_nn::dfdx::prelude::HasShape::shape(embeddings);
+    /// Takes in a batch: embeddings, and those of other views of the same spots, where there are such.
+    pub(crate) fn add(&mut self, embeddings: &Matrix, others: Option<&Matrix>) {
+        let (_, dim) = *embeddings.shape();
+        let rows = unit(embeddings);
         self.sums.resize(dim, 0.0);
-        self.squares.resize(dim, 0.0);
-        for row in values(embeddings).chunks_exact(dim) {
-            let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
-            let sums = self.sums.iter_mut().zip(&mut self.squares);
-            for ((sum, square), value) in sums.zip(row) {
-                let value = f64::from(*value) / length;
-                *sum += value;
-                *square += value * value;
+        self.products.resize(dim * dim, 0.0);
+        for row in rows.chunks_exact(dim) {
+            self.sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            for (products, value) in self.products.chunks_exact_mut(dim).zip(row) {
+                products.iter_mut().zip(row).for_each(|(sum, other)| *sum += value * other);
             }
             self.count += 1.0;
+        }
+        let some = &rows[..rows.len().min(PAIRED * dim)];
+        for (place, row) in some.chunks_exact(dim).enumerate() {
+            for other in some[(place + 1) * dim..].chunks_exact(dim) {
+                self.close.0 += (-2.0 * distance(row, other)).exp();
+                self.close.1 += 1.0;
+            }
+        }
+        if let Some(others) = others.map(unit) {
+            for (row, other) in rows.chunks_exact(dim).zip(others.chunks_exact(dim)) {
+                self.apart.0 += distance(row, other);
+                self.apart.1 += 1.0;
+            }
         }
     }
 
     /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when embeddings point everywhere
     /// alike, 0 when all are the same.
-    pub(crate) fn value(&self) -> f64 {
-        let sd =
-            |(sum, square): (&f64, &f64)| (square / self.count - (sum / self.count).powi(2)).max(0.0).sqrt();
-        let total: f64 = self.sums.iter().zip(&self.squares).map(sd).sum();
-        total / (self.sums.len() as f64).sqrt()
+    pub(crate) fn std(&self) -> f64 {
+        let dims = self.sums.len();
+        let sd = |dim: usize| {
+            let mean = self.sums[dim] / self.count;
+            (self.products[dim * dims + dim] / self.count - mean * mean).max(0.0).sqrt()
+        };
+        (0..dims).map(sd).sum::<f64>() / (dims as f64).sqrt()
     }
+
+    /// RankMe (Garrido et al. 2023): exp of the entropy of the singular values, as shares of their sum. As many dimensions as
+    /// embeddings use.
+    pub(crate) fn effective_rank(&self) -> f64 {
+        let dims = self.sums.len();
+        let eigenvalues = DMatrix::from_row_slice(dims, dims, &self.products).symmetric_eigenvalues();
+        let singular: Vec<f64> = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).collect();
+        let sum: f64 = singular.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+        let entropy = |value: &f64| match value / sum {
+            share if share > 0.0 => -share * share.ln(),
+            _ => 0.0,
+        };
+        singular.iter().map(entropy).sum::<f64>().exp()
+    }
+
+    /// The logarithm of the mean of exp(-2 distance²) over pairs of spots of a batch (Wang & Isola 2020): 0 when all are the
+    /// same, lower the more evenly they are spread.
+    pub(crate) fn uniformity(&self) -> f64 {
+        (self.close.0 / self.close.1.max(1.0)).max(f64::MIN_POSITIVE).ln()
+    }
+
+    /// The mean distance² of two views of a spot (Wang & Isola 2020); nothing where there is one view.
+    pub(crate) fn alignment(&self) -> Option<f64> {
+        (self.apart.1 > 0.0).then(|| self.apart.0 / self.apart.1)
+    }
+}
+
+/// Rows scaled to length 1.
+fn unit(embeddings: &Matrix) -> Vec<f64> {
+    let (_, dim) = *embeddings.shape();
+    let mut rows: Vec<f64> = values(embeddings).into_iter().map(f64::from).collect();
+    for row in rows.chunks_exact_mut(dim) {
+        let length = row.iter().map(|value| value * value).sum::<f64>().sqrt().max(1e-12);
+        row.iter_mut().for_each(|value| *value /= length);
+    }
+    rows
+}
+
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn spread(rows: Vec<f32>) -> f64 {
+    fn spread(rows: Vec<f32>, others: Option<Vec<f32>>) -> Spread {
         let mut spread = Spread::default();
-        let count = rows.len() / 2;
-        spread.add(&restage_nn::tensor(rows, (count, 2)));
-        spread.value()
+        let matrix = |rows: Vec<f32>| {
+            let count = rows.len() / 2;
+            restage_nn::tensor(rows, (count, 2))
+        };
+        spread.add(&matrix(rows), others.map(matrix).as_ref());
+        spread
     }
 
     #[test]
-    fn is_0_for_equal_directions_and_1_for_all_directions() {
-        assert!(spread(vec![1.0, 2.0, 2.0, 4.0, 0.5, 1.0]) < 1e-7);
-        assert!((spread(vec![3.0, 0.0, -1.0, 0.0, 0.0, 2.0, 0.0, -5.0]) - 1.0).abs() < 1e-12);
+    fn of_equal_directions_there_is_no_spread() {
+        let spread = spread(vec![1.0, 2.0, 2.0, 4.0, 0.5, 1.0], Some(vec![1.0, 2.0, -1.0, -2.0, 1.0, 2.0]));
+        assert!(spread.std() < 1e-7 && (spread.effective_rank() - 1.0).abs() < 1e-6);
+        assert!(spread.uniformity().abs() < 1e-9);
+        // One of three views points the other way: distance 2, squared.
+        assert!((spread.alignment().unwrap() - 4.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn of_all_directions_there_is_all_spread() {
+        let spread = spread(vec![3.0, 0.0, -1.0, 0.0, 0.0, 2.0, 0.0, -5.0], None);
+        assert!((spread.std() - 1.0).abs() < 1e-12 && (spread.effective_rank() - 2.0).abs() < 1e-9);
+        // Four pairs at distance² 2, two at 4.
+        let wanted = ((4.0 * (-4.0_f64).exp() + 2.0 * (-8.0_f64).exp()) / 6.0).ln();
+        assert!((spread.uniformity() - wanted).abs() < 1e-9 && spread.alignment().is_none());
     }
 }

@@ -47,7 +47,7 @@ impl Stage for Embed {
                     net.forward(&params, tensor(rows, (spots.len(), scaler.genes.len())))
                 })
             }
-            Encoder::Cnn { net, colours, size } => {
+            Encoder::Cnn { net, colours, sees, size } => {
                 let mut patches: Patches = connected(ctx, "patches", "patches")?;
                 if patches.size != size {
                     return Err(Error::invalid(format!(
@@ -57,7 +57,8 @@ impl Stage for Embed {
                 }
                 let spots = std::mem::take(&mut patches.spots);
                 embed(ctx, spots, dim, |spots| {
-                    let images = colours.patches(&patches, spots);
+                    let mut images = colours.patches(&patches, spots);
+                    sees.apply(&mut images, &colours);
                     net.forward(&params, tensor(images, (spots.len(), size, size, 3)))
                 })
             }

@@ -2,7 +2,7 @@
 
 use rand::Rng;
 use restage_nn::{
-    Conv2d, GroupNorm, Images, LayerNorm, Linear, Matrix, Params, Source, dfdx::prelude::*, gelu,
+    Conv2d, GroupNorm, Images, LayerNorm, Linear, Matrix, Params, Recording, Source, dfdx::prelude::*, gelu,
     global_average_pool, relu,
 };
 
@@ -67,37 +67,71 @@ impl Cnn {
 
     /// Patches x height x width x 3 to patches x dim.
     pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Matrix<T> {
+        self.output.forward(params, global_average_pool(self.features(params, x)), Source::Op)
+    }
+
+    /// What is pooled: of the last block.
+    fn features<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Images<T> {
         let mut source = Source::Data;
         let mut x = x;
         for (conv, norm) in &self.blocks {
             x = norm.relu_forward(params, conv.forward(params, x, source));
             source = Source::Op;
         }
-        self.output.forward(params, global_average_pool(x), Source::Op)
+        x
+    }
+
+    /// The embeddings, patches x dim, and what they are the means of: patches x height x width x dim, of places.
+    pub(crate) fn forward_places(
+        &self,
+        params: &Params,
+        x: Images<Recording>,
+    ) -> (Matrix<Recording>, Images<Recording>) {
+        let features = self.features(params, x);
+        let (count, height, width, channels) = *features.shape();
+        let pooled = self.output.forward(params, global_average_pool(features.with_empty_tape()), Source::Op);
+        let places = features.reshape_like(&(count * height * width, channels));
+        let places = self.output.forward(params, places, Source::Op);
+        let dim = places.shape().1;
+        (pooled, places.reshape_like(&(count, height, width, dim)))
     }
 }
 
-/// Linear layers on the embedding, with layer norm and ReLU between them: VICReg's projector.
-pub(crate) struct Projector(Vec<(Linear, Option<LayerNorm>)>);
+/// Linear layers with layer norm and ReLU between them: what sits on embeddings during training only.
+pub(crate) struct Projector {
+    layers: Vec<(Linear, Option<LayerNorm>)>,
+    outputs: usize,
+}
 
 impl Projector {
-    /// Adds its parameters as those of a PyTorch `Sequential` named `projector`.
-    pub(crate) fn new(params: &mut Params, inputs: usize, sizes: &[usize], rng: &mut impl Rng) -> Self {
+    /// Adds its parameters as those of a PyTorch `Sequential` of that name.
+    pub(crate) fn new(
+        params: &mut Params,
+        name: &str,
+        inputs: usize,
+        sizes: &[usize],
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut width = inputs;
         let mut layer = |(position, &size): (usize, &usize)| {
-            let linear = Linear::new(params, &format!("projector.{}", 3 * position), width, size, rng);
+            let linear = Linear::new(params, &format!("{name}.{}", 3 * position), width, size, rng);
             width = size;
             let last = position + 1 == sizes.len();
-            let norm =
-                (!last).then(|| LayerNorm::new(params, &format!("projector.{}", 3 * position + 1), size));
+            let norm = (!last).then(|| LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size));
             (linear, norm)
         };
-        Self(sizes.iter().enumerate().map(&mut layer).collect())
+        let layers = sizes.iter().enumerate().map(&mut layer).collect();
+        Self { layers, outputs: width }
+    }
+
+    /// How many values it makes of an embedding.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// Embeddings to what the loss sees.
     pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Matrix<T>) -> Matrix<T> {
-        self.0.iter().fold(x, |x, (linear, norm)| {
+        self.layers.iter().fold(x, |x, (linear, norm)| {
             let x = linear.forward(params, x, Source::Op);
             match norm {
                 Some(norm) => relu(norm.forward(params, x)),

@@ -12,7 +12,7 @@ use restage_stage::{artifact::Csr, context::rng};
 use crate::{
     encoder::Mlp,
     expression::{Genes, Scaler},
-    train::{Objective, Step},
+    train::{Memory, Objective, Step},
 };
 
 /// The objective on these training spots.
@@ -38,7 +38,7 @@ impl Objective for GeneMask<'_> {
 
     /// The mean squared error of the hidden genes only: averaged over all genes, copying the seen ones would pay.
     /// Hidden genes are set to 0, their mean; the others are scaled up so that the inputs keep their size.
-    fn step(&self, params: &Params, epoch: usize, batch: &[usize]) -> Step {
+    fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {
         let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
         let genes = self.scaler.genes.len();
         let target = self.scaler.rows(self.x, &self.genes, &rows);
@@ -59,6 +59,7 @@ impl Objective for GeneMask<'_> {
         let embeddings = self.encoder.forward(params, tensor(input, (rows.len(), genes)).leaky_traced());
         let kept = embeddings.retaped::<NoneTape>();
         let prediction = self.decoder.forward(params, embeddings, Source::Op);
-        Step { loss: masked_mse(prediction, target, mask), terms: Vec::new(), embeddings: kept }
+        let loss = masked_mse(prediction, target, mask);
+        Step { loss, terms: Vec::new(), embeddings: kept, others: None, seen: Vec::new() }
     }
 }

@@ -8,16 +8,19 @@ mod embed;
 mod encoder;
 mod expression;
 mod gene_mask;
+mod joint;
 mod optical_density;
 mod params;
+mod pretext;
 mod pretrain;
 #[cfg(test)]
 mod tests;
 mod train;
-mod vicreg;
+mod views;
 
 pub use embed::Embed;
-pub use params::{Objective, PretrainParams};
+pub use optical_density::Sees;
+pub use params::{Contrast, Objective, PretrainParams};
 pub use pretrain::Pretrain;
 
 restage_stage::export!("ssl"; Pretrain, Embed);

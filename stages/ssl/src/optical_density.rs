@@ -7,11 +7,58 @@ use std::sync::LazyLock;
 
 use rayon::prelude::*;
 use restage_stage::artifact::Patches;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Optical density of every 8-bit value: −ln((value + 1) / 256).
 pub(crate) static DENSITY: LazyLock<[f32; 256]> =
     LazyLock::new(|| std::array::from_fn(|value| -((value as f32 + 1.0) / 256.0).ln()));
+
+/// Optical density of haematoxylin, eosin and DAB in red, green and blue (Ruifrok & Johnston 2001).
+pub(crate) const STAINS: [[f32; 3]; 3] =
+    [[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]];
+
+/// What an encoder sees of a patch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sees {
+    /// Its colours.
+    #[default]
+    Colour,
+    /// The mean of its colours.
+    Grey,
+    /// How much haematoxylin there is, and nothing of eosin.
+    Haematoxylin,
+}
+
+impl Sees {
+    /// Leaves of standardised images what is seen: one value in all three places of a pixel, unless it is the colours.
+    pub(crate) fn apply(self, images: &mut [f32], colours: &Colours) {
+        let unmix = inverse(STAINS);
+        let seen = |pixel: &[f32; 3]| match self {
+            Self::Colour | Self::Grey => pixel.iter().sum::<f32>() / 3.0,
+            // In units of the stain: about 0 to 1.
+            Self::Haematoxylin => (0..3)
+                .map(|colour| (pixel[colour] * colours.sd[colour] + colours.mean[colour]) * unmix[colour][0])
+                .sum(),
+        };
+        if self != Self::Colour {
+            images.par_chunks_mut(3 << 12).for_each(|part| {
+                part.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = [seen(pixel); 3]);
+            });
+        }
+    }
+}
+
+/// The inverse of a matrix, by cross products of its rows.
+pub(crate) fn inverse([a, b, c]: [[f32; 3]; 3]) -> [[f32; 3]; 3] {
+    let cross = |u: [f32; 3], v: [f32; 3]| {
+        [u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]]
+    };
+    let columns = [cross(b, c), cross(c, a), cross(a, b)];
+    let determinant: f32 = a.iter().zip(columns[0]).map(|(a, b)| a * b).sum();
+    std::array::from_fn(|row| std::array::from_fn(|column| columns[column][row] / determinant))
+}
 
 /// Mean and sd of each colour's optical density.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,5 +122,26 @@ mod tests {
                 values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / values.len() as f32;
             assert!(mean.abs() < 1e-4 && (variance - 1.0).abs() < 1e-3, "{mean} {variance}");
         }
+    }
+
+    /// A pixel of haematoxylin alone is all seen, one of eosin alone is not.
+    #[test]
+    fn haematoxylin_is_told_from_eosin() {
+        let colours = Colours { mean: [0.3, 0.4, 0.2], sd: [0.5, 0.6, 0.7] };
+        let mut pixels: Vec<f32> = [0, 1]
+            .into_iter()
+            .flat_map(|stain| (0..3).map(move |colour| (stain, colour)))
+            .map(|(stain, colour)| (0.8 * STAINS[stain][colour] - colours.mean[colour]) / colours.sd[colour])
+            .collect();
+        let mut grey = pixels.clone();
+        Sees::Haematoxylin.apply(&mut pixels, &colours);
+        for (found, wanted) in pixels.iter().zip([0.8, 0.8, 0.8, 0.0, 0.0, 0.0]) {
+            assert!((found - wanted).abs() < 1e-5, "{pixels:?}");
+        }
+        let (whole, mean) = (grey.clone(), grey[..3].iter().sum::<f32>() / 3.0);
+        Sees::Colour.apply(&mut grey, &colours);
+        assert_eq!(grey, whole);
+        Sees::Grey.apply(&mut grey, &colours);
+        assert_eq!(grey[..3], [mean; 3]);
     }
 }

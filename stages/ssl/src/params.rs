@@ -4,21 +4,88 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::optical_density::Sees;
+
 /// What the encoder learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// Predict hidden genes from the others: an MLP on input `table`.
     GeneMask,
-    /// Two views of a patch should look alike, different patches should not (VICReg): a CNN on input `patches`.
+    /// Two disturbed views of a spot's genes should agree, those of different spots should not, by the loss `contrast`: an MLP
+    /// on input `table`.
+    GeneContrast,
+    /// Predict a segment of a patch from the rest: a CNN on input `patches`.
+    Inpaint,
+    /// Predict a patch's colours from what `sees` leaves of them: a CNN on input `patches`.
+    Colorize,
+    /// Two views of a patch should agree; statistics of the batch keep patches apart (Bardes et al. 2022).
     Vicreg,
+    /// The same; dimensions should not repeat each other (Zbontar et al. 2021).
+    Barlow,
+    /// The same; all other patches of the batch are negatives (Chen et al. 2020).
+    Simclr,
+    /// The same; keys of former batches are negatives too (He et al. 2020).
+    Moco,
+    /// A view predicts what a running mean of the encoder says of the other (Grill et al. 2020).
+    Byol,
+    /// A view predicts the other, which stands still (Chen & He 2021).
+    Simsiam,
+    /// Two views should be of one mixture of prototypes, all of which are used (Caron et al. 2020).
+    Swav,
+    /// A view's mixture of prototypes should be that which a running mean of the encoder sees in the other (Caron et al. 2021).
+    Dino,
+}
+
+/// What `gene_contrast` tells spots apart by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Contrast {
+    /// As objective `vicreg`.
+    Vicreg,
+    /// As objective `barlow`.
+    Barlow,
+    /// As objective `simclr`.
+    #[default]
+    Simclr,
+    /// As objective `moco`.
+    Moco,
+    /// As objective `byol`.
+    Byol,
+    /// As objective `simsiam`.
+    Simsiam,
+    /// As objective `swav`.
+    Swav,
+    /// As objective `dino`.
+    Dino,
+}
+
+impl Objective {
+    /// Its name in workflows.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::GeneMask => "gene_mask",
+            Self::GeneContrast => "gene_contrast",
+            Self::Inpaint => "inpaint",
+            Self::Colorize => "colorize",
+            Self::Vicreg => "vicreg",
+            Self::Barlow => "barlow",
+            Self::Simclr => "simclr",
+            Self::Moco => "moco",
+            Self::Byol => "byol",
+            Self::Simsiam => "simsiam",
+            Self::Swav => "swav",
+            Self::Dino => "dino",
+        }
+    }
 }
 
 /// What `with:` of `ssl/pretrain` holds.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainParams {
-    /// `gene_mask` trains an MLP on the input `table`, `vicreg` a CNN on the input `patches`.
+    /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, all others a CNN on the
+    /// input `patches`.
     pub objective: Objective,
     /// Length of an embedding. Default 64.
     #[serde(default = "default::dim")]
@@ -27,7 +94,7 @@ pub struct PretrainParams {
     /// ablation. Default 30.
     #[serde(default = "default::epochs")]
     pub epochs: usize,
-    /// Spots per step, at most. Default 256 for `gene_mask`, 128 for `vicreg`.
+    /// Spots per step, at most. Default 256 of genes, 128 of patches.
     #[serde(default)]
     pub batch_size: Option<usize>,
     /// Learning rate after the warm-up, from where it falls to 0 as half a cosine. Default 0.001.
@@ -47,19 +114,63 @@ pub struct PretrainParams {
     #[schemars(extend("x-restage-unkeyed" = true))]
     pub checkpoint_every: usize,
 
-    /// `gene_mask`: sizes of the MLP's hidden layers. Default `[256]`.
+    /// Stops when the loss has not fallen for so many epochs. Nothing else is looked at, so no label can have a part in it.
+    /// Default: never.
+    #[serde(default)]
+    pub patience: Option<usize>,
+
+    /// Of genes: sizes of the MLP's hidden layers. Default `[256]`.
     #[serde(default = "default::hidden")]
     pub hidden: Vec<usize>,
     /// `gene_mask`: share of genes hidden per spot, drawn anew for every spot and epoch. Default 0.5.
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
 
-    /// `vicreg`: channels of the CNN's convolutions; each halves the image. Default `[16, 32, 64]`.
+    /// `gene_contrast`: what spots are told apart by. Default `simclr`.
+    #[serde(default)]
+    pub contrast: Contrast,
+    /// `gene_contrast`: share of genes hidden in a view. Default 0.2.
+    #[serde(default = "default::view_mask")]
+    pub view_mask: f64,
+    /// `gene_contrast`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
+    #[serde(default = "default::view_noise")]
+    pub view_noise: f64,
+    /// `gene_contrast`: share of genes whose values change places. Default 0.1.
+    #[serde(default = "default::view_swap")]
+    pub view_swap: f64,
+
+    /// Of patches: channels of the CNN's convolutions; each halves the image. Default `[16, 32, 64]`.
     #[serde(default = "default::channels")]
     pub channels: Vec<usize>,
-    /// `vicreg`: sizes of the projector's layers, which sit on the embedding during training only. Default `[128, 128]`.
+    /// `inpaint`: share of a patch that the hidden square has. Default 0.25.
+    #[serde(default = "default::segment")]
+    pub segment: f64,
+    /// `colorize`: what the encoder sees, in training and when it embeds. Default `grey`.
+    #[serde(default = "default::sees")]
+    pub sees: Sees,
+    /// With two views: sizes of the projector's layers, which sit on the embedding during training only. Default
+    /// `[128, 128]`.
     #[serde(default = "default::projector")]
     pub projector: Vec<usize>,
+    /// `byol`, `simsiam`: width of the predictor's hidden layer. Default 64.
+    #[serde(default = "default::predictor")]
+    pub predictor: usize,
+    /// `simclr`, `moco`, `swav`, `dino`: what cosines are divided by. Default 0.2 for the first two, 0.1 for the others.
+    #[serde(default)]
+    pub temperature: Option<f64>,
+    /// `moco`: keys of former batches that are kept, at most half as many as there are training spots. Default 4096.
+    #[serde(default = "default::queue")]
+    pub queue: usize,
+    /// `moco`, `byol`, `dino`: how much of the running mean of the encoder stays in the first step; it rises to 1 as half a
+    /// cosine. Default 0.99.
+    #[serde(default = "default::momentum")]
+    pub momentum: f64,
+    /// `swav`, `dino`: number of prototypes. Default 100.
+    #[serde(default = "default::prototypes")]
+    pub prototypes: usize,
+    /// `barlow`: weight of the correlations of different dimensions. Default 0.005.
+    #[serde(default = "default::off_weight")]
+    pub off_weight: f64,
     /// `vicreg`: weight of the distance between two views of a patch. Default 25.
     #[serde(default = "default::invariance")]
     pub invariance: f64,
@@ -69,13 +180,13 @@ pub struct PretrainParams {
     /// `vicreg`: weight of the term that keeps the dimensions different. Default 1.
     #[serde(default = "default::covariance")]
     pub covariance: f64,
-    /// `vicreg`: smallest side of a random crop, as a share of the patch's; 1 turns cropping off. Default 0.6.
+    /// Of patches: smallest side of a random crop, as a share of the patch's; 1 turns cropping off. Default 0.6.
     #[serde(default = "default::min_crop")]
     pub min_crop: f64,
-    /// `vicreg`: how far the amounts of haematoxylin and eosin vary, as a share; 0 turns it off. Default 0.1.
+    /// Of patches: how far the amounts of haematoxylin and eosin vary, as a share; 0 turns it off. Default 0.1.
     #[serde(default = "default::stain_jitter")]
     pub stain_jitter: f64,
-    /// `vicreg`: how far brightness and contrast vary, as a share; 0 turns it off. Default 0.2.
+    /// Of patches: how far brightness and contrast vary, as a share; 0 turns it off. Default 0.2.
     #[serde(default = "default::colour_jitter")]
     pub colour_jitter: f64,
 }
@@ -83,6 +194,8 @@ pub struct PretrainParams {
 macro_rules! defaults {
     ($($name:ident: $type:ty = $value:expr;)+) => {
         mod default {
+            use super::Sees;
+
             $(pub(super) fn $name() -> $type {
                 $value
             })+
@@ -100,6 +213,16 @@ defaults! {
     checkpoint_every: usize = 5;
     hidden: Vec<usize> = vec![256];
     mask_rate: f64 = 0.5;
+    view_mask: f64 = 0.2;
+    view_noise: f64 = 0.5;
+    view_swap: f64 = 0.1;
+    segment: f64 = 0.25;
+    sees: Sees = Sees::Grey;
+    predictor: usize = 64;
+    queue: usize = 4096;
+    momentum: f64 = 0.99;
+    prototypes: usize = 100;
+    off_weight: f64 = 0.005;
     channels: Vec<usize> = vec![16, 32, 64];
     projector: Vec<usize> = vec![128, 128];
     invariance: f64 = 25.0;
@@ -114,8 +237,8 @@ impl PretrainParams {
     /// Spots per step, at most.
     pub(crate) fn batch_size(&self) -> usize {
         self.batch_size.unwrap_or(match self.objective {
-            Objective::GeneMask => 256,
-            Objective::Vicreg => 128,
+            Objective::GeneMask | Objective::GeneContrast => 256,
+            _ => 128,
         })
     }
 
@@ -141,6 +264,11 @@ impl PretrainParams {
         at_least("dim", self.dim, 1)?;
         at_least("batch_size", self.batch_size(), 2)?;
         at_least("checkpoint_every", self.checkpoint_every, 1)?;
+        at_least("patience", self.patience.unwrap_or(1), 1)?;
+        at_least("predictor", self.predictor, 1)?;
+        at_least("queue", self.queue, 1)?;
+        at_least("prototypes", self.prototypes, 2)?;
+        at_least("projector: number of layers", self.projector.len(), 1)?;
         for (name, sizes) in
             [("hidden", &self.hidden), ("channels", &self.channels), ("projector", &self.projector)]
         {
@@ -151,6 +279,18 @@ impl PretrainParams {
         within("weight_decay", self.weight_decay, 0.0, 10.0)?;
         within("grad_clip", self.grad_clip, 0.0, 1e9)?;
         within("mask_rate", self.mask_rate, 0.01, 0.99)?;
+        within("view_mask", self.view_mask, 0.0, 0.99)?;
+        within("view_noise", self.view_noise, 0.0, 10.0)?;
+        within("view_swap", self.view_swap, 0.0, 1.0)?;
+        within("segment", self.segment, 0.001, 0.95)?;
+        within("temperature", self.temperature.unwrap_or(0.1), 0.001, 100.0)?;
+        within("momentum", self.momentum, 0.0, 1.0)?;
+        within("off_weight", self.off_weight, 0.0, 1e6)?;
+        if self.objective == Objective::Colorize && self.sees == Sees::Colour {
+            return Err(Error::invalid(
+                "`sees` must be grey or haematoxylin for `colorize`: of colours, colours are no task",
+            ));
+        }
         for (name, weight) in
             [("invariance", self.invariance), ("variance", self.variance), ("covariance", self.covariance)]
         {

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use restage_nn::{Linear, Params, VicRegWeights};
+use rand::Rng;
+use restage_nn::{Linear, Params, Prototypes, VicRegWeights};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Artifact, Metrics, Model, Patches, Split, Table},
@@ -10,15 +11,17 @@ use restage_stage::{
 use serde_json::json;
 
 use crate::{
-    architecture::{Architecture, Kind, Provenance},
+    architecture::{Architecture, Kind},
     augment::Augment,
     encoder::{Cnn, Mlp, Projector},
     expression::Scaler,
     gene_mask::GeneMask,
-    optical_density::Colours,
-    params::{Objective, PretrainParams},
-    train::{Curves, train},
-    vicreg::VicRegObjective,
+    joint::{Joint, Method},
+    optical_density::{Colours, Sees},
+    params::{Contrast, Objective, PretrainParams},
+    pretext::{Decoder, Pretext, Reconstruct},
+    train::{self, Curves, train},
+    views::{GeneViews, PatchViews, Views},
 };
 
 /// The stage type.
@@ -30,9 +33,12 @@ impl Stage for Pretrain {
     type Params = PretrainParams;
 
     fn ports() -> Ports {
-        Ports::new("Trains an encoder without labels: on genes (gene_mask) or on patches (vicreg).")
-            .optional::<Table>("table", "Normalised expression; what `gene_mask` trains on")
-            .optional::<Patches>("patches", "Patches; what `vicreg` trains on")
+        Ports::new("Trains an encoder without labels: on genes or on patches.")
+            .optional::<Table>(
+                "table",
+                "Normalised expression; what `gene_mask` and `gene_contrast` train on",
+            )
+            .optional::<Patches>("patches", "Patches; what all other objectives train on")
             .optional::<Split>("split", "Train on its training spots only; without it on all spots")
             .output::<Model>("model", "The trained encoder")
             .output::<Metrics>("training", "The loss and its terms at the end, and all curves per epoch")
@@ -44,16 +50,17 @@ impl Stage for Pretrain {
 
     fn run(params: PretrainParams, ctx: &Context) -> Result<()> {
         let split = ctx.read_optional::<Split>("split")?;
+        let name = params.objective.name();
         let trained = match params.objective {
-            Objective::GeneMask => {
-                let table: Table = connected(ctx, "table", "gene_mask")?;
+            Objective::GeneMask | Objective::GeneContrast => {
+                let table: Table = connected(ctx, "table", name)?;
                 let rows = training(&table.obs.index, split.as_ref(), "table")?;
-                gene_mask(&params, ctx, &table, &rows)?
+                on_genes(&params, ctx, &table, &rows)?
             }
-            Objective::Vicreg => {
-                let patches: Patches = connected(ctx, "patches", "vicreg")?;
+            _ => {
+                let patches: Patches = connected(ctx, "patches", name)?;
                 let positions = training(&patches.spots, split.as_ref(), "patches")?;
-                vicreg(&params, ctx, &patches, &positions)?
+                on_patches(&params, ctx, &patches, &positions)?
             }
         };
         ctx.write("model", &trained.architecture.model(&trained.params)?)?;
@@ -73,13 +80,17 @@ impl Trained {
     fn metrics(self) -> Metrics {
         let last = |(name, curve): (&String, &Vec<f64>)| Some((name.clone(), *curve.last()?));
         let mut values: BTreeMap<_, _> = self.curves.iter().filter_map(last).collect();
-        let Provenance { epochs, training_spots, .. } = self.architecture.provenance;
+        let training_spots = self.architecture.provenance.training_spots;
+        let epochs = self.curves.get("loss").map_or(0, Vec::len);
         values.insert("epochs".into(), epochs as f64);
         values.insert("training_spots".into(), training_spots as f64);
         values.insert("parameters".into(), self.params.count() as f64);
         let details = json!({
             "embedding_std": "sd over spots of embeddings scaled to length 1, mean over dimensions, times their \
                               root: 1 is spread evenly, 0 collapsed",
+            "effective_rank": "exp of the entropy of the singular values of embeddings of length 1: dimensions in use",
+            "uniformity": "ln mean exp(-2 distance²) over pairs of spots: 0 is collapsed, lower is more even",
+            "alignment": "mean distance² of two views' embeddings of length 1",
             "values": "means over the last epoch",
         });
         Metrics { values, curves: self.curves, details, ..Metrics::default() }
@@ -87,7 +98,7 @@ impl Trained {
 }
 
 /// Trains an MLP on genes.
-fn gene_mask(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usize]) -> Result<Trained> {
+fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usize]) -> Result<Trained> {
     let names = &table.var.index;
     if names.is_empty() {
         return Err(Error::invalid(
@@ -97,26 +108,33 @@ fn gene_mask(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usi
     let scaler = Scaler::fit(names, &table.x.select_rows(rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = Mlp::new(&mut params, names.len(), &options.hidden, options.dim, &mut rng);
-    let decoder = Linear::new(&mut params, "decoder", options.dim, names.len(), &mut rng);
     let kind = Kind::Mlp { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
-    let objective = GeneMask {
-        x: &table.x,
-        spots: &table.obs.index,
-        rows,
-        genes: scaler.find(names)?,
-        scaler,
-        encoder,
-        decoder,
-        mask_rate: options.mask_rate,
-        seed: ctx.seed(),
+    let (x, spots, genes) = (&table.x, &table.obs.index, scaler.find(names)?);
+    let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
+        let decoder = Linear::new(&mut params, "decoder", options.dim, names.len(), &mut rng);
+        let (mask_rate, seed) = (options.mask_rate, ctx.seed());
+        Box::new(GeneMask { x, spots, rows, genes, scaler, encoder, decoder, mask_rate, seed })
+    } else {
+        let views = GeneViews {
+            x,
+            spots,
+            rows,
+            scaler,
+            genes,
+            encoder,
+            hidden: options.view_mask,
+            noise: options.view_noise,
+            swapped: options.view_swap,
+            seed: ctx.seed(),
+        };
+        Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
-    let curves = train(ctx, options, &architecture, &mut params, &objective)?;
-    Ok(Trained { architecture, params, curves })
+    trained(ctx, options, architecture, params, objective.as_ref())
 }
 
 /// Trains a CNN on patches.
-fn vicreg(
+fn on_patches(
     options: &PretrainParams,
     ctx: &Context,
     patches: &Patches,
@@ -131,33 +149,98 @@ fn vicreg(
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = Cnn::new(&mut params, &options.channels, options.dim, &mut rng);
-    let projector = Projector::new(&mut params, options.dim, &options.projector, &mut rng);
+    let sees = if options.objective == Objective::Colorize { options.sees } else { Sees::Colour };
     let kind = Kind::Cnn {
         colours: colours.clone(),
+        sees,
         size: patches.size,
         channels: options.channels.clone(),
         dim: options.dim,
     };
     let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
-    let objective = VicRegObjective {
-        patches,
-        positions,
-        colours,
-        augment: Augment {
-            min_crop: options.min_crop as f32,
-            stain: options.stain_jitter as f32,
-            colour: options.colour_jitter as f32,
-        },
-        encoder,
-        projector,
-        weights: VicRegWeights {
+    let augment = Augment {
+        min_crop: options.min_crop as f32,
+        stain: options.stain_jitter as f32,
+        colour: options.colour_jitter as f32,
+    };
+    let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
+    let pretext = match options.objective {
+        Objective::Inpaint => Some(Pretext::Inpaint { hidden: options.segment }),
+        Objective::Colorize => Some(Pretext::Colorize),
+        _ => None,
+    };
+    let contrast = match options.objective {
+        Objective::Barlow => Contrast::Barlow,
+        Objective::Simclr => Contrast::Simclr,
+        Objective::Moco => Contrast::Moco,
+        Objective::Byol => Contrast::Byol,
+        Objective::Simsiam => Contrast::Simsiam,
+        Objective::Swav => Contrast::Swav,
+        Objective::Dino => Contrast::Dino,
+        _ => Contrast::Vicreg,
+    };
+    let objective: Box<dyn train::Objective> = match pretext {
+        Some(pretext) => {
+            let decoder = Decoder::new(&mut params, options.dim, options.channels.len(), &mut rng);
+            Box::new(Reconstruct { views, pretext, sees, decoder })
+        }
+        None => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
+    };
+    trained(ctx, options, architecture, params, objective.as_ref())
+}
+
+/// The objective that two views of a spot agree.
+fn joint<V: Views>(
+    options: &PretrainParams,
+    contrast: Contrast,
+    params: &mut Params,
+    rng: &mut impl Rng,
+    views: V,
+) -> Joint<V> {
+    let projector = Projector::new(params, "projector", options.dim, &options.projector, rng);
+    let outputs = projector.outputs();
+    let temperature = |default: f64| options.temperature.unwrap_or(default) as f32;
+    let mut predictor = || Projector::new(params, "predictor", outputs, &[options.predictor, outputs], rng);
+    let method = match contrast {
+        Contrast::Vicreg => Method::Vicreg(VicRegWeights {
             invariance: options.invariance as f32,
             variance: options.variance as f32,
             covariance: options.covariance as f32,
-        },
-        seed: ctx.seed(),
+        }),
+        Contrast::Barlow => Method::Barlow(options.off_weight as f32),
+        Contrast::Simclr => Method::Simclr { temperature: temperature(0.2) },
+        Contrast::Moco => {
+            let queue = options.queue.min(views.items() / 2);
+            Method::Moco { temperature: temperature(0.2), queue }
+        }
+        Contrast::Byol => Method::Byol(predictor()),
+        Contrast::Simsiam => Method::Simsiam(predictor()),
+        Contrast::Swav | Contrast::Dino => {
+            let (temperature, count) = (temperature(0.1), options.prototypes);
+            let prototypes = Prototypes::new(params, "prototypes", outputs, count, rng);
+            match contrast {
+                Contrast::Swav => Method::Swav { temperature, prototypes },
+                _ => Method::Dino { temperature, prototypes, count },
+            }
+        }
     };
-    let curves = train(ctx, options, &architecture, &mut params, &objective)?;
+    Joint { views, projector, method, momentum: options.momentum }
+}
+
+/// Trains by an objective. Of DINO the teacher is the model, as its authors say; else what was trained.
+fn trained(
+    ctx: &Context,
+    options: &PretrainParams,
+    architecture: Architecture,
+    mut params: Params,
+    objective: &dyn train::Objective,
+) -> Result<Trained> {
+    let (curves, memory) = train(ctx, options, &architecture, &mut params, objective)?;
+    let is_dino = options.objective == Objective::Dino
+        || (options.objective == Objective::GeneContrast && options.contrast == Contrast::Dino);
+    if let Some(teacher) = memory.teacher.filter(|_| is_dino) {
+        params = teacher;
+    }
     Ok(Trained { architecture, params, curves })
 }
 

@@ -1,12 +1,13 @@
-//! The training loop that both objectives share.
+//! The training loop that all objectives share.
 
 use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    AdamW, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
+    AdamW, Centre, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     architecture::Architecture,
@@ -23,9 +24,28 @@ pub(crate) trait Objective {
     /// Number of training spots.
     fn items(&self) -> usize;
 
+    /// What it remembers besides the parameters, at the beginning.
+    fn begin(&self, _: &Params) -> Memory {
+        Memory::default()
+    }
+
     /// The loss of a batch. Random numbers are drawn by epoch and spot only, so that the result depends neither on
     /// the order of the batch nor on threads.
-    fn step(&self, params: &Params, epoch: usize, batch: &[usize]) -> Step;
+    fn step(&self, params: &Params, memory: &Memory, epoch: usize, batch: &[usize]) -> Step;
+
+    /// Takes in a step that was made: what it saw, and the share of all steps that is done.
+    fn remember(&self, _: &mut Memory, _: &Params, _seen: Vec<f32>, _done: f64) {}
+}
+
+/// What an objective carries from step to step.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Memory {
+    /// A running mean of the parameters.
+    pub(crate) teacher: Option<Params>,
+    /// Of the teacher's scores.
+    pub(crate) centre: Option<Centre>,
+    /// Keys of former batches, the newest first.
+    pub(crate) queue: Vec<f32>,
 }
 
 /// The loss of one batch.
@@ -35,6 +55,10 @@ pub(crate) struct Step {
     pub(crate) terms: Vec<(&'static str, f32)>,
     /// What the encoder gave, for the watch over collapse.
     pub(crate) embeddings: Matrix,
+    /// What it gave for other views of the same spots.
+    pub(crate) others: Option<Matrix>,
+    /// What the objective will remember.
+    pub(crate) seen: Vec<f32>,
 }
 
 /// Trains `params` for `options.epochs` epochs, from the last checkpoint if there is one.
@@ -44,14 +68,16 @@ pub(crate) fn train(
     architecture: &Architecture,
     params: &mut Params,
     objective: &dyn Objective,
-) -> Result<Curves> {
+) -> Result<(Curves, Memory)> {
     let identity = &identity(architecture)?;
     let items = objective.items();
     let batches = items.div_ceil(options.batch_size());
     let steps = (batches * options.epochs) as u64;
-    let (mut done, mut optimizer, mut curves) = resume(ctx, options, identity, params);
+    let mut state = resume(ctx, options, identity, params, objective);
+    let mut best = Best::of(state.curves.get("loss"));
 
-    while done < options.epochs {
+    while state.epochs < options.epochs && !best.is_long_ago(options.patience) {
+        let done = state.epochs;
         let mut order: Vec<usize> = (0..items).collect();
         order.shuffle(&mut ctx.rng(&format!("order/{done}")));
         let mut means = Means::default();
@@ -63,9 +89,11 @@ pub(crate) fn train(
             let step = done * batches + batch;
             let rate = options.learning_rate * rate_share(step, batches, options);
 
-            let Step { loss, terms, embeddings } = objective.step(params, done, members);
+            let made = objective.step(&state.params, &state.memory, done, members);
+            let Step { loss, terms, embeddings, others, seen } = made;
             let value = loss.array();
-            let mut gradients = params.gradients(loss).map_err(Error::other("training ran out of memory"))?;
+            let gradients = state.params.gradients(loss);
+            let mut gradients = gradients.map_err(Error::other("training ran out of memory"))?;
             let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
             let norm = clip_norm(&mut gradients, limit);
             if !value.is_finite() || !norm.is_finite() {
@@ -73,9 +101,11 @@ pub(crate) fn train(
                     "training diverged at epoch {done}: the loss is {value}; lower `learning_rate`"
                 )));
             }
-            optimizer.step(params, &gradients, rate as f32);
+            state.optimizer.step(&mut state.params, &gradients, rate as f32);
+            let share = (step + 1) as f64 / steps.max(1) as f64;
+            objective.remember(&mut state.memory, &state.params, seen, share);
 
-            spread.add(&embeddings);
+            spread.add(&embeddings, others.as_ref());
             let weight = members.len() as f64;
             for (name, value) in [("loss", value), ("gradient_norm", norm)].into_iter().chain(terms) {
                 means.add(name, f64::from(value), weight);
@@ -83,29 +113,58 @@ pub(crate) fn train(
             means.add("learning_rate", rate, weight);
             report_progress(ctx, step as u64 + 1, steps);
         }
-        means.add("embedding_std", spread.value(), 1.0);
+        let std = spread.std();
+        means.add("embedding_std", std, 1.0);
+        means.add("effective_rank", spread.effective_rank(), 1.0);
+        means.add("uniformity", spread.uniformity(), 1.0);
+        if let Some(alignment) = spread.alignment() {
+            means.add("alignment", alignment, 1.0);
+        }
         for (name, value) in means.values() {
             ctx.metric(name, done as u64, value);
-            curves.entry(name.to_owned()).or_default().push(value);
+            state.curves.entry(name.to_owned()).or_default().push(value);
         }
-        if spread.value() < COLLAPSED {
+        if std < COLLAPSED {
             return Err(Error::invalid(format!(
-                "collapsed at epoch {done}: all spots have nearly the same embedding (spread {:.4}); lower \
-                 `learning_rate` or, for vicreg, raise `variance`",
-                spread.value()
+                "collapsed at epoch {done}: all spots have nearly the same embedding (spread {std:.4}); lower \
+                 `learning_rate`, or take an objective with negatives or a variance term, such as `vicreg`"
             )));
         }
-        done += 1;
-        if done.is_multiple_of(options.checkpoint_every) && done < options.epochs {
-            let (values, optimizer, curves) = (snapshot(params), optimizer.clone(), curves.clone());
-            let identity = identity.to_owned();
-            checkpoint::save(
-                ctx.scratch(),
-                &State { identity, epochs: done, params: values, optimizer, curves },
-            )?;
+        state.epochs += 1;
+        best.add(state.curves["loss"][done]);
+        if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < options.epochs {
+            checkpoint::save(ctx.scratch(), &state)?;
         }
     }
-    Ok(curves)
+    if state.epochs < options.epochs {
+        tracing::info!("stopped after epoch {}: the loss no longer falls", state.epochs);
+    }
+    *params = state.params;
+    Ok((state.curves, state.memory))
+}
+
+/// The lowest loss so far.
+struct Best {
+    loss: f64,
+    /// Epochs since.
+    ago: usize,
+}
+
+impl Best {
+    fn of(losses: Option<&Vec<f64>>) -> Self {
+        let mut best = Self { loss: f64::INFINITY, ago: 0 };
+        losses.into_iter().flatten().for_each(|loss| best.add(*loss));
+        best
+    }
+
+    fn add(&mut self, loss: f64) {
+        self.ago = if loss < self.loss { 0 } else { self.ago + 1 };
+        self.loss = self.loss.min(loss);
+    }
+
+    fn is_long_ago(&self, patience: Option<usize>) -> bool {
+        patience.is_some_and(|patience| self.ago >= patience)
+    }
 }
 
 /// What a checkpoint must be of: the same params and seed on inputs scaled the same.
@@ -119,32 +178,25 @@ fn resume(
     ctx: &Context,
     options: &PretrainParams,
     identity: &str,
-    params: &mut Params,
-) -> (usize, AdamW, Curves) {
-    let start = AdamW::new(params, options.weight_decay as f32);
-    let Some(state) = checkpoint::load(ctx.scratch(), identity).filter(|state| state.optimizer.fits(params))
-    else {
-        return (0, start, Curves::new());
-    };
-    let saved: BTreeMap<String, (Vec<usize>, &[f32])> = params
-        .iter()
-        .zip(&state.params)
-        .map(|(param, values)| (param.name.clone(), (param.shape.clone(), &values[..])))
-        .collect();
-    let mut restored = params.clone();
-    if restored.load(|name| saved.get(name).map(|(shape, values)| (&shape[..], *values))).is_err() {
-        return (0, start, Curves::new());
+    params: &Params,
+    objective: &dyn Objective,
+) -> State {
+    let fits = |state: &State| state.params.fits(params) && state.optimizer.fits(params);
+    if let Some(state) = checkpoint::load(ctx.scratch(), identity).filter(fits) {
+        tracing::info!("going on after epoch {}", state.epochs);
+        for (name, curve) in &state.curves {
+            (0..).zip(curve).for_each(|(epoch, value)| ctx.metric(name, epoch, *value));
+        }
+        return state;
     }
-    *params = restored;
-    tracing::info!("going on after epoch {}", state.epochs);
-    for (name, curve) in &state.curves {
-        (0..).zip(curve).for_each(|(epoch, value)| ctx.metric(name, epoch, *value));
+    State {
+        identity: identity.to_owned(),
+        epochs: 0,
+        params: params.clone(),
+        optimizer: AdamW::new(params, options.weight_decay as f32),
+        curves: Curves::new(),
+        memory: objective.begin(params),
     }
-    (state.epochs, state.optimizer, state.curves)
-}
-
-fn snapshot(params: &Params) -> Vec<Vec<f32>> {
-    params.iter().map(|param| param.values()).collect()
 }
 
 fn rate_share(step: usize, batches: usize, options: &PretrainParams) -> f64 {

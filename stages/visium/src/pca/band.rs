@@ -162,11 +162,12 @@ impl<const N: usize> NullaryFnOnce for Turn<'_, N> {
 /// Whether it converges.
 fn diagonalise(diagonal: &mut [f64], mut below: Vec<f64>, rotations: &mut Vec<Rotation>) -> bool {
     let size = diagonal.len();
+    // Beside the whole matrix, not beside their neighbours: of a matrix without full rank those are rounding noise as well.
+    let scale = diagonal.iter().zip(&below).map(|(d, e)| d.abs() + e.abs()).fold(0.0, f64::max);
     for first in 0..size {
         let mut tries = 0;
         loop {
-            let is_apart =
-                |&at: &usize| below[at].abs() <= f64::EPSILON * (diagonal[at].abs() + diagonal[at + 1].abs());
+            let is_apart = |&at: &usize| below[at].abs() <= f64::EPSILON * scale;
             let last = (first..size - 1).find(is_apart).unwrap_or(size - 1);
             if last == first {
                 break;
@@ -242,7 +243,7 @@ mod tests {
                 }
             }
             let mut expected = SymmetricEigen::new(matrix.clone()).eigenvalues.as_slice().to_vec();
-            expected.sort_by(|a, b| b.total_cmp(a));
+            expected.sort_by(|a: &f64, b: &f64| b.total_cmp(a));
             let allowed = 1e-13 * matrix.norm() * size as f64;
             let eigen = Eigen::of(band(&matrix, width)).unwrap();
             for (value, expected) in eigen.values.iter().zip(&expected) {

@@ -23,6 +23,8 @@ type Square = [[f64; WIDTH]; WIDTH];
 const TOLERANCE: f64 = 1e-10;
 /// A new basis vector this small against the largest eigenvalue is rounding noise: the space is exhausted.
 const EXHAUSTED: f64 = 1e-13;
+/// So many times longer, noise is too small a part of a vector to matter.
+const WITHOUT_NOISE: f64 = 1e6;
 /// Rows per task where vectors are combined.
 const CHUNK: usize = 512;
 /// Rows of all blocks that one task multiplies at least: fewer are done before another thread has woken up.
@@ -160,12 +162,17 @@ fn orthonormalise(block: &mut Block, basis: &[Block], noise: f64, mut random: im
             lengths[lane][lane] = length;
         } else {
             block.iter_mut().for_each(|row| row[lane] = random());
+        }
+        if length > WITHOUT_NOISE * noise {
+            block.iter_mut().for_each(|row| row[lane] /= length);
+        } else {
+            // Of what is short, rounding noise is a large part, and that lies along the basis too.
+            let length = remove_earlier(block, lane, None);
+            block.iter_mut().for_each(|row| row[lane] /= length);
             remove_span_of_lane(block, basis, lane);
             let length = remove_earlier(block, lane, None);
             block.iter_mut().for_each(|row| row[lane] /= length);
-            continue;
         }
-        block.iter_mut().for_each(|row| row[lane] /= length);
     }
     lengths
 }

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-/// Different colours, ascending, each with how many pixels have it.
+/// Different colours, in the [`Cube`]'s order, each with how many pixels have it.
 pub(super) struct Palette(pub(super) Vec<([u8; 3], u32)>);
 
 impl Palette {
@@ -28,17 +28,17 @@ impl Cube {
         let mut seen = Vec::new();
         for part in pixels {
             for pixel in part.as_chunks::<3>().0 {
-                let at = index(*pixel);
-                let cell = &mut self.cells[at];
+                let cell = &mut self.cells[index(*pixel)];
                 if *cell == 0 {
-                    seen.push(at as u32);
+                    seen.push(*pixel);
                 }
                 *cell = cell.saturating_add(1);
             }
         }
-        seen.par_sort_unstable();
-        let take = |at: u32| (at.to_be_bytes(), std::mem::take(&mut self.cells[at as usize]));
-        Palette(seen.into_iter().map(take).map(|([_, r, g, b], count)| ([r, g, b], count)).collect())
+        // Whichever came first: the same pixels have the same palette.
+        seen.par_sort_unstable_by_key(|colour| index(*colour));
+        let take = |colour: [u8; 3]| (colour, std::mem::take(&mut self.cells[index(colour)]));
+        Palette(seen.into_iter().map(take).collect())
     }
 
     /// Gives each pixel what `new` makes of its colour, which is one of the palette's.
@@ -50,7 +50,7 @@ impl Cube {
     ) {
         let changed: Vec<[u8; 3]> = palette.0.par_iter().map(|(colour, _)| new(*colour)).collect();
         for ((colour, _), new) in palette.0.iter().zip(changed) {
-            self.cells[index(*colour)] = index(new) as u32;
+            self.cells[index(*colour)] = u32::from_be_bytes([0, new[0], new[1], new[2]]);
         }
         pixels.par_iter_mut().for_each(|part| {
             for pixel in part.as_chunks_mut::<3>().0 {
@@ -62,9 +62,25 @@ impl Cube {
     }
 }
 
+/// The bits of the three values in turns: colours that are alike, as an image's are, lie together in memory.
 fn index([r, g, b]: [u8; 3]) -> usize {
-    u32::from_be_bytes([0, r, g, b]) as usize
+    (SPREAD[usize::from(r)] << 2 | SPREAD[usize::from(g)] << 1 | SPREAD[usize::from(b)]) as usize
 }
+
+/// The bits of each value, three places apart.
+static SPREAD: [u32; 256] = {
+    let mut spread = [0; 256];
+    let mut value = 0;
+    while value < 256 {
+        let mut bit = 0;
+        while bit < 8 {
+            spread[value] |= (value as u32 >> bit & 1) << (3 * bit);
+            bit += 1;
+        }
+        value += 1;
+    }
+    spread
+};
 
 #[cfg(test)]
 mod tests {
@@ -74,15 +90,26 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn every_colour_has_a_place_of_its_own() {
+        let mut taken = vec![false; 1 << 24];
+        for colour in 0..1_u32 << 24 {
+            let [_, r, g, b] = colour.to_be_bytes();
+            assert!(!std::mem::replace(&mut taken[index([r, g, b])], true));
+        }
+    }
+
     proptest! {
         #[test]
-        fn every_pixel_is_counted_and_changed(pixels in prop::collection::vec([0_u8..9, 0_u8..3, 250_u8..], 0..200)) {
+        fn every_pixel_is_counted_and_changed(pixels in prop::collection::vec([0_u8..9, 0_u8..3, 200_u8..203], 0..200)) {
             let mut counts: BTreeMap<[u8; 3], u32> = BTreeMap::new();
             pixels.iter().for_each(|pixel| *counts.entry(*pixel).or_default() += 1);
             let (first, second) = pixels.split_at(pixels.len() / 3);
             let mut cube = Cube::new();
             let palette = cube.palette([first.as_flattened(), second.as_flattened()]);
-            prop_assert_eq!(&palette.0, &counts.into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(palette.0.len(), counts.len());
+            prop_assert_eq!(&palette.0.iter().copied().collect::<BTreeMap<_, _>>(), &counts);
+            prop_assert!(palette.0.is_sorted_by_key(|(colour, _)| index(*colour)));
             prop_assert_eq!(palette.pixels(), pixels.len() as u64);
             let new = |[r, g, b]: [u8; 3]| [b, r.wrapping_mul(7), g];
             let mut changed = pixels.as_flattened().to_vec();

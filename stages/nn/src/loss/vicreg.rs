@@ -1,58 +1,8 @@
-//! Losses of self-supervised objectives.
+//! Variance-invariance-covariance regularisation.
 
 use dfdx::prelude::*;
-use rayon::prelude::*;
 
-use crate::tensor::{self, Matrix, Recording, Scalar, gradient_mut, take_gradient};
-
-/// Values that one partial sum takes. Fixed: it must not depend on the number of threads.
-const CHUNK: usize = 8192;
-
-/// The mean of (prediction − target)² over the entries that `mask` marks; 0 if it marks none.
-///
-/// # Panics
-/// If the three have not as many entries.
-pub fn masked_mse<T: Tape<f32, Cpu>>(prediction: Matrix<T>, target: Vec<f32>, mask: Vec<bool>) -> Scalar<T> {
-    let (prediction, mut tape) = prediction.split_tape();
-    let predicted = tensor::values(&prediction);
-    assert!(
-        predicted.len() == target.len() && target.len() == mask.len(),
-        "entries of prediction, target, mask"
-    );
-
-    let sums: Vec<(f64, usize)> = predicted
-        .par_chunks(CHUNK)
-        .zip(target.par_chunks(CHUNK))
-        .zip(mask.par_chunks(CHUNK))
-        .map(|((predicted, target), mask)| {
-            let squares = predicted.iter().zip(target).zip(mask).filter(|(_, mask)| **mask);
-            squares.fold((0.0, 0), |(sum, count), ((predicted, target), _)| {
-                (sum + f64::from(predicted - target).powi(2), count + 1)
-            })
-        })
-        .collect();
-    let (sum, count) = sums.iter().fold((0.0, 0), |(a, n), (b, m)| (a + b, n + m));
-    let count = count.max(1);
-    let loss = tensor::tensor(vec![(sum / count as f64) as f32], ());
-
-    let out = loss.clone();
-    tape.add_backward_op(move |gradients| {
-        let slope = 2.0 / count as f32 * take_gradient(gradients, &out)?.iter().sum::<f32>();
-        let gradient = gradient_mut(gradients, &prediction)?;
-        gradient
-            .par_chunks_mut(CHUNK)
-            .zip(predicted.par_chunks(CHUNK))
-            .zip(target.par_chunks(CHUNK).zip(mask.par_chunks(CHUNK)))
-            .for_each(|((gradient, predicted), (target, mask))| {
-                let entries = gradient.iter_mut().zip(predicted).zip(target.iter().zip(mask));
-                for ((gradient, predicted), (target, mask)) in entries {
-                    *gradient += if *mask { slope * (predicted - target) } else { 0.0 };
-                }
-            });
-        Ok(())
-    });
-    loss.put_tape(tape)
-}
+use crate::tensor::{self, Matrix, Recording, Scalar};
 
 /// How much each term of [`vicreg`] counts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -117,27 +67,16 @@ mod tests {
     use super::*;
     use crate::{
         Params,
-        gradcheck::{check, wave},
+        gradcheck::{check, golden, golden_views},
     };
 
     const PAPER: VicRegWeights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
 
-    /// `sin(a + b i + c k)`: the inputs of the golden values.
-    fn sines(a: f64, b: f64, c: f64) -> Vec<f64> {
-        (0..24).map(|n| (a + b * f64::from(n / 4) + c * f64::from(n % 4)).sin()).collect()
-    }
-
-    fn views() -> (Vec<f32>, Vec<f32>) {
-        let (z, noise) = (sines(0.1, 1.3, 0.7), sines(2.0, 0.9, 1.1));
-        let other = z.iter().zip(&noise).map(|(z, noise)| (z + 0.3 * noise) as f32).collect();
-        (z.iter().map(|z| *z as f32).collect(), other)
-    }
-
     #[test]
     fn vicreg_has_the_values_of_the_authors_code() {
-        let Some(golden) = crate::gradcheck::golden() else { return };
+        let Some(golden) = golden() else { return };
         let expected = |name: &str| golden["vicreg"][name].as_f64().unwrap();
-        let (a, b) = views();
+        let (a, b) = golden_views();
         let [a, b] = [a, b].map(|z| tensor::tensor(z, (6, 4)).leaky_traced());
         let found = vicreg(a, b, PAPER);
         for (name, found) in [
@@ -152,28 +91,9 @@ mod tests {
 
     #[test]
     fn vicreg_gradients_are_those_of_finite_differences() {
-        let (a, b) = views();
+        let (a, b) = golden_views();
         let loss = |a: Matrix<_>, b: Matrix<_>| vicreg(a, b, PAPER).loss;
         let other = tensor::tensor(b, (6, 4));
         check(&Params::default(), tensor::tensor(a, (6, 4)), move |_, a| loss(a, other.leaky_trace()));
-    }
-
-    #[test]
-    fn masked_mse_sees_only_what_is_marked() {
-        let loss = masked_mse(
-            tensor::tensor(vec![1.0, 5.0, 2.0], (1, 3)),
-            vec![3.0, 0.0, 1.0],
-            vec![true, false, true],
-        );
-        assert_eq!(loss.array(), 2.5);
-        let none = masked_mse(tensor::tensor(vec![1.0], (1, 1)), vec![3.0], vec![false]);
-        assert_eq!(none.array(), 0.0);
-    }
-
-    #[test]
-    fn masked_mse_gradients_are_those_of_finite_differences() {
-        let target: Vec<f32> = (0..42).map(|i| (i as f32).cos()).collect();
-        let mask: Vec<bool> = (0..42).map(|i| i % 3 != 0).collect();
-        check(&Params::default(), wave((6, 7)), move |_, x| masked_mse(x, target.clone(), mask.clone()));
     }
 }

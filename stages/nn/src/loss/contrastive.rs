@@ -1,0 +1,159 @@
+//! One item among others: the two views of an item should be more alike than views of different ones.
+
+use dfdx::prelude::*;
+use rayon::prelude::*;
+
+use super::{Unit, with_gradients};
+use crate::{
+    gemm::{par_gemm, view},
+    tensor::{self, Matrix, Recording, Scalar},
+};
+
+/// Rows that one task takes.
+const ROWS: usize = 16;
+
+/// SimCLR's loss of two views, items x dimensions (Chen et al. 2020): of each of the 2n views, the cross-entropy of the other
+/// view of its item among all other views, by cosine / temperature; the mean over them.
+///
+/// # Panics
+/// If the views differ in shape.
+pub fn nt_xent(a: Matrix<Recording>, b: Matrix<Recording>, temperature: f32) -> Scalar<Recording> {
+    assert_eq!(a.shape(), b.shape(), "shapes of two views");
+    let (items, dims) = *a.shape();
+    let rows = 2 * items;
+    let unit = Unit::of(&[tensor::values(&a), tensor::values(&b)].concat(), dims);
+    let z = view(&unit.rows, rows, dims);
+    let mut logits = vec![0.0; rows * rows];
+    par_gemm(z, z.reversed_axes(), 0.0, &mut logits);
+    let scale = 1.0 / (temperature * rows as f32);
+    let loss = cross_entropy(&mut logits, rows, temperature, scale, |row| (row + items) % rows, Some);
+    let slopes = view(&logits, rows, rows);
+    let mut gradient = vec![0.0; rows * dims];
+    par_gemm(slopes, z, 0.0, &mut gradient);
+    par_gemm(slopes.reversed_axes(), z, 1.0, &mut gradient);
+    let mut of_a = unit.back(gradient);
+    let of_b = of_a.split_off(items * dims);
+    with_gradients([a, b], loss / rows as f64, [of_a, of_b])
+}
+
+/// Of each query, items x dimensions, the cross-entropy of its own key among all keys, by cosine / temperature; the mean over
+/// them (van den Oord et al. 2018; MoCo). Key `i` is that of query `i`; those beyond the queries are a queue's. Keys have no
+/// gradient.
+///
+/// # Panics
+/// If there are fewer keys than queries, or they have other dimensions.
+pub fn info_nce(query: Matrix<Recording>, keys: &[f32], temperature: f32) -> Scalar<Recording> {
+    let (items, dims) = *query.shape();
+    let count = keys.len() / dims;
+    assert!(count >= items && keys.len() == count * dims, "a key for each query");
+    let (unit, keys) = (Unit::of(&tensor::values(&query), dims), Unit::of(keys, dims));
+    let keys = view(&keys.rows, count, dims);
+    let mut logits = vec![0.0; items * count];
+    par_gemm(view(&unit.rows, items, dims), keys.reversed_axes(), 0.0, &mut logits);
+    let scale = 1.0 / (temperature * items as f32);
+    let loss = cross_entropy(&mut logits, count, temperature, scale, |row| row, |_| None);
+    let mut gradient = vec![0.0; items * dims];
+    par_gemm(view(&logits, items, count), keys, 0.0, &mut gradient);
+    with_gradients([query], loss / items as f64, [unit.back(gradient)])
+}
+
+/// CLIP's loss of two modalities, items x dimensions (Radford et al. 2021): the mean of both directions' cross-entropies of the
+/// other modality of the same item, by cosine / temperature.
+///
+/// # Panics
+/// If the two differ in shape.
+pub fn clip(a: Matrix<Recording>, b: Matrix<Recording>, temperature: f32) -> Scalar<Recording> {
+    assert_eq!(a.shape(), b.shape(), "shapes of two modalities");
+    let (items, dims) = *a.shape();
+    let [of_a, of_b] = [&a, &b].map(|z| Unit::of(&tensor::values(z), dims));
+    let (left, right) = (view(&of_a.rows, items, dims), view(&of_b.rows, items, dims));
+    let scale = 0.5 / (temperature * items as f32);
+    let direction = |from, to| {
+        let mut logits = vec![0.0; items * items];
+        par_gemm(from, to, 0.0, &mut logits);
+        let loss = cross_entropy(&mut logits, items, temperature, scale, |row| row, |_| None);
+        (loss, logits)
+    };
+    let (forth, slopes_forth) = direction(left, right.reversed_axes());
+    let (back, slopes_back) = direction(right, left.reversed_axes());
+    let (forth_view, back_view) = (view(&slopes_forth, items, items), view(&slopes_back, items, items));
+    let gradient = |slopes, transposed, other| {
+        let mut gradient = vec![0.0; items * dims];
+        par_gemm(slopes, other, 0.0, &mut gradient);
+        par_gemm(transposed, other, 1.0, &mut gradient);
+        gradient
+    };
+    let by_a = of_a.back(gradient(forth_view, back_view.reversed_axes(), right));
+    let by_b = of_b.back(gradient(back_view, forth_view.reversed_axes(), left));
+    with_gradients([a, b], 0.5 * (forth + back) / items as f64, [by_a, by_b])
+}
+
+/// The sum over rows of the cross-entropy of the entry that is to be the largest, of logits `cosines` / `temperature`, without
+/// the entry that does not count. The cosines become `scale` times the gradient by the logits.
+fn cross_entropy(
+    cosines: &mut [f32],
+    columns: usize,
+    temperature: f32,
+    scale: f32,
+    target: impl Fn(usize) -> usize + Sync,
+    left_out: impl Fn(usize) -> Option<usize> + Sync,
+) -> f64 {
+    let row = |(row, logits): (usize, &mut [f32])| {
+        if let Some(column) = left_out(row) {
+            logits[column] = f32::NEG_INFINITY;
+        }
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let of_target = f64::from((logits[target(row)] - largest) / temperature);
+        let mut sum = 0.0;
+        for logit in logits.iter_mut() {
+            *logit = ((*logit - largest) / temperature).exp();
+            sum += f64::from(*logit);
+        }
+        let share = scale / sum as f32;
+        logits.iter_mut().for_each(|logit| *logit *= share);
+        logits[target(row)] -= scale;
+        sum.ln() - of_target
+    };
+    let losses: Vec<f64> = cosines.par_chunks_mut(columns).enumerate().with_min_len(ROWS).map(row).collect();
+    losses.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Params,
+        gradcheck::{assert_golden, check, golden, golden_views},
+    };
+
+    fn views() -> [Matrix; 2] {
+        let (a, b) = golden_views();
+        [a, b].map(|z| tensor::tensor(z, (6, 4)))
+    }
+
+    #[test]
+    fn losses_have_the_golden_values() {
+        let Some(golden) = golden() else { return };
+        let [a, b] = views();
+        for temperature in ["0.1", "0.2", "0.5", "1.0"] {
+            let loss = nt_xent(a.leaky_trace(), b.leaky_trace(), temperature.parse().unwrap());
+            assert_golden(loss.array(), &golden["nt_xent"][temperature]);
+        }
+        let loss = info_nce(a.leaky_trace(), &tensor::values(&b), 0.07);
+        assert_golden(loss.array(), &golden["info_nce_q->k_t0.07"]);
+        let loss = clip(a.leaky_trace(), b.leaky_trace(), 0.07);
+        assert_golden(loss.array(), &golden["clip_symmetric_t0.07"]);
+    }
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        let [a, b] = views();
+        let none = Params::default();
+        check(&none, a.clone(), |_, a| nt_xent(a, b.leaky_trace(), 0.5));
+        check(&none, b.clone(), |_, b| nt_xent(a.leaky_trace(), b, 0.5));
+        check(&none, a.clone(), |_, a| clip(a, b.leaky_trace(), 0.5));
+        check(&none, b.clone(), |_, b| clip(a.leaky_trace(), b, 0.5));
+        let queue = [tensor::values(&b), vec![0.3, -0.8, 0.1, 0.9]].concat();
+        check(&none, a.clone(), |_, a| info_nce(a, &queue, 0.5));
+    }
+}

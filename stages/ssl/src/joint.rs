@@ -1,0 +1,168 @@
+//! Joint embedding: two random views of a spot should have embeddings that agree, and not all spots the same. What keeps
+//! them apart is what the methods differ in: negatives (`simclr`, `moco`), statistics of the batch (`vicreg`, `barlow`), a
+//! teacher or a stopped gradient (`byol`, `simsiam`), prototypes (`swav`, `dino`).
+
+use restage_nn::{
+    Centre, Matrix, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow,
+    dfdx::prelude::{NoneTape, Trace},
+    ema_cosine, info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy, values, vicreg,
+};
+
+use crate::{
+    encoder::Projector,
+    train::{Memory, Objective, Step},
+    views::{View, Views},
+};
+
+/// SwAV's ε and turns; DINO's temperature of the teacher and momentum of its centre: the authors' defaults.
+const EPSILON: f32 = 0.05;
+const TURNS: usize = 3;
+const TEACHER_TEMPERATURE: f32 = 0.04;
+const CENTRE_MOMENTUM: f32 = 0.9;
+
+/// What keeps embeddings apart, with what it needs on top of the projector.
+pub(crate) enum Method {
+    /// VICReg (Bardes et al. 2022).
+    Vicreg(VicRegWeights),
+    /// Barlow Twins (Zbontar et al. 2021), with the weight of its terms off the diagonal.
+    Barlow(f32),
+    /// SimCLR (Chen et al. 2020).
+    Simclr { temperature: f32 },
+    /// MoCo v2 (He et al. 2020): keys by a teacher, and a queue of those of former batches.
+    Moco { temperature: f32, queue: usize },
+    /// SimSiam (Chen & He 2021).
+    Simsiam(Projector),
+    /// BYOL (Grill et al. 2020).
+    Byol(Projector),
+    /// SwAV (Caron et al. 2020), without multi-crop and queue.
+    Swav { temperature: f32, prototypes: Prototypes },
+    /// DINO (Caron et al. 2021), without multi-crop.
+    Dino { temperature: f32, prototypes: Prototypes, count: usize },
+}
+
+impl Method {
+    fn has_teacher(&self) -> bool {
+        matches!(self, Self::Moco { .. } | Self::Byol(_) | Self::Dino { .. })
+    }
+}
+
+/// The objective on these views.
+pub(crate) struct Joint<V> {
+    pub(crate) views: V,
+    pub(crate) projector: Projector,
+    pub(crate) method: Method,
+    /// How much of the teacher stays at the first step; at the last all of it does.
+    pub(crate) momentum: f64,
+}
+
+impl<V: Views> Joint<V> {
+    /// The teacher's projections of a view; nothing without a teacher.
+    fn taught(&self, memory: &Memory, view: &View) -> Option<Matrix<NoneTape>> {
+        let teacher = memory.teacher.as_ref()?;
+        Some(self.projector.forward(teacher, self.views.look(teacher, view)))
+    }
+}
+
+impl<V: Views> Objective for Joint<V> {
+    fn items(&self) -> usize {
+        self.views.items()
+    }
+
+    fn begin(&self, params: &Params) -> Memory {
+        let centre = match &self.method {
+            Method::Dino { count, .. } => Some(Centre::new(*count)),
+            _ => None,
+        };
+        Memory { teacher: self.method.has_teacher().then(|| params.clone()), centre, queue: Vec::new() }
+    }
+
+    fn step(&self, params: &Params, memory: &Memory, epoch: usize, batch: &[usize]) -> Step {
+        let views = [0, 1].map(|view| self.views.draw(epoch, view, batch));
+        let taught = views.each_ref().map(|view| self.taught(memory, view));
+        let [(a, left), (b, right)] = views.map(|view| {
+            let embeddings = self.views.embed(params, &view);
+            let kept = embeddings.retaped::<NoneTape>();
+            (self.projector.forward(params, embeddings), kept)
+        });
+        let mut terms = Vec::new();
+        let mut seen = Vec::new();
+        let loss = match (&self.method, taught) {
+            (Method::Vicreg(weights), _) => {
+                let result = vicreg(a, b, *weights);
+                terms.push(("invariance", result.invariance));
+                terms.push(("variance", result.variance));
+                terms.push(("covariance", result.covariance));
+                result.loss
+            }
+            (Method::Barlow(weight), _) => {
+                let result = barlow(a, b, *weight);
+                terms.push(("on_diagonal", result.on_diagonal));
+                terms.push(("off_diagonal", result.off_diagonal));
+                result.loss
+            }
+            (Method::Simclr { temperature }, _) => nt_xent(a, b, *temperature),
+            (Method::Simsiam(predictor), _) => {
+                let targets = [values(&b), values(&a)];
+                both([a, b].map(|z| predictor.forward(params, z)), targets, negative_cosine)
+            }
+            (Method::Byol(predictor), [Some(of_a), Some(of_b)]) => {
+                let predictions = [a, b].map(|z| predictor.forward(params, z));
+                let distance = |prediction, target: &[f32]| negative_cosine(prediction, target) * 2.0 + 2.0;
+                both(predictions, [values(&of_b), values(&of_a)], distance)
+            }
+            (Method::Moco { temperature, .. }, [Some(of_a), Some(of_b)]) => {
+                let keys = [values(&of_b), values(&of_a)];
+                seen = keys[0].clone();
+                let with_queue = keys.map(|mut keys| {
+                    keys.extend_from_slice(&memory.queue);
+                    keys
+                });
+                both([a, b], with_queue, |query, keys| info_nce(query, keys, *temperature))
+            }
+            (Method::Swav { temperature, prototypes }, _) => {
+                let scores = [a, b].map(|z| prototypes.forward(params, z));
+                let codes = scores.each_ref().map(|scores| {
+                    let (_, count) = *restage_nn::dfdx::prelude::HasShape::shape(scores);
+                    sinkhorn(&values(scores), count, EPSILON, TURNS)
+                });
+                let [of_a, of_b] = codes;
+                both(scores, [of_b, of_a], |scores, codes| soft_cross_entropy(scores, codes, *temperature))
+            }
+            (Method::Dino { temperature, prototypes, .. }, [Some(of_a), Some(of_b)]) => {
+                let (Some(teacher), Some(centre)) = (&memory.teacher, &memory.centre) else { unreachable!() };
+                let taught = [of_b, of_a].map(|z| values(&prototypes.forward(teacher, z)));
+                seen = taught.concat();
+                let targets = taught.map(|scores| centre.targets(&scores, TEACHER_TEMPERATURE));
+                let scores = [a, b].map(|z| prototypes.forward(params, z));
+                both(scores, targets, |scores, target| soft_cross_entropy(scores, target, *temperature))
+            }
+            (Method::Byol(_) | Method::Moco { .. } | Method::Dino { .. }, _) => {
+                unreachable!("`begin` made a teacher")
+            }
+        };
+        Step { loss, terms, embeddings: left, others: Some(right), seen }
+    }
+
+    fn remember(&self, memory: &mut Memory, params: &Params, seen: Vec<f32>, done: f64) {
+        if let Some(teacher) = &mut memory.teacher {
+            teacher.follow(params, ema_cosine(done, 1.0, self.momentum) as f32);
+        }
+        if let Some(centre) = &mut memory.centre {
+            centre.follow(&seen, CENTRE_MOMENTUM);
+        }
+        if let Method::Moco { queue, .. } = self.method {
+            memory.queue.splice(0..0, seen);
+            memory.queue.truncate(queue * self.projector.outputs());
+        }
+    }
+}
+
+/// The mean of a loss over both directions.
+fn both(
+    students: [Matrix<Recording>; 2],
+    targets: [Vec<f32>; 2],
+    loss: impl Fn(Matrix<Recording>, &[f32]) -> Scalar<Recording>,
+) -> Scalar<Recording> {
+    let ([a, b], [of_a, of_b]) = (students, targets);
+    (loss(a, &of_a) + loss(b, &of_b)) * 0.5
+}

@@ -1,0 +1,164 @@
+//! Random views of spots, and the encoder that embeds them: of patches for the image objectives, of genes for
+//! `gene_contrast`. A view depends on seed, epoch and spot only, so neither threads nor the order of a batch change it.
+
+use rand::{Rng, seq::index};
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+use restage_nn::{
+    Matrix, Params,
+    dfdx::prelude::{Cpu, NoneTape, OwnedTape, Trace},
+    tensor,
+};
+use restage_stage::{
+    artifact::{Csr, Patches},
+    context::rng,
+};
+
+use crate::{
+    augment::Augment,
+    encoder::{Cnn, Mlp},
+    expression::{Genes, Scaler},
+    optical_density::Colours,
+};
+
+/// Spots of which there are random views.
+pub(crate) trait Views: Sync {
+    /// Number of training spots.
+    fn items(&self) -> usize;
+
+    /// One view of each spot of the batch, as an encoder takes it.
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View;
+
+    /// Their embeddings, to learn from.
+    fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>>;
+
+    /// Their embeddings by a teacher, which nobody asks for gradients.
+    fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape>;
+}
+
+/// What an encoder takes of a batch.
+pub(crate) struct View {
+    values: Vec<f32>,
+    spots: usize,
+}
+
+/// Patches, turned, cropped, in other stain and light.
+pub(crate) struct PatchViews<'a> {
+    pub(crate) patches: &'a Patches,
+    /// Positions of the patches to train on.
+    pub(crate) positions: &'a [usize],
+    pub(crate) colours: Colours,
+    pub(crate) augment: Augment,
+    pub(crate) encoder: Cnn,
+    pub(crate) seed: u64,
+}
+
+impl PatchViews<'_> {
+    /// A random view of each patch: patches x rows x columns x colours.
+    pub(crate) fn images(&self, epoch: usize, view: usize, batch: &[usize]) -> Vec<f32> {
+        let size = self.patches.size;
+        let mut images = vec![0.0; batch.len() * size * size * 3];
+        images.par_chunks_mut(size * size * 3).zip(batch).for_each(|(image, item)| {
+            let position = self.positions[*item];
+            let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.patches.spots[position]));
+            self.augment.view(self.patches.patch(position), size, &self.colours, &mut rng, image);
+        });
+        images
+    }
+
+    pub(crate) fn shape(&self, spots: usize) -> (usize, usize, usize, usize) {
+        (spots, self.patches.size, self.patches.size, 3)
+    }
+}
+
+impl Views for PatchViews<'_> {
+    fn items(&self) -> usize {
+        self.positions.len()
+    }
+
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
+        View { values: self.images(epoch, view, batch), spots: batch.len() }
+    }
+
+    fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {
+        let images = tensor(view.values.clone(), self.shape(view.spots));
+        self.encoder.forward(params, images.leaky_traced())
+    }
+
+    fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
+        self.encoder.forward(teacher, tensor(view.values.clone(), self.shape(view.spots)))
+    }
+}
+
+/// Expression with some of it hidden, disturbed and exchanged, as in ConGI (Zeng et al. 2023): each with probability ½.
+pub(crate) struct GeneViews<'a> {
+    pub(crate) x: &'a Csr,
+    /// Per row of `x`.
+    pub(crate) spots: &'a [String],
+    /// Rows of `x` to train on.
+    pub(crate) rows: &'a [usize],
+    pub(crate) scaler: Scaler,
+    pub(crate) genes: Genes,
+    pub(crate) encoder: Mlp,
+    /// Share of genes that are set to their mean.
+    pub(crate) hidden: f64,
+    /// Standard deviation, in those of the gene, of what is added to four genes of five.
+    pub(crate) noise: f64,
+    /// Share of genes whose values change places.
+    pub(crate) swapped: f64,
+    pub(crate) seed: u64,
+}
+
+/// Share of genes that noise is added to.
+const NOISY: f64 = 0.8;
+
+impl GeneViews<'_> {
+    fn disturb(&self, values: &mut [f32], rng: &mut impl Rng) {
+        let [hide, disturb, swap] = rng.random::<[bool; 3]>();
+        if hide {
+            values.iter_mut().for_each(|value| {
+                if rng.random_bool(self.hidden) {
+                    *value = 0.0;
+                }
+            });
+        }
+        if disturb {
+            for value in values.iter_mut() {
+                if rng.random_bool(NOISY) {
+                    let draw: f64 = StandardNormal.sample(rng);
+                    *value += (self.noise * draw) as f32;
+                }
+            }
+        }
+        if swap {
+            let pairs = (self.swapped * values.len() as f64 / 2.0) as usize;
+            let places = index::sample(rng, values.len(), 2 * pairs).into_vec();
+            places.chunks_exact(2).for_each(|pair| values.swap(pair[0], pair[1]));
+        }
+    }
+}
+
+impl Views for GeneViews<'_> {
+    fn items(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
+        let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
+        let mut values = self.scaler.rows(self.x, &self.genes, &rows);
+        values.par_chunks_mut(self.scaler.genes.len()).zip(&rows).for_each(|(values, row)| {
+            let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.spots[*row]));
+            self.disturb(values, &mut rng);
+        });
+        View { values, spots: rows.len() }
+    }
+
+    fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {
+        let genes = tensor(view.values.clone(), (view.spots, self.scaler.genes.len()));
+        self.encoder.forward(params, genes.leaky_traced())
+    }
+
+    fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
+        self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, self.scaler.genes.len())))
+    }
+}
