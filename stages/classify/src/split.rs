@@ -1,4 +1,6 @@
-//! `classify/split`: holds patients (or sections) out, and sorts the labels accordingly.
+//! `classify/split`: holds patients (or sections, or stripes of a section) out, and sorts the labels accordingly.
+
+mod stripes;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -9,20 +11,36 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Holds whole patients or sections out of training.
+/// Holds whole patients, sections or stripes out of training.
 pub enum Split {}
 
 /// What `classify/split` is asked for.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// What is held out as a whole: `patient` (default), or `section`, which lets neighbouring sections of one tumour
-    /// stand on both sides and flatters the scores.
+    /// What is held out as a whole: `patient` (default); `section`, which lets neighbouring sections of one tumour
+    /// stand on both sides and flatters the scores; or `stripes` of each section that has labels, which says how well the rest
+    /// of a section is annotated from a part of it, and nothing about another patient.
     #[serde(default)]
     pub by: Unit,
-    /// The patients (or sections) to test on, as `section.patient` and `obs["section"]` name them: one name or a list
-    /// of names. Required. All others train.
+    /// The patients (or sections) to test on, as `section.patient` and `obs["section"]` name them, or the stripes, "1" the
+    /// leftmost: one name or a list of names. Required. All others train.
     pub test: Names,
+    /// Of `by: stripes`: how many a section is cut into, of as many spots each. Default 4.
+    #[serde(default = "default_stripes")]
+    pub stripes: usize,
+    /// Of `by: stripes`: how far training spots are at least from a stripe that is tested on, in distances between neighbouring
+    /// spots; nearer ones are left out. Patches that reach farther need more. Default 1.5.
+    #[serde(default = "default_buffer")]
+    pub buffer: f64,
+}
+
+fn default_stripes() -> usize {
+    4
+}
+
+fn default_buffer() -> f64 {
+    1.5
 }
 
 /// What is held out as a whole.
@@ -34,6 +52,8 @@ pub enum Unit {
     Patient,
     /// Each section for itself.
     Section,
+    /// Parts of each section that has labels, from left to right.
+    Stripes,
 }
 
 impl Unit {
@@ -42,6 +62,7 @@ impl Unit {
         match self {
             Self::Patient => "patient",
             Self::Section => "section",
+            Self::Stripes => "stripe",
         }
     }
 }
@@ -77,8 +98,8 @@ impl Stage for Split {
 
     fn ports() -> Ports {
         Ports::new(
-            "Holds patients (or sections) out for testing. Every spot of the table gets a role; labels go to the \
-             side their spot is on. Spots that the expert left undetermined are in neither set of labels.",
+            "Holds patients (or sections, or stripes) out for testing. Every spot of the table gets a role, but for those in the \
+             gap beside stripes; labels go to the side their spot is on. Spots that the expert left undetermined are in neither set of labels.",
         )
         .many::<Labels>("labels", "the expert's regions, of all sections")
         .input::<Table>("table", "all spots, with and without a label; `obs` names section and patient")
@@ -91,6 +112,9 @@ impl Stage for Split {
         if params.test.0.is_empty() {
             return Err(Error::invalid(format!("`test` is empty: name at least one {}", params.by.name())));
         }
+        if !(2..=1000).contains(&params.stripes) || !(0.0..=1e6).contains(&params.buffer) {
+            return Err(Error::invalid("stripes should be from 2 to 1000, and buffer from 0 to 1e6"));
+        }
         Ok(())
     }
 
@@ -100,7 +124,10 @@ impl Stage for Split {
         if params.by == Unit::Section {
             warn_of_shared_patients(&table, &params.test.0);
         }
-        let split = assign(&table, params.by, &params.test.0)?;
+        let split = match params.by {
+            Unit::Stripes => stripes::assign(&table, &labels, &params)?,
+            by => assign(&table, by, &params.test.0)?,
+        };
         let (train, test) = divide(&labels, &table, &split)?;
         tracing::info!(
             "{} spots train ({} labelled), {} test ({} labelled)",
@@ -147,7 +174,8 @@ fn assign(table: &Table, by: Unit, test: &BTreeSet<String>) -> Result<artifact::
 
 /// Labels of the spots that train and of those that test. Sections and patients are the table's, which the split went by.
 fn divide(labels: &[Labels], table: &Table, split: &artifact::Split) -> Result<(TrainLabels, TestLabels)> {
-    let rows: HashMap<&str, usize> = split.spots.iter().map(String::as_str).zip(0..).collect();
+    let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
+    let roles = split.roles();
     let mut seen = HashSet::new();
     let mut missing: Option<(&str, usize)> = None;
     let (mut train, mut test) = (Labels::default(), Labels::default());
@@ -165,9 +193,10 @@ fn divide(labels: &[Labels], table: &Table, split: &artifact::Split) -> Result<(
             continue;
         };
         let Some(region) = &labels.regions[position] else { continue };
-        let side = match split.roles[row] {
-            Role::Train => &mut train,
-            Role::Test => &mut test,
+        let side = match roles.get(spot) {
+            Some(Role::Train) => &mut train,
+            Some(Role::Test) => &mut test,
+            None => continue,
         };
         side.spots.push(spot.to_owned());
         side.sections.push(table.section(row).unwrap_or(&labels.sections[position]).to_owned());

@@ -59,3 +59,22 @@ pub(crate) fn add_all(sum: &mut [f32], parts: &[Vec<f32>]) {
         sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Params,
+        gradcheck::{check, wave},
+    };
+
+    /// dfdx's own, as plugins use them: what every row gets is added to each of its places.
+    #[test]
+    fn reshaped_and_spread_gradients_are_those_of_finite_differences() {
+        check(&Params::default(), wave((6, 4)), |_, x| {
+            let rows = x.with_empty_tape().reshape_like(&(3, 2, 4)).mean::<(usize, usize), Axis<1>>();
+            let rows = rows.broadcast_like::<_, Axis<1>>(&(3, 2, 4));
+            (x.reshape_like(&(3, 2, 4)) + rows).reshape_like(&(2, 12))
+        });
+    }
+}

@@ -3,8 +3,7 @@
 //! teacher or a stopped gradient (`byol`, `simsiam`), prototypes (`swav`, `dino`).
 
 use restage_nn::{
-    Centre, Matrix, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow,
-    dfdx::prelude::{NoneTape, Trace},
+    Centre, Matrix, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow, dfdx::prelude::NoneTape,
     ema_cosine, info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy, values, vicreg,
 };
 
@@ -35,7 +34,7 @@ pub(crate) enum Method {
     /// BYOL (Grill et al. 2020).
     Byol(Projector),
     /// SwAV (Caron et al. 2020), without multi-crop and queue.
-    Swav { temperature: f32, prototypes: Prototypes },
+    Swav { temperature: f32, prototypes: Prototypes, count: usize },
     /// DINO (Caron et al. 2021), without multi-crop.
     Dino { temperature: f32, prototypes: Prototypes, count: usize },
 }
@@ -55,14 +54,6 @@ pub(crate) struct Joint<V> {
     pub(crate) momentum: f64,
 }
 
-impl<V: Views> Joint<V> {
-    /// The teacher's projections of a view; nothing without a teacher.
-    fn taught(&self, memory: &Memory, view: &View) -> Option<Matrix<NoneTape>> {
-        let teacher = memory.teacher.as_ref()?;
-        Some(self.projector.forward(teacher, self.views.look(teacher, view)))
-    }
-}
-
 impl<V: Views> Objective for Joint<V> {
     fn items(&self) -> usize {
         self.views.items()
@@ -78,66 +69,62 @@ impl<V: Views> Objective for Joint<V> {
 
     fn step(&self, params: &Params, memory: &Memory, epoch: usize, batch: &[usize]) -> Step {
         let views = [0, 1].map(|view| self.views.draw(epoch, view, batch));
-        let taught = views.each_ref().map(|view| self.taught(memory, view));
-        let [(a, left), (b, right)] = views.map(|view| {
-            let embeddings = self.views.embed(params, &view);
+        // Without a teacher, the encoder itself.
+        let teacher = memory.teacher.as_ref().unwrap_or(params);
+        let taught = |view: &View| self.projector.forward(teacher, self.views.look(teacher, view));
+        let [(a, left), (b, right)] = views.each_ref().map(|view| {
+            let embeddings = self.views.embed(params, view);
             let kept = embeddings.retaped::<NoneTape>();
             (self.projector.forward(params, embeddings), kept)
         });
+        // What each view should be like: the other.
+        let [first, second] = &views;
+        let other_views = [second, first];
         let mut terms = Vec::new();
         let mut seen = Vec::new();
-        let loss = match (&self.method, taught) {
-            (Method::Vicreg(weights), _) => {
+        let loss = match &self.method {
+            Method::Vicreg(weights) => {
                 let result = vicreg(a, b, *weights);
                 terms.push(("invariance", result.invariance));
                 terms.push(("variance", result.variance));
                 terms.push(("covariance", result.covariance));
                 result.loss
             }
-            (Method::Barlow(weight), _) => {
+            Method::Barlow(weight) => {
                 let result = barlow(a, b, *weight);
                 terms.push(("on_diagonal", result.on_diagonal));
                 terms.push(("off_diagonal", result.off_diagonal));
                 result.loss
             }
-            (Method::Simclr { temperature }, _) => nt_xent(a, b, *temperature),
-            (Method::Simsiam(predictor), _) => {
+            Method::Simclr { temperature } => nt_xent(a, b, *temperature),
+            Method::Moco { temperature, .. } => {
+                let keys = other_views.map(|view| values(&taught(view)));
+                seen = keys[0].clone();
+                let with_queue = keys.map(|keys| [&keys[..], &memory.queue].concat());
+                both([a, b], with_queue, |query, keys| info_nce(query, keys, *temperature))
+            }
+            Method::Simsiam(predictor) => {
                 let targets = [values(&b), values(&a)];
                 both([a, b].map(|z| predictor.forward(params, z)), targets, negative_cosine)
             }
-            (Method::Byol(predictor), [Some(of_a), Some(of_b)]) => {
-                let predictions = [a, b].map(|z| predictor.forward(params, z));
+            Method::Byol(predictor) => {
+                let targets = other_views.map(|view| values(&taught(view)));
                 let distance = |prediction, target: &[f32]| negative_cosine(prediction, target) * 2.0 + 2.0;
-                both(predictions, [values(&of_b), values(&of_a)], distance)
+                both([a, b].map(|z| predictor.forward(params, z)), targets, distance)
             }
-            (Method::Moco { temperature, .. }, [Some(of_a), Some(of_b)]) => {
-                let keys = [values(&of_b), values(&of_a)];
-                seen = keys[0].clone();
-                let with_queue = keys.map(|mut keys| {
-                    keys.extend_from_slice(&memory.queue);
-                    keys
-                });
-                both([a, b], with_queue, |query, keys| info_nce(query, keys, *temperature))
-            }
-            (Method::Swav { temperature, prototypes }, _) => {
+            Method::Swav { temperature, prototypes, count } => {
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
-                let codes = scores.each_ref().map(|scores| {
-                    let (_, count) = *restage_nn::dfdx::prelude::HasShape::shape(scores);
-                    sinkhorn(&values(scores), count, EPSILON, TURNS)
-                });
-                let [of_a, of_b] = codes;
-                both(scores, [of_b, of_a], |scores, codes| soft_cross_entropy(scores, codes, *temperature))
+                let codes = |scores| sinkhorn(&values(scores), *count, EPSILON, TURNS);
+                let targets = [codes(&scores[1]), codes(&scores[0])];
+                both(scores, targets, |scores, codes| soft_cross_entropy(scores, codes, *temperature))
             }
-            (Method::Dino { temperature, prototypes, .. }, [Some(of_a), Some(of_b)]) => {
-                let (Some(teacher), Some(centre)) = (&memory.teacher, &memory.centre) else { unreachable!() };
-                let taught = [of_b, of_a].map(|z| values(&prototypes.forward(teacher, z)));
+            Method::Dino { temperature, prototypes, count } => {
+                let centre = memory.centre.clone().unwrap_or_else(|| Centre::new(*count));
+                let taught = other_views.map(|view| values(&prototypes.forward(teacher, taught(view))));
                 seen = taught.concat();
                 let targets = taught.map(|scores| centre.targets(&scores, TEACHER_TEMPERATURE));
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
                 both(scores, targets, |scores, target| soft_cross_entropy(scores, target, *temperature))
-            }
-            (Method::Byol(_) | Method::Moco { .. } | Method::Dino { .. }, _) => {
-                unreachable!("`begin` made a teacher")
             }
         };
         Step { loss, terms, embeddings: left, others: Some(right), seen }

@@ -219,7 +219,7 @@ fn joint<V: Views>(
             let (temperature, count) = (temperature(0.1), options.prototypes);
             let prototypes = Prototypes::new(params, "prototypes", outputs, count, rng);
             match contrast {
-                Contrast::Swav => Method::Swav { temperature, prototypes },
+                Contrast::Swav => Method::Swav { temperature, prototypes, count },
                 _ => Method::Dino { temperature, prototypes, count },
             }
         }

@@ -146,6 +146,29 @@ fn patches_params(epochs: usize) -> Value {
             "batch_size": 16, "checkpoint_every": 2 })
 }
 
+/// Every objective on genes or patches, small.
+fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
+    let image =
+        ["inpaint", "colorize", "vicreg", "barlow", "simclr", "moco", "byol", "simsiam", "swav", "dino"];
+    let contrast = ["vicreg", "barlow", "simclr", "moco", "byol", "simsiam", "swav", "dino"];
+    let of_patches = image.into_iter().map(|objective| {
+        let mut params = patches_params(epochs);
+        params["objective"] = json!(objective);
+        params["prototypes"] = json!(12);
+        params["queue"] = json!(24);
+        ("patches", params)
+    });
+    let of_genes = contrast.into_iter().map(|contrast| {
+        let mut params = genes_params(epochs);
+        params["objective"] = json!("gene_contrast");
+        params["contrast"] = json!(contrast);
+        params["prototypes"] = json!(12);
+        params["projector"] = json!([16, 16]);
+        ("table", params)
+    });
+    of_patches.chain(of_genes).chain([("table", genes_params(epochs))]).collect()
+}
+
 #[test]
 fn gene_mask_learns_to_predict_hidden_genes() {
     let (model, training) = Bench::new().with("table", &table(120, 30)).pretrain(genes_params(20));
@@ -174,34 +197,96 @@ fn gene_mask_learns_to_predict_hidden_genes() {
 
 #[test]
 fn a_killed_training_goes_on_and_ends_with_the_same_model() {
-    let genes = Bench::new().with("table", &table(70, 12));
-    let images = Bench::new().with("patches", &patches(40, 16));
-    for (bench, params) in [(genes, genes_params(6)), (images, patches_params(6))] {
+    let bench = Bench::new().with("table", &table(70, 12)).with("patches", &patches(40, 16));
+    for (number, (_, params)) in every_objective(6).into_iter().enumerate() {
         let undisturbed = bench.pretrain(params.clone());
         let mut stopped = 0;
         for steps in [1, 7, 4, 100] {
             let listener = Box::new(StopAfter(AtomicUsize::new(steps)));
-            match bench.run::<Pretrain>(params.clone(), "killed", listener) {
+            match bench.run::<Pretrain>(params.clone(), &format!("killed-{number}"), listener) {
                 Err(Error::Cancelled) => stopped += 1,
-                Err(error) => panic!("{error}"),
-                Ok(results) => assert!(undisturbed == trained(&results)),
+                Err(error) => panic!("{params}: {error}"),
+                Ok(results) => assert!(undisturbed == trained(&results), "{params}"),
             }
         }
-        assert_eq!(stopped, 3);
+        assert_eq!(stopped, 3, "{params}");
     }
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let genes = Bench::new().with("table", &table(70, 12));
-    let images = Bench::new().with("patches", &patches(40, 16));
-    for (bench, params) in [(genes, genes_params(3)), (images, patches_params(3))] {
+    let bench = Bench::new().with("table", &table(70, 12)).with("patches", &patches(40, 16));
+    for (_, params) in every_objective(3) {
         let [one, two] = [1, 2].map(|threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| bench.pretrain(params.clone()))
         });
-        assert!(one == two);
+        assert!(one == two, "{params}");
     }
+}
+
+/// Of every objective the loss falls, embeddings stay apart, and the model embeds.
+#[test]
+fn every_objective_learns() {
+    let bench = Bench::new().with("table", &table(120, 24)).with("patches", &patches(96, 16));
+    for (port, mut params) in every_objective(25) {
+        params["learning_rate"] = json!(0.003);
+        let (model, training) = bench.pretrain(params.clone());
+        let loss = &training.curves["loss"];
+        let early: f64 = loss[..3].iter().sum::<f64>() / 3.0;
+        let late: f64 = loss[22..].iter().sum::<f64>() / 3.0;
+        let told = |name: &str| training.values.get(name).copied().unwrap_or(f64::NAN);
+        println!(
+            "{} {}: {early:.4} -> {late:.4}, std {:.3}, rank {:.2}, alignment {:.3}, uniformity {:.3}",
+            params["objective"],
+            params["contrast"],
+            told("embedding_std"),
+            told("effective_rank"),
+            told("alignment"),
+            told("uniformity")
+        );
+        // DINO's targets sharpen as the teacher does, and its loss rises with them: it learns where it is below that of equal
+        // shares.
+        let is_dino = [&params["objective"], &params["contrast"]].into_iter().any(|name| name == "dino");
+        let most = if is_dino { 12.0_f64.ln() - 0.05 } else { early };
+        assert!(late < most, "{params}: {loss:?}");
+        let whole = bench.embed(&model);
+        assert_eq!(whole.dims, 8);
+        assert_eq!(whole.spots.len(), if port == "table" { 120 } else { 96 });
+        assert!(whole.values.iter().all(|value| value.is_finite()));
+    }
+}
+
+#[test]
+fn inpainting_and_colouring_beat_the_mean() {
+    let bench = Bench::new().with("patches", &patches(200, 16));
+    for objective in ["inpaint", "colorize"] {
+        let (model, training) = bench.pretrain(json!({
+            "objective": objective, "channels": [16, 32], "dim": 16, "epochs": 30, "batch_size": 25,
+            "learning_rate": 0.003, "stain_jitter": 0.0, "colour_jitter": 0.0, "min_crop": 1.0
+        }));
+        // Pixels are standardised: predicting the mean gives 1.
+        let loss = training.values["loss"];
+        println!("{objective}: {loss:.3}");
+        assert!(loss < 0.8, "{objective}: {loss}");
+        let sees = if objective == "colorize" { "grey" } else { "colour" };
+        assert_eq!(model.architecture["sees"], sees);
+    }
+}
+
+#[test]
+fn a_training_stops_when_its_loss_no_longer_falls() {
+    let bench = Bench::new().with("table", &table(40, 12));
+    let mut params = genes_params(200);
+    params["patience"] = json!(3);
+    // Too high a rate to get anywhere.
+    params["learning_rate"] = json!(0.2);
+    let (_, training) = bench.pretrain(params);
+    let loss = &training.curves["loss"];
+    assert!(loss.len() < 200, "{}", loss.len());
+    assert_eq!(training.values["epochs"], loss.len() as f64);
+    let lowest = loss.iter().copied().fold(f64::INFINITY, f64::min);
+    assert!(loss.iter().position(|value| *value == lowest) == Some(loss.len() - 4), "{loss:?}");
 }
 
 #[test]
@@ -299,6 +384,9 @@ fn errors_name_what_to_do() {
         error(patches_params(1)),
         "objective `vicreg` trains on input `patches`, which is not connected"
     );
+    let mut colours = patches_params(1);
+    (colours["objective"], colours["sees"]) = (json!("colorize"), json!("colour"));
+    assert!(error(colours).starts_with("`sees` must be grey or haematoxylin"));
     let mut params = genes_params(1);
     params["mask_rate"] = json!(1.0);
     assert_eq!(error(params), "`mask_rate` must lie between 0.01 and 0.99, not 1");

@@ -51,7 +51,10 @@ fn one_name_is_a_list_of_one_and_order_does_not_matter() {
     let parse =
         |test: serde_json::Value| -> Params { serde_json::from_value(json!({ "test": test })).unwrap() };
     let canonical = |params: &Params| serde_json::to_value(params).unwrap();
-    assert_eq!(canonical(&parse(json!("B"))), json!({ "by": "patient", "test": ["B"] }));
+    assert_eq!(
+        canonical(&parse(json!("B"))),
+        json!({ "by": "patient", "test": ["B"], "stripes": 4, "buffer": 1.5 })
+    );
     assert_eq!(canonical(&parse(json!(["B", "A", "B"]))), canonical(&parse(json!(["A", "B"]))));
     let error = serde_json::from_value::<Params>(json!({ "test": 1 })).unwrap_err().to_string();
     assert!(error.contains("put names that look like numbers in quotes"), "{error}");
@@ -147,4 +150,58 @@ proptest! {
         prop_assert!(test_labels.0.patients.iter().all(|patient| test.contains(patient)));
         prop_assert_eq!(train_labels.0.spots.len() + test_labels.0.spots.len(), table.n_spots());
     }
+}
+
+/// Two sections of 12 x 3 spots; the first has labels.
+fn grid() -> (Table, Labels) {
+    let mut table = table(&[[("A1", "A"); 36], [("B4", "B"); 36]].concat());
+    for (spot, place) in table.spatial.iter_mut().enumerate() {
+        *place = [(spot % 36 / 3) as f64 * 10.0, (spot % 3) as f64 * 10.0];
+    }
+    let regions: Vec<&str> = (0..72).map(|spot| if spot < 36 { "tumour" } else { "?" }).collect();
+    let labels = labels(&table, &regions);
+    (table, labels)
+}
+
+#[test]
+fn stripes_have_a_gap_and_sections_without_labels_train() {
+    let (table, labels) = grid();
+    let run = |buffer: f64| {
+        let bench = Bench::new().input("table", &table).input("labels", &labels);
+        let params = json!({ "by": "stripes", "test": ["2"], "buffer": buffer });
+        bench.run::<Split>(params).unwrap()
+    };
+    let bench = run(1.5);
+    let split: artifact::Split = bench.output("split");
+    let (train, test) = (split.train(), split.test());
+    for (spot, name) in table.obs.index.iter().enumerate() {
+        // Columns 3, 4 and 5 of 12 are the second of four stripes; beside them one column is nearer than 1.5 distances.
+        let expected = match spot % 36 / 3 {
+            _ if spot >= 36 => (true, false),
+            3..=5 => (false, true),
+            2 | 6 => (false, false),
+            _ => (true, false),
+        };
+        assert_eq!((train.contains(name.as_str()), test.contains(name.as_str())), expected, "{name}");
+    }
+    assert_eq!(bench.output::<TestLabels>("test").0.spots.len(), 9);
+    assert_eq!(bench.output::<TrainLabels>("train").0.spots.len(), 36 - 9 - 6);
+    assert_eq!(run(0.0).output::<artifact::Split>("split").spots.len(), 72);
+}
+
+#[test]
+fn stripes_that_cannot_be_are_refused() {
+    let (table, labels) = grid();
+    let problem = |params: serde_json::Value| {
+        let bench = Bench::new().input("table", &table).input("labels", &labels);
+        bench.run::<Split>(params).err().unwrap().to_string()
+    };
+    assert_eq!(
+        problem(json!({ "by": "stripes", "test": "5" })),
+        "`test` names stripe `5`; with `stripes: 4` they are 1 to 4"
+    );
+    assert!(problem(json!({ "by": "stripes", "test": ["1", "2", "3", "4"] })).contains("every stripe"));
+    assert!(problem(json!({ "by": "stripes", "test": "1", "stripes": 30 })).contains("too few places"));
+    assert!(problem(json!({ "by": "stripes", "test": "1", "stripes": 1 })).contains("from 2 to 1000"));
+    assert!(problem(json!({ "by": "stripes", "test": "1", "buffer": 100 })).contains("no spot to train on"));
 }
