@@ -119,6 +119,24 @@ fn a_section_is_preprocessed_from_counts_and_image() {
     open_in_python(&sandbox, &preprocess);
 }
 
+/// Pretraining on seven real images, judged by stripes of the one that is annotated.
+#[test]
+fn an_image_encoder_is_judged_on_stripes_of_a_section() {
+    let Some(shared) = shared() else { return };
+    let sandbox = Sandbox::new();
+    let data = format!("params.data={}", shared.join("data/her2st").display());
+    let workflow = shipped("pretrain-image.yaml");
+    let common = ["--json", &workflow, "--set", &data, "--set", "params.epochs=1", "--seeds", "0"];
+    let only = ["--only", "baseline", "--only", "majority class", "--only", "features by hand"];
+    let result = sandbox.json(&[&["run"], &common[..], &only[..]].concat());
+    // 282 of the 341 labelled spots are invasive cancer.
+    let majority = mean(&result, "majority class", 1);
+    assert!((majority - 0.827).abs() < 0.001, "{majority}");
+    let (by_hand, majority) = (mean(&result, "features by hand", 0), mean(&result, "majority class", 0));
+    assert!(by_hand > majority + 0.05, "{by_hand} {majority}");
+    test_labels_reach_evaluation_only(&sandbox, &workflow, &data);
+}
+
 /// `plan` names every wire; only `classify/evaluate` may read test labels.
 fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &str) {
     let list = sandbox.json(&["plugin", "list", "--json", workflow]);

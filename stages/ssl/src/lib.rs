@@ -6,6 +6,7 @@ mod checkpoint;
 mod collapse;
 mod embed;
 mod encoder;
+mod exchange;
 mod expression;
 mod gene_mask;
 mod joint;
@@ -13,14 +14,18 @@ mod optical_density;
 mod params;
 mod pretext;
 mod pretrain;
+mod safetensors;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torch_test;
 mod train;
 mod views;
 
 pub use embed::Embed;
+pub use exchange::{Export, Import};
 pub use optical_density::Sees;
 pub use params::{Contrast, Objective, PretrainParams};
 pub use pretrain::Pretrain;
 
-restage_stage::export!("ssl"; Pretrain, Embed);
+restage_stage::export!("ssl"; Pretrain, Embed, Export, Import);

@@ -16,7 +16,7 @@ use restage_stage::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{Embed, Pretrain};
+use crate::{Embed, Export, Import, Pretrain};
 
 /// Asks to stop at the n-th question.
 struct StopAfter(AtomicUsize);
@@ -54,7 +54,8 @@ impl Bench {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let results = self.folder.path().join(format!("run-{run}"));
         std::fs::create_dir(&results).unwrap();
-        let outputs = ["model", "training", "embedding"].map(|port| (port.to_owned(), results.join(port)));
+        let outputs =
+            ["model", "training", "embedding", "files"].map(|port| (port.to_owned(), results.join(port)));
         let task = Task {
             stage: S::NAME.into(),
             params: params.clone(),
@@ -398,4 +399,56 @@ fn errors_name_what_to_do() {
     assert_eq!(error(&bench), "the model is an encoder of patches: connect input `patches`");
     let bench = bench.with("patches", &patches(4, 32));
     assert!(error(&bench).starts_with("the model was trained on patches of 16 pixels, these have 32"));
+}
+
+#[test]
+fn an_encoder_goes_out_and_comes_back() {
+    let bench = Bench::new().with("patches", &patches(10, 16));
+    let (model, _) = bench.pretrain(patches_params(1));
+    let bench = Bench::new().with("model", &model);
+    let exported = bench.run::<Export>(json!({}), "export", Box::new(Silence)).unwrap();
+    let file = exported.join("files/model.safetensors");
+    let import = |bench: &Bench, path: &Path| {
+        let results = bench.run::<Import>(json!({ "path": path }), "import", Box::new(Silence));
+        results.map(|results| Model::read(&results.join("model")).unwrap())
+    };
+    assert!(import(&Bench::new(), &file).unwrap() == model);
+
+    // As PyTorch writes it: without our prefix, without our metadata.
+    let folder = TempDir::new().unwrap();
+    let plain = |name: &str, change: &dyn Fn(&mut Vec<usize>)| {
+        let path = folder.path().join(name);
+        let tensors: Vec<_> = model
+            .weights
+            .iter()
+            .map(|(name, weight)| {
+                let mut shape = weight.shape.clone();
+                change(&mut shape);
+                let values = shape.iter().product::<usize>();
+                let bytes: Vec<u8> =
+                    weight.values.iter().cycle().take(values).flat_map(|value| value.to_le_bytes()).collect();
+                (name.trim_start_matches("encoder.").to_owned(), shape, bytes)
+            })
+            .collect();
+        let views = tensors.iter().map(|(name, shape, bytes)| {
+            let dtype = ::safetensors::Dtype::F32;
+            (name, ::safetensors::tensor::TensorView::new(dtype, shape.clone(), bytes).unwrap())
+        });
+        ::safetensors::serialize_to_file(views, None, &path).unwrap();
+        path
+    };
+    let path = plain("plain.safetensors", &|_| {});
+    let problem = import(&Bench::new(), &path).unwrap_err().to_string();
+    assert!(problem.contains("connect a model of the same one to input `model`"), "{problem}");
+    assert!(import(&bench, &path).unwrap() == model);
+    let wider = plain("wider.safetensors", &|shape| shape[0] += 1);
+    let problem = import(&bench, &wider).unwrap_err();
+    let told: Vec<String> =
+        std::iter::successors(Some(&problem as &dyn std::error::Error), |error| error.source())
+            .map(ToString::to_string)
+            .collect();
+    assert!(
+        told.concat().contains("cannot be this encoder") && told.concat().contains("has the shape"),
+        "{told:?}"
+    );
 }

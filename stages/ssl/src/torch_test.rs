@@ -1,0 +1,174 @@
+//! The same networks from the same weights on the same batch, here and in PyTorch, for ten steps.
+
+use std::{path::Path, process::Command};
+
+use restage_nn::{
+    AdamW, Linear, Matrix, Params, Recording, Scalar, Source, VicRegWeights, dfdx::prelude::*, masked_mse,
+    nt_xent, tensor, vicreg,
+};
+use restage_stage::{
+    artifact::{Artifact, Model, Weight},
+    context::rng,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    encoder::{Cnn, Mlp, Projector},
+    safetensors::Exported,
+};
+
+const SCRIPT: &str = r#"
+import json, sys, torch, torch.nn as nn, torch.nn.functional as F
+from safetensors.torch import load_file
+folder = sys.argv[1]
+task = json.load(open(f"{folder}/task.json"))
+state = load_file(f"{folder}/model.safetensors")
+torch.set_num_threads(1)
+def part(name, *layers):
+    net = nn.Sequential(*layers)
+    net.load_state_dict({k[len(name) + 1:]: v for k, v in state.items() if k.startswith(name + ".")})
+    return net
+def vicreg(a, b):
+    def spread(z):
+        z = z - z.mean(0)
+        cov = z.T @ z / (len(z) - 1)
+        off = cov.pow(2).sum() - cov.diagonal().pow(2).sum()
+        return F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean(), off / z.shape[1]
+    (va, ca), (vb, cb) = spread(a), spread(b)
+    return 25 * F.mse_loss(a, b) + 25 * (va + vb) / 2 + ca + cb
+def nt_xent(a, b, t=0.2):
+    z = F.normalize(torch.cat([a, b]))
+    s = z @ z.T / t
+    s.fill_diagonal_(float("-inf"))
+    n = len(a)
+    return F.cross_entropy(s, (torch.arange(2 * n) + n) % (2 * n))
+if task["kind"] == "mlp":
+    encoder = part("encoder", nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
+    decoder = nn.Linear(8, 12)
+    decoder.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith("decoder.")})
+    nets = [encoder, decoder]
+    x, target = (torch.tensor(task[k]).reshape(32, 12) for k in ("input", "target"))
+    mask = torch.tensor(task["mask"]).reshape(32, 12)
+    loss = lambda: ((decoder(encoder(x)) - target)[mask] ** 2).mean()
+else:
+    encoder = part("encoder", nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.GroupNorm(8, 8), nn.ReLU(),
+                   nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU(),
+                   nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 8))
+    projector = part("projector", nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 16))
+    nets = [encoder, projector]
+    views = [torch.tensor(task[k]).reshape(20, 12, 12, 3).permute(0, 3, 1, 2) for k in ("input", "target")]
+    criterion = {"vicreg": vicreg, "simclr": nt_xent}[task["kind"]]
+    loss = lambda: criterion(*[projector(encoder(view)) for view in views])
+params = [p for net in nets for p in net.parameters()]
+optimizer = torch.optim.AdamW([{"params": [p for p in params if p.ndim > 1], "weight_decay": 0.01},
+                               {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0}], lr=task["rate"])
+losses = []
+for _ in range(10):
+    optimizer.zero_grad()
+    value = loss()
+    value.backward()
+    losses.append(value.item())
+    optimizer.step()
+print(json.dumps(losses))
+"#;
+
+/// A Python that has torch, or none.
+fn python() -> Option<std::ffi::OsString> {
+    let named = ["RESTAGE_TORCH_PYTHON", "RESTAGE_PYTHON"].into_iter().filter_map(std::env::var_os);
+    let found = named.chain(["python3".into()]).find(|python| {
+        let asked = Command::new(python).args(["-c", "import torch, safetensors"]).output();
+        asked.is_ok_and(|asked| asked.status.success())
+    });
+    if found.is_none() {
+        println!("skipped: no Python with torch and safetensors (set RESTAGE_TORCH_PYTHON)");
+    }
+    found
+}
+
+fn draws(name: &str, count: usize) -> Vec<f32> {
+    let mut rng = rng(5, name);
+    (0..count).map(|_| rand::Rng::random_range(&mut rng, -1.5..1.5)).collect()
+}
+
+/// Ten losses of ours, and of PyTorch's from the same weights.
+fn compare(mut params: Params, task: Value, loss: impl Fn(&Params) -> Scalar<Recording>) {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let weights = params
+        .iter()
+        .map(|param| (param.name.clone(), Weight { shape: param.shape.clone(), values: param.values() }));
+    let model = Model { architecture: Value::Null, weights: weights.collect() };
+    Exported(model).write(folder.path()).unwrap();
+    std::fs::write(folder.path().join("task.json"), task.to_string()).unwrap();
+
+    let rate = task["rate"].as_f64().unwrap() as f32;
+    let mut optimizer = AdamW::new(&params, 0.01);
+    let mut ours = Vec::new();
+    for _ in 0..10 {
+        let loss = loss(&params);
+        ours.push(f64::from(loss.array()));
+        let gradients = params.gradients(loss).unwrap();
+        optimizer.step(&mut params, &gradients, rate);
+    }
+    let theirs = torch(&python, folder.path());
+    println!("{}: {ours:?} {theirs:?}", task["kind"]);
+    assert_eq!(theirs.len(), 10);
+    for (ours, theirs) in ours.iter().zip(&theirs) {
+        assert!((ours - theirs).abs() < 1e-4 * theirs.abs().max(1.0), "{}: {ours} {theirs}", task["kind"]);
+    }
+    // They do learn.
+    assert!(theirs[9] < theirs[0]);
+}
+
+fn torch(python: &std::ffi::OsStr, folder: &Path) -> Vec<f64> {
+    let output = Command::new(python).args(["-c", SCRIPT]).arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn ten_steps_on_genes_are_those_of_pytorch() {
+    let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+    let encoder = Mlp::new(&mut params, 12, &[16], 8, &mut rng);
+    let decoder = Linear::new(&mut params, "decoder", 8, 12, &mut rng);
+    let (input, target) = (draws("input", 32 * 12), draws("target", 32 * 12));
+    let mask: Vec<bool> = draws("mask", 32 * 12).iter().map(|value| *value > 0.0).collect();
+    let task = json!({ "kind": "mlp", "rate": 0.003, "input": input, "target": target, "mask": mask });
+    compare(params, task, |params| {
+        let x = tensor(input.clone(), (32, 12)).leaky_traced();
+        let prediction = decoder.forward(params, encoder.forward(params, x), Source::Op);
+        masked_mse(prediction, target.clone(), mask.clone())
+    });
+}
+
+#[test]
+fn ten_steps_on_patches_are_those_of_pytorch() {
+    let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+    let encoder = Cnn::new(&mut params, &[8, 16], 8, &mut rng);
+    let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
+    // Each image with stripes of its own.
+    let stripes = draws("stripes", 2 * 20);
+    let of = |name: &str| -> Vec<f32> {
+        let pixels = draws(name, 20 * 12 * 12 * 3).into_iter().enumerate();
+        let stripe = |at: usize| {
+            let (image, row, column) = (at / 432, at % 432 / 36, at % 36 / 3);
+            (stripes[2 * image] * row as f32 + stripes[2 * image + 1] * column as f32 + (at % 3) as f32).sin()
+        };
+        pixels.map(|(at, noise)| stripe(at) + 0.1 * noise).collect()
+    };
+    let (left, right) = (of("left"), of("right"));
+    let project = |params: &Params, view: &[f32]| -> Matrix<Recording> {
+        let images = tensor(view.to_vec(), (20, 12, 12, 3)).leaky_traced();
+        projector.forward(params, encoder.forward(params, images))
+    };
+    let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
+    // Small steps: of a gradient near 0, rounding decides where Adam's first goes, and in single precision PyTorch is as far from
+    // itself in double precision as it is from us.
+    for kind in ["vicreg", "simclr"] {
+        let task = json!({ "kind": kind, "rate": 0.0003, "input": left, "target": right });
+        compare(params.clone(), task, |params| {
+            let (a, b) = (project(params, &left), project(params, &right));
+            if kind == "vicreg" { vicreg(a, b, weights).loss } else { nt_xent(a, b, 0.2) }
+        });
+    }
+}
