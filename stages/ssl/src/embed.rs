@@ -8,7 +8,10 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::architecture::{Architecture, Encoder};
+use crate::{
+    architecture::{Architecture, Encoder},
+    expression::Scaler,
+};
 
 /// Spots that go through the encoder at once.
 const BATCH: usize = 256;
@@ -41,6 +44,7 @@ impl Stage for Embed {
         let embedding = match encoder {
             Encoder::Mlp { net, scaler } => {
                 let table: Table = connected(ctx, "table", "genes")?;
+                Scaler::check_table(&table)?;
                 let genes = scaler.find(&table.var.index)?;
                 embed(ctx, table.obs.index, dim, |spots| {
                     let rows = scaler.rows(&table.x, &genes, spots);

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use rayon::prelude::*;
-use restage_stage::{Error, Result, artifact::Csr};
+use restage_stage::{
+    Error, Result,
+    artifact::{Csr, Table},
+};
 use serde::{Deserialize, Serialize};
 
 /// Values further from the mean are cut off, as scanpy's `pp.scale(max_value=10)` does: a rarely seen gene's one
@@ -42,6 +45,19 @@ impl Scaler {
             genes: genes.to_vec(),
             mean: mean.iter().map(|mean| *mean as f32).collect(),
             sd: squares.into_iter().map(sd).collect(),
+        }
+    }
+
+    /// Refuses a table that holds NaN or infinity, by spot and gene.
+    pub(crate) fn check_table(table: &Table) -> Result<()> {
+        let spots = (0..table.n_spots()).into_par_iter();
+        let broken = |spot: usize| table.x.entries(spot).find(|(_, value)| !value.is_finite());
+        match spots.find_map_first(|spot| Some((spot, broken(spot)?))) {
+            None => Ok(()),
+            Some((spot, (gene, value))) => Err(Error::invalid(format!(
+                "spot {} has {value} for gene {}: leave it out before, or repair it",
+                table.obs.index[spot], table.var.index[gene]
+            ))),
         }
     }
 

@@ -94,7 +94,7 @@ pub struct PretrainParams {
     /// ablation. Default 30.
     #[serde(default = "default::epochs")]
     pub epochs: usize,
-    /// Spots per step, at most. Default 256 of genes, 128 of patches.
+    /// Spots per step, at most; one more where one would be left alone. Default 256 of genes, 128 of patches.
     #[serde(default)]
     pub batch_size: Option<usize>,
     /// Learning rate after the warm-up, from where it falls to 0 as half a cosine. Default 0.001.

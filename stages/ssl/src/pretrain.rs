@@ -105,6 +105,8 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
             "the table has no genes left: loosen the selection of genes before this stage",
         ));
     }
+    Scaler::check_table(table)?;
+    check_prototypes(options, rows.len())?;
     let scaler = Scaler::fit(names, &table.x.select_rows(rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = Mlp::new(&mut params, names.len(), &options.hidden, options.dim, &mut rng);
@@ -140,12 +142,16 @@ fn on_patches(
     patches: &Patches,
     positions: &[usize],
 ) -> Result<Trained> {
-    if patches.size < 8 {
+    let least = 8.max(1_usize << options.channels.len().min(30));
+    if patches.size < least {
         return Err(Error::invalid(format!(
-            "the patches are {} pixels wide: make them 8 or more",
-            patches.size
+            "the patches are {} pixels wide, and {} convolutions halve them as often: make them {least} or more, or `channels` \
+             fewer",
+            patches.size,
+            options.channels.len()
         )));
     }
+    check_prototypes(options, positions.len())?;
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = Cnn::new(&mut params, &options.channels, options.dim, &mut rng);
@@ -187,6 +193,20 @@ fn on_patches(
         None => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
     };
     trained(ctx, options, architecture, params, objective.as_ref())
+}
+
+/// Refuses more prototypes than there are spots to use them.
+fn check_prototypes(options: &PretrainParams, spots: usize) -> Result<()> {
+    let contrast = (options.objective == Objective::GeneContrast).then_some(options.contrast);
+    let has_prototypes = matches!(options.objective, Objective::Swav | Objective::Dino)
+        || matches!(contrast, Some(Contrast::Swav | Contrast::Dino));
+    if has_prototypes && options.prototypes > spots {
+        return Err(Error::invalid(format!(
+            "`prototypes`: {} are more than the {spots} training spots: take at most a tenth as many as spots",
+            options.prototypes
+        )));
+    }
+    Ok(())
 }
 
 /// The objective that two views of a spot agree.

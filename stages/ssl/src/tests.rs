@@ -377,6 +377,44 @@ fn a_collapse_is_an_error() {
 }
 
 #[test]
+fn what_cannot_be_trained_on_is_refused() {
+    let error = |bench: &Bench, params: Value| {
+        bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err().to_string()
+    };
+    let mut broken = table(20, 4);
+    broken.x.data[3] = f32::NAN;
+    let (spot, gene) = (broken.obs.index[1].clone(), broken.var.index[broken.x.indices[3] as usize].clone());
+    let told = error(&Bench::new().with("table", &broken), genes_params(1));
+    assert!(told.contains("has NaN for gene") && (told.contains(&spot) || told.contains(&gene)), "{told}");
+
+    let small = Bench::new().with("patches", &patches(10, 16));
+    let mut params = patches_params(1);
+    params["channels"] = json!([4, 4, 4, 4, 4]);
+    let told = error(&small, params);
+    assert!(told.contains("16 pixels wide, and 5 convolutions") && told.contains("32 or more"), "{told}");
+    let mut params = patches_params(1);
+    (params["objective"], params["prototypes"]) = (json!("swav"), json!(11));
+    assert!(error(&small, params).starts_with("`prototypes`: 11 are more than the 10 training spots"));
+
+    let nobody = Split { spots: ids(10), roles: vec![Role::Test; 10] };
+    let told = error(&small.with("split", &nobody), patches_params(1));
+    assert!(told.starts_with("0 of the 10 spots on input `patches` are for training"), "{told}");
+}
+
+/// Three spots in batches of two: none is alone.
+#[test]
+fn no_batch_is_of_one_spot() {
+    let bench = Bench::new().with("patches", &patches(3, 16));
+    let mut params = patches_params(2);
+    params["batch_size"] = json!(2);
+    for objective in ["barlow", "simclr", "vicreg"] {
+        params["objective"] = json!(objective);
+        let (_, training) = bench.pretrain(params.clone());
+        assert!(training.curves["loss"].iter().all(|loss| loss.is_finite()), "{objective}");
+    }
+}
+
+#[test]
 fn errors_name_what_to_do() {
     let bench = Bench::new().with("table", &table(20, 4));
     let error =

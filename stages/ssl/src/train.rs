@@ -71,7 +71,8 @@ pub(crate) fn train(
 ) -> Result<(Curves, Memory)> {
     let identity = &identity(architecture)?;
     let items = objective.items();
-    let batches = items.div_ceil(options.batch_size());
+    // None of one spot: there is nothing to compare it with.
+    let batches = items.div_ceil(options.batch_size()).min(items / 2).max(1);
     let steps = (batches * options.epochs) as u64;
     let mut state = resume(ctx, options, identity, params, objective);
     let mut best = Best::of(state.curves.get("loss"));
