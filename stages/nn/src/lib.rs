@@ -47,7 +47,7 @@ pub use conv::Conv2d;
 pub use linear::Linear;
 pub use loss::{
     Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, masked_mse, negative_cosine, nt_xent,
-    scaled_cosine_error, sinkhorn, soft_cross_entropy, vicreg,
+    scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
 };
 pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamId, Params};

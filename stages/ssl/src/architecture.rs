@@ -1,5 +1,6 @@
 //! An encoder as a `model` artifact: what is written beside its weights, and how it is built from that again.
 
+use rand::Rng;
 use restage_nn::Params;
 use restage_stage::{
     Error, Result,
@@ -31,28 +32,55 @@ pub(crate) struct Architecture {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// On genes.
-    Mlp {
-        #[serde(flatten)]
-        scaler: Scaler,
-        /// Sizes of its hidden layers.
-        hidden: Vec<usize>,
-        /// Length of an embedding.
-        dim: usize,
-    },
+    Mlp(MlpKind),
     /// On patches.
-    Cnn {
-        #[serde(flatten)]
-        colours: Colours,
-        /// What it sees of them.
-        #[serde(default)]
-        sees: Sees,
-        /// Side of a patch in pixels.
-        size: usize,
-        /// Channels of its convolutions.
-        channels: Vec<usize>,
-        /// Length of an embedding.
-        dim: usize,
-    },
+    Cnn(CnnKind),
+    /// One of each, whose embeddings find each other.
+    Pair { patches: CnnKind, genes: MlpKind },
+}
+
+/// An MLP, but for its weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct MlpKind {
+    #[serde(flatten)]
+    pub(crate) scaler: Scaler,
+    /// Sizes of its hidden layers.
+    pub(crate) hidden: Vec<usize>,
+    /// Length of an embedding.
+    pub(crate) dim: usize,
+}
+
+/// A CNN, but for its weights.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CnnKind {
+    #[serde(flatten)]
+    pub(crate) colours: Colours,
+    /// What it sees of them.
+    #[serde(default)]
+    pub(crate) sees: Sees,
+    /// Side of a patch in pixels.
+    pub(crate) size: usize,
+    /// Channels of its convolutions.
+    pub(crate) channels: Vec<usize>,
+    /// Length of an embedding.
+    pub(crate) dim: usize,
+}
+
+/// What the parameters of an encoder are called: of one that is alone, and of a pair.
+pub(crate) const ALONE: &str = "encoder";
+pub(crate) const OF_PATCHES: &str = "encoder.patches";
+pub(crate) const OF_GENES: &str = "encoder.genes";
+
+impl MlpKind {
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Mlp {
+        Mlp::new(params, name, self.scaler.genes.len(), &self.hidden, self.dim, rng)
+    }
+}
+
+impl CnnKind {
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Cnn {
+        Cnn::new(params, name, &self.channels, self.dim, rng)
+    }
 }
 
 /// How a model was trained.
@@ -67,10 +95,10 @@ pub(crate) struct Provenance {
     pub(crate) training_spots: usize,
 }
 
-/// An encoder that was read back, with its parameters and the scaling of its inputs.
-pub(crate) enum Encoder {
-    Mlp { net: Mlp, scaler: Scaler },
-    Cnn { net: Cnn, colours: Colours, sees: Sees, size: usize },
+/// Encoders that were read back: one, or one of each.
+pub(crate) struct Encoders {
+    pub(crate) patches: Option<(Cnn, CnnKind)>,
+    pub(crate) genes: Option<(Mlp, MlpKind)>,
 }
 
 impl Architecture {
@@ -93,31 +121,35 @@ impl Architecture {
         Ok(Model { architecture, weights })
     }
 
-    /// Reads an encoder back from the artifact, with the length of its embeddings.
+    /// Reads encoders back from the artifact, with their parameters.
     ///
     /// # Errors
     /// If it is no model of `ssl/pretrain`, or its weights do not fit its architecture.
-    pub(crate) fn restore(model: &Model) -> Result<(Encoder, Params, usize)> {
+    pub(crate) fn restore(model: &Model) -> Result<(Encoders, Params)> {
         let architecture: Self = serde_json::from_value(model.architecture.clone()).map_err(Error::other(
             "the model is none of `ssl/pretrain`'s: connect that stage's output `model`",
         ))?;
         let mut params = Params::default();
         // The initial values do not matter: all are read.
         let mut rng = restage_stage::context::rng(0, "restore");
-        let (encoder, dim) = match architecture.kind {
-            Kind::Mlp { scaler, hidden, dim } => {
-                scaler.check()?;
-                let net = Mlp::new(&mut params, scaler.genes.len(), &hidden, dim, &mut rng);
-                (Encoder::Mlp { net, scaler }, dim)
-            }
-            Kind::Cnn { colours, sees, size, channels, dim } => {
-                let net = Cnn::new(&mut params, &channels, dim, &mut rng);
-                (Encoder::Cnn { net, colours, sees, size }, dim)
-            }
+        let mut mlp = |kind: MlpKind, name: &str, params: &mut Params| {
+            kind.scaler.check()?;
+            Ok::<_, Error>((kind.net(params, name, &mut rng), kind))
+        };
+        let mut other = restage_stage::context::rng(0, "restore");
+        let mut cnn =
+            |kind: CnnKind, name: &str, params: &mut Params| (kind.net(params, name, &mut other), kind);
+        let encoders = match architecture.kind {
+            Kind::Mlp(kind) => Encoders { patches: None, genes: Some(mlp(kind, ALONE, &mut params)?) },
+            Kind::Cnn(kind) => Encoders { patches: Some(cnn(kind, ALONE, &mut params)), genes: None },
+            Kind::Pair { patches, genes } => Encoders {
+                patches: Some(cnn(patches, OF_PATCHES, &mut params)),
+                genes: Some(mlp(genes, OF_GENES, &mut params)?),
+            },
         };
         params
             .load(|name| model.weights.get(name).map(|weight| (&weight.shape[..], &weight.values[..])))
             .map_err(Error::other("the model's weights do not fit its architecture: train it again"))?;
-        Ok((encoder, params, dim))
+        Ok((encoders, params))
     }
 }

@@ -1,15 +1,16 @@
 //! `ssl/embed`: one vector per spot from a trained encoder.
 
-use restage_nn::{Matrix, tensor, values};
+use restage_nn::{Matrix, Params, tensor, values};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Artifact, Embedding, Model, Patches, Table},
+    artifact::{Embedding, Model, Patches, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    architecture::{Architecture, Encoder},
+    architecture::{Architecture, CnnKind, MlpKind},
+    encoder::{Cnn, Mlp},
     expression::Scaler,
 };
 
@@ -29,52 +30,99 @@ impl Stage for Embed {
     type Params = EmbedParams;
 
     fn ports() -> Ports {
-        Ports::new("Embeds all spots with a pretrained encoder: what it gives for whole, unchanged inputs.")
-            .input::<Model>("model", "An encoder of ssl/pretrain")
-            .optional::<Table>("table", "Expression, for an encoder of genes; normalised as in its training")
-            .optional::<Patches>(
-                "patches",
-                "Patches, for an encoder of patches; of the same size as in its training",
-            )
-            .output::<Embedding>("embedding", "One vector per spot of the table or the patches")
+        Ports::new(
+            "Embeds all spots with a pretrained encoder: what it gives for whole, unchanged inputs. Of a pair (`cross_modal`) \
+             those whose inputs are connected; of both, one after the other, each scaled to length 1.",
+        )
+        .input::<Model>("model", "An encoder of ssl/pretrain")
+        .optional::<Table>("table", "Expression, for an encoder of genes; normalised as in its training")
+        .optional::<Patches>("patches", "Patches, for an encoder of patches; of the same size as in its training")
+        .output::<Embedding>("embedding", "One vector per spot of the table or the patches; of both, of those in both")
     }
 
     fn run(_: EmbedParams, ctx: &Context) -> Result<()> {
-        let (encoder, params, dim) = Architecture::restore(&ctx.read::<Model>("model")?)?;
-        let embedding = match encoder {
-            Encoder::Mlp { net, scaler } => {
-                let table: Table = connected(ctx, "table", "genes")?;
-                Scaler::check_table(&table)?;
-                let genes = scaler.find(&table.var.index)?;
-                embed(ctx, table.obs.index, dim, |spots| {
-                    let rows = scaler.rows(&table.x, &genes, spots);
-                    net.forward(&params, tensor(rows, (spots.len(), scaler.genes.len())))
-                })
+        let (encoders, params) = Architecture::restore(&ctx.read::<Model>("model")?)?;
+        let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
+        let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
+            (false, _) => Ok(true),
+            (true, true) => Ok(false),
+            (true, false) => {
+                Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
             }
-            Encoder::Cnn { net, colours, sees, size } => {
-                let mut patches: Patches = connected(ctx, "patches", "patches")?;
-                if patches.size != size {
-                    return Err(Error::invalid(format!(
-                        "the model was trained on patches of {size} pixels, these have {}: make them of one size",
-                        patches.size
-                    )));
-                }
-                let spots = std::mem::take(&mut patches.spots);
-                embed(ctx, spots, dim, |spots| {
-                    let mut images = colours.patches(&patches, spots);
-                    sees.apply(&mut images, &colours);
-                    net.forward(&params, tensor(images, (spots.len(), size, size, 3)))
-                })
+        };
+        let mut found = Vec::new();
+        if let Some((net, kind)) = &encoders.patches
+            && connected("patches", "patches")?
+        {
+            found.push(of_patches(ctx, net, kind, &params)?);
+        }
+        if let Some((net, kind)) = &encoders.genes
+            && connected("table", "genes")?
+        {
+            found.push(of_genes(ctx, net, kind, &params)?);
+        }
+        let embedding = match &found[..] {
+            [] => {
+                let message =
+                    "the model has encoders of patches and genes: connect input `patches`, `table` or both";
+                return Err(Error::invalid(message));
             }
-        }?;
+            [patches, genes] => side_by_side(patches, genes)?,
+            [only, ..] => only.clone(),
+        };
         ctx.write("embedding", &embedding)
     }
 }
 
-/// The artifact that the model's encoder reads.
-fn connected<A: Artifact>(ctx: &Context, port: &str, of: &str) -> Result<A> {
-    ctx.read_optional(port)?
-        .ok_or_else(|| Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
+fn of_genes(ctx: &Context, net: &Mlp, kind: &MlpKind, params: &Params) -> Result<Embedding> {
+    let table: Table = ctx.read("table")?;
+    Scaler::check_table(&table)?;
+    let genes = kind.scaler.find(&table.var.index)?;
+    embed(ctx, table.obs.index, kind.dim, |spots| {
+        let rows = kind.scaler.rows(&table.x, &genes, spots);
+        net.forward(params, tensor(rows, (spots.len(), kind.scaler.genes.len())))
+    })
+}
+
+fn of_patches(ctx: &Context, net: &Cnn, kind: &CnnKind, params: &Params) -> Result<Embedding> {
+    let mut patches: Patches = ctx.read("patches")?;
+    let size = kind.size;
+    if patches.size != size {
+        return Err(Error::invalid(format!(
+            "the model was trained on patches of {size} pixels, these have {}: make them of one size",
+            patches.size
+        )));
+    }
+    let spots = std::mem::take(&mut patches.spots);
+    embed(ctx, spots, kind.dim, |spots| {
+        let mut images = kind.colours.patches(&patches, spots);
+        kind.sees.apply(&mut images, &kind.colours);
+        net.forward(params, tensor(images, (spots.len(), size, size, 3)))
+    })
+}
+
+/// Both embeddings of the spots that have both, each scaled to length 1: as their training compares them.
+fn side_by_side(patches: &Embedding, genes: &Embedding) -> Result<Embedding> {
+    let places = genes.positions();
+    let both = |(at, spot): (usize, &String)| Some((spot.clone(), at, *places.get(spot.as_str())?));
+    let both: Vec<_> = patches.spots.iter().enumerate().filter_map(both).collect();
+    if both.is_empty() {
+        return Err(Error::invalid(
+            "no spot is in both the table and the patches: are they of the same sections?",
+        ));
+    }
+    let left_out = patches.spots.len().max(genes.spots.len()) - both.len();
+    if left_out > 0 {
+        tracing::warn!("{left_out} spots are in the table or the patches only, and are left out");
+    }
+    let unit = |row: &[f32]| {
+        let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        row.iter().map(|value| (f64::from(*value) / length) as f32).collect::<Vec<_>>()
+    };
+    let values = both.iter().flat_map(|(_, patch, gene)| [unit(patches.row(*patch)), unit(genes.row(*gene))]);
+    let values = values.flatten().collect();
+    let spots = both.iter().map(|(spot, ..)| spot.clone()).collect();
+    Ok(Embedding { spots, dims: patches.dims + genes.dims, values })
 }
 
 /// Embeds all spots, batch by batch.

@@ -13,9 +13,10 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// Adds its parameters as those of a PyTorch `Sequential` named `encoder`.
+    /// Adds its parameters as those of a PyTorch `Sequential` of that name.
     pub(crate) fn new(
         params: &mut Params,
+        name: &str,
         inputs: usize,
         hidden: &[usize],
         dim: usize,
@@ -23,12 +24,12 @@ impl Mlp {
     ) -> Self {
         let mut width = inputs;
         let mut layer = |(position, &size): (usize, &usize)| {
-            let linear = Linear::new(params, &format!("encoder.{}", 3 * position), width, size, rng);
+            let linear = Linear::new(params, &format!("{name}.{}", 3 * position), width, size, rng);
             width = size;
-            (linear, LayerNorm::new(params, &format!("encoder.{}", 3 * position + 1), size))
+            (linear, LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size))
         };
         let hidden: Vec<_> = hidden.iter().enumerate().map(&mut layer).collect();
-        let output = Linear::new(params, &format!("encoder.{}", 3 * hidden.len()), width, dim, rng);
+        let output = Linear::new(params, &format!("{name}.{}", 3 * hidden.len()), width, dim, rng);
         Self { hidden, output }
     }
 
@@ -51,17 +52,23 @@ pub(crate) struct Cnn {
 }
 
 impl Cnn {
-    /// Adds its parameters as those of a PyTorch `Sequential` named `encoder`, pooling and flattening included.
-    pub(crate) fn new(params: &mut Params, channels: &[usize], dim: usize, rng: &mut impl Rng) -> Self {
+    /// Adds its parameters as those of a PyTorch `Sequential` of that name, pooling and flattening included.
+    pub(crate) fn new(
+        params: &mut Params,
+        name: &str,
+        channels: &[usize],
+        dim: usize,
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut inputs = 3;
         let mut block = |(position, &outputs): (usize, &usize)| {
-            let name = |offset: usize| format!("encoder.{}", 3 * position + offset);
-            let conv = Conv2d::new(params, &name(0), (inputs, outputs), (3, 2), rng);
+            let layer = |offset: usize| format!("{name}.{}", 3 * position + offset);
+            let conv = Conv2d::new(params, &layer(0), (inputs, outputs), (3, 2), rng);
             inputs = outputs;
-            (conv, GroupNorm::new(params, &name(1), outputs))
+            (conv, GroupNorm::new(params, &layer(1), outputs))
         };
         let blocks: Vec<_> = channels.iter().enumerate().map(&mut block).collect();
-        let output = Linear::new(params, &format!("encoder.{}", 3 * blocks.len() + 2), inputs, dim, rng);
+        let output = Linear::new(params, &format!("{name}.{}", 3 * blocks.len() + 2), inputs, dim, rng);
         Self { blocks, output }
     }
 

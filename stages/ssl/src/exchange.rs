@@ -82,7 +82,7 @@ impl Stage for Import {
             return Err(Error::invalid(format!("{}: `{name}` holds NaN or infinity", path.display())));
         }
         let model = Model { architecture, weights };
-        let (_, kept, _) = Architecture::restore(&model)
+        let (_, kept) = Architecture::restore(&model)
             .map_err(Error::other(format!("{} cannot be this encoder", path.display())))?;
         if let Some(name) = model.weights.keys().find(|name| !kept.iter().any(|param| param.name == **name)) {
             return Err(Error::invalid(format!(

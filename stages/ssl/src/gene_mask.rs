@@ -60,6 +60,6 @@ impl Objective for GeneMask<'_> {
         let kept = embeddings.retaped::<NoneTape>();
         let prediction = self.decoder.forward(params, embeddings, Source::Op);
         let loss = masked_mse(prediction, target, mask);
-        Step { loss, terms: Vec::new(), embeddings: kept, others: None, seen: Vec::new() }
+        Step { loss, terms: Vec::new(), embeddings: kept, others: None, of_genes: None, seen: Vec::new() }
     }
 }

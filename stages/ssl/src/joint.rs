@@ -127,7 +127,7 @@ impl<V: Views> Objective for Joint<V> {
                 both(scores, targets, |scores, target| soft_cross_entropy(scores, target, *temperature))
             }
         };
-        Step { loss, terms, embeddings: left, others: Some(right), seen }
+        Step { loss, terms, embeddings: left, others: Some(right), of_genes: None, seen }
     }
 
     fn remember(&self, memory: &mut Memory, params: &Params, seen: Vec<f32>, done: f64) {

@@ -4,6 +4,7 @@ mod architecture;
 mod augment;
 mod checkpoint;
 mod collapse;
+mod cross_modal;
 mod embed;
 mod encoder;
 mod exchange;
@@ -25,7 +26,7 @@ mod views;
 pub use embed::Embed;
 pub use exchange::{Export, Import};
 pub use optical_density::Sees;
-pub use params::{Contrast, Objective, PretrainParams};
+pub use params::{Contrast, Objective, PretrainParams, Targets};
 pub use pretrain::Pretrain;
 
 restage_stage::export!("ssl"; Pretrain, Embed, Export, Import);

@@ -12,6 +12,9 @@ use crate::optical_density::Sees;
 pub enum Objective {
     /// Predict hidden genes from the others: an MLP on input `table`.
     GeneMask,
+    /// A spot's patch and its genes should find each other among all spots (CLIP): a CNN on input `patches` and an MLP on input
+    /// `table`, both in one model.
+    CrossModal,
     /// Two disturbed views of a spot's genes should agree, those of different spots should not, by the loss `contrast`: an MLP
     /// on input `table`.
     GeneContrast,
@@ -35,6 +38,17 @@ pub enum Objective {
     Swav,
     /// A view's mixture of prototypes should be that which a running mean of the encoder sees in the other (Caron et al. 2021).
     Dino,
+}
+
+/// What the two modalities of `cross_modal` should find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Targets {
+    /// The other modality of the same spot, and no other spot's (Radford et al. 2021).
+    #[default]
+    Hard,
+    /// Other spots' as well, as much as their own modalities are alike (Xie et al. 2023).
+    Soft,
 }
 
 /// What `gene_contrast` tells spots apart by.
@@ -66,6 +80,7 @@ impl Objective {
         match self {
             Self::GeneMask => "gene_mask",
             Self::GeneContrast => "gene_contrast",
+            Self::CrossModal => "cross_modal",
             Self::Inpaint => "inpaint",
             Self::Colorize => "colorize",
             Self::Vicreg => "vicreg",
@@ -84,8 +99,8 @@ impl Objective {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainParams {
-    /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, all others a CNN on the
-    /// input `patches`.
+    /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, `cross_modal` that and a
+    /// CNN on the input `patches`, all others a CNN.
     pub objective: Objective,
     /// Length of an embedding. Default 64.
     #[serde(default = "default::dim")]
@@ -126,16 +141,22 @@ pub struct PretrainParams {
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
 
+    /// `cross_modal`: what each modality should find. Default `hard`.
+    #[serde(default)]
+    pub targets: Targets,
+    /// `cross_modal`: weight of each modality's own contrast of two views; ConGI has 0.1. Default 0.
+    #[serde(default)]
+    pub intra: f64,
     /// `gene_contrast`: what spots are told apart by. Default `simclr`.
     #[serde(default)]
     pub contrast: Contrast,
-    /// `gene_contrast`: share of genes hidden in a view. Default 0.2.
+    /// `gene_contrast`, `cross_modal`: share of genes hidden in a view. Default 0.2.
     #[serde(default = "default::view_mask")]
     pub view_mask: f64,
-    /// `gene_contrast`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
+    /// `gene_contrast`, `cross_modal`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
     #[serde(default = "default::view_noise")]
     pub view_noise: f64,
-    /// `gene_contrast`: share of genes whose values change places. Default 0.1.
+    /// `gene_contrast`, `cross_modal`: share of genes whose values change places. Default 0.1.
     #[serde(default = "default::view_swap")]
     pub view_swap: f64,
 
@@ -155,7 +176,8 @@ pub struct PretrainParams {
     /// `byol`, `simsiam`: width of the predictor's hidden layer. Default 64.
     #[serde(default = "default::predictor")]
     pub predictor: usize,
-    /// `simclr`, `moco`, `swav`, `dino`: what cosines are divided by. Default 0.2 for the first two, 0.1 for the others.
+    /// `simclr`, `moco`, `swav`, `dino`, `cross_modal`: what cosines are divided by. Default 0.2 for the first two, 0.1 for the
+    /// others.
     #[serde(default)]
     pub temperature: Option<f64>,
     /// `moco`: keys of former batches that are kept, at most half as many as there are training spots. Default 4096.
@@ -283,6 +305,7 @@ impl PretrainParams {
         within("view_noise", self.view_noise, 0.0, 10.0)?;
         within("view_swap", self.view_swap, 0.0, 1.0)?;
         within("segment", self.segment, 0.001, 0.95)?;
+        within("intra", self.intra, 0.0, 1e6)?;
         within("temperature", self.temperature.unwrap_or(0.1), 0.001, 100.0)?;
         within("momentum", self.momentum, 0.0, 1.0)?;
         within("off_weight", self.off_weight, 0.0, 1e6)?;

@@ -142,6 +142,6 @@ impl Objective for Reconstruct<'_> {
         let (_, map, _, _) = *places.shape();
         let prediction = self.decode(params, embeddings, places);
         let loss = masked_mse(prediction, self.by_places(&target, 3, map), self.by_places(&counts, 1, map));
-        Step { loss, terms: Vec::new(), embeddings: kept, others: None, seen: Vec::new() }
+        Step { loss, terms: Vec::new(), embeddings: kept, others: None, of_genes: None, seen: Vec::new() }
     }
 }

@@ -1,6 +1,6 @@
 //! `ssl/pretrain`: an encoder trained without labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rand::Rng;
 use restage_nn::{Linear, Params, Prototypes, VicRegWeights};
@@ -11,9 +11,10 @@ use restage_stage::{
 use serde_json::json;
 
 use crate::{
-    architecture::{Architecture, Kind},
+    architecture::{ALONE, Architecture, CnnKind, Kind, MlpKind, OF_GENES, OF_PATCHES},
     augment::Augment,
-    encoder::{Cnn, Mlp, Projector},
+    cross_modal::CrossModal,
+    encoder::{Mlp, Projector},
     expression::Scaler,
     gene_mask::GeneMask,
     joint::{Joint, Method},
@@ -36,7 +37,7 @@ impl Stage for Pretrain {
         Ports::new("Trains an encoder without labels: on genes or on patches.")
             .optional::<Table>(
                 "table",
-                "Normalised expression; what `gene_mask` and `gene_contrast` train on",
+                "Normalised expression; what `gene_mask`, `gene_contrast` and `cross_modal` train on",
             )
             .optional::<Patches>("patches", "Patches; what all other objectives train on")
             .optional::<Split>("split", "Train on its training spots only; without it on all spots")
@@ -56,6 +57,11 @@ impl Stage for Pretrain {
                 let table: Table = connected(ctx, "table", name)?;
                 let rows = training(&table.obs.index, split.as_ref(), "table")?;
                 on_genes(&params, ctx, &table, &rows)?
+            }
+            Objective::CrossModal => {
+                let patches: Patches = connected(ctx, "patches", name)?;
+                let table: Table = connected(ctx, "table", name)?;
+                on_both(&params, ctx, &patches, &table, split.as_ref())?
             }
             _ => {
                 let patches: Patches = connected(ctx, "patches", name)?;
@@ -109,8 +115,9 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
     check_prototypes(options, rows.len())?;
     let scaler = Scaler::fit(names, &table.x.select_rows(rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
-    let encoder = Mlp::new(&mut params, names.len(), &options.hidden, options.dim, &mut rng);
-    let kind = Kind::Mlp { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
+    let kind = MlpKind { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
+    let encoder = kind.net(&mut params, ALONE, &mut rng);
+    let kind = Kind::Mlp(kind);
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
     let (x, spots, genes) = (&table.x, &table.obs.index, scaler.find(names)?);
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
@@ -118,18 +125,7 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
         let (mask_rate, seed) = (options.mask_rate, ctx.seed());
         Box::new(GeneMask { x, spots, rows, genes, scaler, encoder, decoder, mask_rate, seed })
     } else {
-        let views = GeneViews {
-            x,
-            spots,
-            rows,
-            scaler,
-            genes,
-            encoder,
-            hidden: options.view_mask,
-            noise: options.view_noise,
-            swapped: options.view_swap,
-            seed: ctx.seed(),
-        };
+        let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
     trained(ctx, options, architecture, params, objective.as_ref())
@@ -142,33 +138,15 @@ fn on_patches(
     patches: &Patches,
     positions: &[usize],
 ) -> Result<Trained> {
-    let least = 8.max(1_usize << options.channels.len().min(30));
-    if patches.size < least {
-        return Err(Error::invalid(format!(
-            "the patches are {} pixels wide, and {} convolutions halve them as often: make them {least} or more, or `channels` \
-             fewer",
-            patches.size,
-            options.channels.len()
-        )));
-    }
+    check_size(options, patches)?;
     check_prototypes(options, positions.len())?;
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
-    let encoder = Cnn::new(&mut params, &options.channels, options.dim, &mut rng);
     let sees = if options.objective == Objective::Colorize { options.sees } else { Sees::Colour };
-    let kind = Kind::Cnn {
-        colours: colours.clone(),
-        sees,
-        size: patches.size,
-        channels: options.channels.clone(),
-        dim: options.dim,
-    };
-    let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
-    let augment = Augment {
-        min_crop: options.min_crop as f32,
-        stain: options.stain_jitter as f32,
-        colour: options.colour_jitter as f32,
-    };
+    let kind = cnn_kind(options, patches, &colours, sees);
+    let encoder = kind.net(&mut params, ALONE, &mut rng);
+    let architecture = Architecture::new(Kind::Cnn(kind), options, ctx.seed(), positions.len())?;
+    let augment = augment(options);
     let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
     let pretext = match options.objective {
         Objective::Inpaint => Some(Pretext::Inpaint { hidden: options.segment }),
@@ -193,6 +171,112 @@ fn on_patches(
         None => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
     };
     trained(ctx, options, architecture, params, objective.as_ref())
+}
+
+/// Trains a CNN on patches and an MLP on genes of the same spots.
+fn on_both(
+    options: &PretrainParams,
+    ctx: &Context,
+    patches: &Patches,
+    table: &Table,
+    split: Option<&Split>,
+) -> Result<Trained> {
+    check_size(options, patches)?;
+    Scaler::check_table(table)?;
+    let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
+    let both = |position: usize| Some((position, *rows.get(patches.spots[position].as_str())?));
+    let train = training(&patches.spots, split, "patches")?;
+    let (positions, rows): (Vec<usize>, Vec<usize>) = train.iter().filter_map(|at| both(*at)).unzip();
+    if positions.len() < 2 {
+        return Err(Error::invalid(format!(
+            "{} of the {} training spots with a patch are in the table, 2 are the least: are both of the same sections?",
+            positions.len(),
+            train.len()
+        )));
+    }
+    let colours = Colours::fit(patches, &positions);
+    let scaler = Scaler::fit(&table.var.index, &table.x.select_rows(&rows));
+    let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
+    let cnn = cnn_kind(options, patches, &colours, Sees::Colour);
+    let mlp = MlpKind { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
+    let encoder = cnn.net(&mut params, OF_PATCHES, &mut rng);
+    let gene_encoder = mlp.net(&mut params, OF_GENES, &mut rng);
+    let mut projector =
+        |name: &str| Projector::new(&mut params, name, options.dim, &options.projector, &mut rng);
+    let (of_patches, of_genes) = (projector("projector.patches"), projector("projector.genes"));
+    let kind = Kind::Pair { patches: cnn, genes: mlp };
+    let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
+    let objective = CrossModal {
+        patches: PatchViews {
+            patches,
+            positions: &positions,
+            colours,
+            augment: augment(options),
+            encoder,
+            seed: ctx.seed(),
+        },
+        genes: gene_views(options, ctx, table, &rows, scaler, gene_encoder)?,
+        of_patches,
+        of_genes,
+        temperature: options.temperature.unwrap_or(0.1) as f32,
+        targets: options.targets,
+        intra: options.intra as f32,
+    };
+    trained(ctx, options, architecture, params, &objective)
+}
+
+fn cnn_kind(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> CnnKind {
+    CnnKind {
+        colours: colours.clone(),
+        sees,
+        size: patches.size,
+        channels: options.channels.clone(),
+        dim: options.dim,
+    }
+}
+
+fn augment(options: &PretrainParams) -> Augment {
+    Augment {
+        min_crop: options.min_crop as f32,
+        stain: options.stain_jitter as f32,
+        colour: options.colour_jitter as f32,
+    }
+}
+
+fn gene_views<'a>(
+    options: &PretrainParams,
+    ctx: &Context,
+    table: &'a Table,
+    rows: &'a [usize],
+    scaler: Scaler,
+    encoder: Mlp,
+) -> Result<GeneViews<'a>> {
+    Ok(GeneViews {
+        x: &table.x,
+        spots: &table.obs.index,
+        rows,
+        genes: scaler.find(&table.var.index)?,
+        scaler,
+        encoder,
+        hidden: options.view_mask,
+        noise: options.view_noise,
+        swapped: options.view_swap,
+        seed: ctx.seed(),
+    })
+}
+
+/// Refuses patches that the convolutions would make nothing of.
+fn check_size(options: &PretrainParams, patches: &Patches) -> Result<()> {
+    let least = 8.max(1_usize << options.channels.len().min(30));
+    if patches.size < least {
+        return Err(Error::invalid(format!(
+            "the patches are {} pixels wide, and {} convolutions halve them as often: make them {least} or more, or `channels` \
+             fewer",
+            patches.size,
+            options.channels.len()
+        )));
+    }
+    Ok(())
 }
 
 /// Refuses more prototypes than there are spots to use them.

@@ -167,7 +167,13 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         params["projector"] = json!([16, 16]);
         ("table", params)
     });
-    of_patches.chain(of_genes).chain([("table", genes_params(epochs))]).collect()
+    let across = [("hard", 0.0), ("soft", 0.0), ("hard", 0.1)].into_iter().map(|(targets, intra)| {
+        let mut params = patches_params(epochs);
+        params["objective"] = json!("cross_modal");
+        (params["targets"], params["intra"]) = (json!(targets), json!(intra));
+        ("both", params)
+    });
+    of_patches.chain(of_genes).chain(across).chain([("table", genes_params(epochs))]).collect()
 }
 
 #[test]
@@ -252,7 +258,7 @@ fn every_objective_learns() {
         let most = if is_dino { 12.0_f64.ln() - 0.05 } else { early };
         assert!(late < most, "{params}: {loss:?}");
         let whole = bench.embed(&model);
-        assert_eq!(whole.dims, 8);
+        assert_eq!(whole.dims, if port == "both" { 16 } else { 8 });
         assert_eq!(whole.spots.len(), if port == "table" { 120 } else { 96 });
         assert!(whole.values.iter().all(|value| value.is_finite()));
     }
@@ -273,6 +279,41 @@ fn inpainting_and_colouring_beat_the_mean() {
         let sees = if objective == "colorize" { "grey" } else { "colour" };
         assert_eq!(model.architecture["sees"], sees);
     }
+}
+
+/// Of a pair, each encoder embeds its own, and both both.
+#[test]
+fn a_pair_embeds_what_is_connected() {
+    let (table, patches) = (table(30, 12), patches(20, 16));
+    let both = Bench::new().with("table", &table).with("patches", &patches);
+    let mut params = patches_params(3);
+    params["objective"] = json!("cross_modal");
+    let (model, training) = both.pretrain(params.clone());
+    // Ten spots have no patch.
+    assert_eq!(training.values["training_spots"], 20.0);
+    let genes = Bench::new().with("table", &table).embed(&model);
+    let image = Bench::new().with("patches", &patches).embed(&model);
+    let joined = both.embed(&model);
+    assert_eq!((genes.spots.len(), image.spots.len(), joined.spots.len()), (30, 20, 20));
+    assert_eq!((genes.dims, image.dims, joined.dims), (8, 8, 16));
+    let length = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    for spot in 0..20 {
+        let (left, right) = joined.row(spot).split_at(8);
+        let parts =
+            [(left, image.row(spot)), (right, genes.row(genes.positions()[joined.spots[spot].as_str()]))];
+        for (part, alone) in parts {
+            let length = length(alone);
+            assert!(part.iter().zip(alone).all(|(part, alone)| (part - alone / length).abs() < 1e-6));
+        }
+    }
+    let error = |bench: &Bench| {
+        bench.run::<Pretrain>(params.clone(), "scratch", Box::new(Silence)).unwrap_err().to_string()
+    };
+    assert!(error(&Bench::new().with("patches", &patches)).contains("trains on input `table`"));
+    let mut others = table.clone();
+    others.obs.index.iter_mut().for_each(|spot| spot.push('x'));
+    let told = error(&Bench::new().with("patches", &patches).with("table", &others));
+    assert!(told.starts_with("0 of the 20 training spots with a patch are in the table"), "{told}");
 }
 
 #[test]

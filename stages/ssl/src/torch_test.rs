@@ -129,7 +129,7 @@ fn torch(python: &std::ffi::OsStr, folder: &Path) -> Vec<f64> {
 #[test]
 fn ten_steps_on_genes_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
-    let encoder = Mlp::new(&mut params, 12, &[16], 8, &mut rng);
+    let encoder = Mlp::new(&mut params, "encoder", 12, &[16], 8, &mut rng);
     let decoder = Linear::new(&mut params, "decoder", 8, 12, &mut rng);
     let (input, target) = (draws("input", 32 * 12), draws("target", 32 * 12));
     let mask: Vec<bool> = draws("mask", 32 * 12).iter().map(|value| *value > 0.0).collect();
@@ -144,7 +144,7 @@ fn ten_steps_on_genes_are_those_of_pytorch() {
 #[test]
 fn ten_steps_on_patches_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
-    let encoder = Cnn::new(&mut params, &[8, 16], 8, &mut rng);
+    let encoder = Cnn::new(&mut params, "encoder", &[8, 16], 8, &mut rng);
     let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
     // Each image with stripes of its own.
     let stripes = draws("stripes", 2 * 20);

@@ -57,6 +57,8 @@ pub(crate) struct Step {
     pub(crate) embeddings: Matrix,
     /// What it gave for other views of the same spots.
     pub(crate) others: Option<Matrix>,
+    /// What a second encoder gave, of genes beside patches.
+    pub(crate) of_genes: Option<Matrix>,
     /// What the objective will remember.
     pub(crate) seen: Vec<f32>,
 }
@@ -82,7 +84,7 @@ pub(crate) fn train(
         let mut order: Vec<usize> = (0..items).collect();
         order.shuffle(&mut ctx.rng(&format!("order/{done}")));
         let mut means = Means::default();
-        let mut spread = Spread::default();
+        let (mut spread, mut gene_spread) = (Spread::default(), None::<Spread>);
         for batch in 0..batches {
             ctx.check_cancelled()?;
             // Batches of (nearly) one size: a small last one would make a noisy step.
@@ -91,7 +93,7 @@ pub(crate) fn train(
             let rate = options.learning_rate * rate_share(step, batches, options);
 
             let made = objective.step(&state.params, &state.memory, done, members);
-            let Step { loss, terms, embeddings, others, seen } = made;
+            let Step { loss, terms, embeddings, others, of_genes, seen } = made;
             let value = loss.array();
             let gradients = state.params.gradients(loss);
             let mut gradients = gradients.map_err(Error::other("training ran out of memory"))?;
@@ -107,6 +109,9 @@ pub(crate) fn train(
             objective.remember(&mut state.memory, &state.params, seen, share);
 
             spread.add(&embeddings, others.as_ref());
+            if let Some(of_genes) = of_genes {
+                gene_spread.get_or_insert_default().add(&of_genes, None);
+            }
             let weight = members.len() as f64;
             for (name, value) in [("loss", value), ("gradient_norm", norm)].into_iter().chain(terms) {
                 means.add(name, f64::from(value), weight);
@@ -121,10 +126,15 @@ pub(crate) fn train(
         if let Some(alignment) = spread.alignment() {
             means.add("alignment", alignment, 1.0);
         }
+        let gene_std = gene_spread.map(|spread| spread.std());
+        if let Some(std) = gene_std {
+            means.add("gene_embedding_std", std, 1.0);
+        }
         for (name, value) in means.values() {
             ctx.metric(name, done as u64, value);
             state.curves.entry(name.to_owned()).or_default().push(value);
         }
+        let std = gene_std.map_or(std, |other| std.min(other));
         if std < COLLAPSED {
             return Err(Error::invalid(format!(
                 "collapsed at epoch {done}: all spots have nearly the same embedding (spread {std:.4}); lower \

@@ -1,9 +1,14 @@
 //! One item among others: the two views of an item should be more alike than views of different ones.
 
 use dfdx::prelude::*;
+use ndarray::ArrayView2;
 use rayon::prelude::*;
 
-use super::{Unit, with_gradients};
+use super::{
+    Unit,
+    distill::{of_distributions, softmax},
+    with_gradients,
+};
 use crate::{
     gemm::{par_gemm, view},
     tensor::{self, Matrix, Recording, Scalar},
@@ -63,15 +68,50 @@ pub fn info_nce(query: Matrix<Recording>, keys: &[f32], temperature: f32) -> Sca
 /// # Panics
 /// If the two differ in shape.
 pub fn clip(a: Matrix<Recording>, b: Matrix<Recording>, temperature: f32) -> Scalar<Recording> {
+    between(a, b, temperature, |_, _| None)
+}
+
+/// The same with soft targets, as BLEEP (Xie et al. 2023) has them: an item should find others as much as their own modalities are
+/// alike, softmax of (cosines within a + cosines within b) / 2 / temperature. Unlike there, rows are scaled to length 1 and
+/// targets have no gradient.
+///
+/// # Panics
+/// If the two differ in shape.
+pub fn soft_clip(a: Matrix<Recording>, b: Matrix<Recording>, temperature: f32) -> Scalar<Recording> {
+    let items = a.shape().0;
+    between(a, b, temperature, |left, right| {
+        let mut alike = vec![0.0; items * items];
+        par_gemm(left, left.reversed_axes(), 0.0, &mut alike);
+        par_gemm(right, right.reversed_axes(), 1.0, &mut alike);
+        Some(softmax(&alike, items, 2.0 * temperature))
+    })
+}
+
+/// Both directions' cross-entropies; of the distributions that `targets` makes of the rows of length 1, or of the same item.
+fn between(
+    a: Matrix<Recording>,
+    b: Matrix<Recording>,
+    temperature: f32,
+    targets: impl FnOnce(ArrayView2<'_, f32>, ArrayView2<'_, f32>) -> Option<Vec<f32>>,
+) -> Scalar<Recording> {
     assert_eq!(a.shape(), b.shape(), "shapes of two modalities");
     let (items, dims) = *a.shape();
     let [of_a, of_b] = [&a, &b].map(|z| Unit::of(&tensor::values(z), dims));
     let (left, right) = (view(&of_a.rows, items, dims), view(&of_b.rows, items, dims));
+    let targets = targets(left, right);
     let scale = 0.5 / (temperature * items as f32);
     let direction = |from, to| {
         let mut logits = vec![0.0; items * items];
         par_gemm(from, to, 0.0, &mut logits);
-        let loss = cross_entropy(&mut logits, items, temperature, scale, |row| row, |_| None);
+        let loss = match &targets {
+            None => cross_entropy(&mut logits, items, temperature, scale, |row| row, |_| None),
+            Some(targets) => {
+                let (losses, slopes) = of_distributions(&logits, targets, items, temperature);
+                logits = slopes;
+                logits.iter_mut().for_each(|slope| *slope *= scale);
+                losses
+            }
+        };
         (loss, logits)
     };
     let (forth, slopes_forth) = direction(left, right.reversed_axes());
@@ -145,6 +185,20 @@ mod tests {
         assert_golden(loss.array(), &golden["clip_symmetric_t0.07"]);
     }
 
+    /// Of items whose modalities are nothing alike, soft targets are hard.
+    #[test]
+    fn soft_targets_of_unlike_items_are_hard() {
+        let axes = |scale: f32| -> Vec<f32> {
+            (0..16).map(|at| if at / 4 == at % 4 { scale } else { 0.0 }).collect()
+        };
+        let pair = || [1.0, 3.0].map(|scale| tensor::tensor(axes(scale), (4, 4)).leaky_traced());
+        let ([a, b], [c, d]) = (pair(), pair());
+        assert!((soft_clip(a, b, 0.05).array() - clip(c, d, 0.05).array()).abs() < 1e-6);
+        // Alike ones should be found as well as oneself: the least is the entropy of equal shares.
+        let same = || tensor::tensor(vec![1.0, 2.0, 1.0, 2.0], (2, 2)).leaky_traced();
+        assert!((soft_clip(same(), same(), 0.1).array() - 2f32.ln()).abs() < 1e-6);
+    }
+
     #[test]
     fn gradients_are_those_of_finite_differences() {
         let [a, b] = views();
@@ -153,6 +207,11 @@ mod tests {
         check(&none, b.clone(), |_, b| nt_xent(a.leaky_trace(), b, 0.5));
         check(&none, a.clone(), |_, a| clip(a, b.leaky_trace(), 0.5));
         check(&none, b.clone(), |_, b| clip(a.leaky_trace(), b, 0.5));
+        // Targets move with their rows, and have no gradient: fixed here.
+        let targets = softmax(&tensor::values(&crate::gradcheck::wave((6, 6))), 6, 1.0);
+        let soft = |a, b| between(a, b, 0.5, |_, _| Some(targets.clone()));
+        check(&none, a.clone(), |_, a| soft(a, b.leaky_trace()));
+        check(&none, b.clone(), |_, b| soft(a.leaky_trace(), b));
         let queue = [tensor::values(&b), vec![0.3, -0.8, 0.1, 0.9]].concat();
         check(&none, a.clone(), |_, a| info_nce(a, &queue, 0.5));
     }

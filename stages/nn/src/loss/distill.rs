@@ -15,8 +15,20 @@ use crate::tensor::{self, Matrix, Recording, Scalar};
 pub fn soft_cross_entropy(scores: Matrix<Recording>, target: &[f32], temperature: f32) -> Scalar<Recording> {
     let (items, count) = *scores.shape();
     assert_eq!(target.len(), items * count, "as many targets as scores");
-    let mut gradient = softmax(&tensor::values(&scores), count, temperature);
+    let (loss, mut gradient) = of_distributions(&tensor::values(&scores), target, count, temperature);
     let scale = 1.0 / (items as f32 * temperature);
+    gradient.iter_mut().for_each(|slope| *slope *= scale);
+    with_gradients([scores], loss / items as f64, [gradient])
+}
+
+/// The sum over rows of the cross-entropies of target distributions, and the gradient by scores / temperature.
+pub(super) fn of_distributions(
+    scores: &[f32],
+    target: &[f32],
+    count: usize,
+    temperature: f32,
+) -> (f64, Vec<f32>) {
+    let mut shares = softmax(scores, count, temperature);
     let row = |(row, target): (&mut [f32], &[f32])| {
         let mut loss = 0.0;
         // Of a distribution it is 1 but for rounding.
@@ -25,16 +37,16 @@ pub fn soft_cross_entropy(scores: Matrix<Recording>, target: &[f32], temperature
             if *target > 0.0 {
                 loss -= f64::from(*target) * f64::from(*share).max(f64::MIN_POSITIVE).ln();
             }
-            *share = scale * (whole * *share - target);
+            *share = whole * *share - target;
         }
         loss
     };
-    let losses: Vec<f64> = gradient.par_chunks_mut(count).zip(target.par_chunks(count)).map(row).collect();
-    with_gradients([scores], losses.iter().sum::<f64>() / items as f64, [gradient])
+    let losses: Vec<f64> = shares.par_chunks_mut(count).zip(target.par_chunks(count)).map(row).collect();
+    (losses.iter().sum(), shares)
 }
 
 /// Per row the softmax of scores / temperature.
-fn softmax(scores: &[f32], count: usize, temperature: f32) -> Vec<f32> {
+pub(super) fn softmax(scores: &[f32], count: usize, temperature: f32) -> Vec<f32> {
     let mut shares = scores.to_vec();
     shares.par_chunks_mut(count).for_each(|row| {
         let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -11,7 +11,7 @@ mod vicreg;
 use dfdx::prelude::*;
 
 pub use barlow::{Barlow, barlow};
-pub use contrastive::{clip, info_nce, nt_xent};
+pub use contrastive::{clip, info_nce, nt_xent, soft_clip};
 pub use cosine::{negative_cosine, scaled_cosine_error};
 pub use distill::{Centre, sinkhorn, soft_cross_entropy};
 pub use masked::masked_mse;
