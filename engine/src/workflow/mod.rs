@@ -116,7 +116,7 @@ pub(crate) struct Input {
 
 /// How a stage is run: what it needs of the machine, and what is done when it fails. Changes no result, so it is
 /// recorded and part of no key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Execution {
     /// Threads; `None`: one, and those that nobody holds when it begins.
     pub(crate) cpus: Option<usize>,
@@ -130,12 +130,6 @@ pub(crate) struct Execution {
     pub(crate) more_memory: Option<u32>,
     /// How long one try may take.
     pub(crate) timeout: Option<Duration>,
-}
-
-impl Default for Execution {
-    fn default() -> Self {
-        Self { cpus: None, memory: None, gpus: Gpus::default(), retries: 0, more_memory: None, timeout: None }
-    }
 }
 
 /// GPUs that a stage asks for.

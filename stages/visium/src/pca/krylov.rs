@@ -126,20 +126,17 @@ fn at_least_0(values: &[f64]) -> Vec<f64> {
 /// The matrix as the basis sees it: blocks on the diagonal and, upper triangles, beside it.
 fn band(diagonal: &[Square], below: &[Square]) -> Band {
     let mut matrix = Band::zeros(diagonal.len() * WIDTH, WIDTH);
+    let places = || (0..WIDTH * WIDTH).map(|at| (at / WIDTH, at % WIDTH));
     for (block, square) in diagonal.iter().enumerate() {
-        for row in 0..WIDTH {
-            for column in 0..=row {
-                // Half of it and half of its transpose, which rounding makes different.
-                let mean = (square[row][column] + square[column][row]) / 2.0;
-                *matrix.at(block * WIDTH + row, block * WIDTH + column) = mean;
-            }
+        for (row, column) in places().filter(|(row, column)| column <= row) {
+            // Half of it and half of its transpose, which rounding makes different.
+            let mean = (square[row][column] + square[column][row]) / 2.0;
+            *matrix.at(block * WIDTH + row, block * WIDTH + column) = mean;
         }
     }
     for (block, square) in below.iter().enumerate() {
-        for row in 0..WIDTH {
-            for column in row..WIDTH {
-                *matrix.at((block + 1) * WIDTH + row, block * WIDTH + column) = square[row][column];
-            }
+        for (row, column) in places().filter(|(row, column)| column >= row) {
+            *matrix.at((block + 1) * WIDTH + row, block * WIDTH + column) = square[row][column];
         }
     }
     matrix
