@@ -33,3 +33,8 @@ bench-preprocess PYTHON:
     cargo build --release
     cargo build --release -p restage-visium --example preprocess
     tests/bench/preprocess.py target/release/restage {{PYTHON}}
+
+# A training step of each encoder beside PyTorch's (PYTHON has torch).
+bench-train PYTHON:
+    cargo build --release -p restage-ssl --example steps
+    tests/bench/train.py target/release/examples/steps {{PYTHON}}

@@ -266,5 +266,8 @@ mod tests {
         let mut params = Params::default();
         let conv = Conv2d::new(&mut params, "c", (2, 3), (3, 2), &mut rng());
         check(&params, wave((9, 5, 4, 2)), |params, x| conv.forward(params, x, Source::Op));
+        let mut params = Params::default();
+        let point = Conv2d::new(&mut params, "c", (2, 3), (1, 2), &mut rng());
+        check(&params, wave((3, 5, 4, 2)), |params, x| point.forward(params, x, Source::Op));
     }
 }

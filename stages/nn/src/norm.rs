@@ -38,6 +38,15 @@ impl GroupNorm {
         let (_, height, width, channels) = *x.shape();
         self.0.forward(params, x, height * width, channels)
     }
+
+    /// The same without cutting.
+    ///
+    /// # Panics
+    /// If the images have another number of channels.
+    pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Images<T> {
+        let (_, height, width, channels) = *x.shape();
+        Norm { relu: false, ..self.0 }.forward(params, x, height * width, channels)
+    }
 }
 
 impl LayerNorm {
@@ -260,5 +269,6 @@ mod tests {
         assert_eq!(norm.0.groups, 6);
         uneven(&mut params, 12);
         check(&params, wave((3, 2, 3, 12)), |params, x| norm.relu_forward(params, x));
+        check(&params, wave((3, 2, 3, 12)), |params, x| norm.forward(params, x));
     }
 }

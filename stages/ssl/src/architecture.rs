@@ -9,7 +9,7 @@ use restage_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    encoder::{Cnn, Mlp},
+    encoder::{Encoder, ImageEncoder, Mlp},
     expression::Scaler,
     optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
@@ -32,27 +32,26 @@ pub(crate) struct Architecture {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Kind {
     /// On genes.
-    Mlp(MlpKind),
+    Genes(OfGenes),
     /// On patches.
-    Cnn(CnnKind),
+    Patches(OfPatches),
     /// One of each, whose embeddings find each other.
-    Pair { patches: CnnKind, genes: MlpKind },
+    Pair { patches: OfPatches, genes: OfGenes },
 }
 
-/// An MLP, but for its weights.
+/// An encoder of genes, but for its weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct MlpKind {
+pub(crate) struct OfGenes {
     #[serde(flatten)]
     pub(crate) scaler: Scaler,
-    /// Sizes of its hidden layers.
-    pub(crate) hidden: Vec<usize>,
+    pub(crate) encoder: Encoder,
     /// Length of an embedding.
     pub(crate) dim: usize,
 }
 
-/// A CNN, but for its weights.
+/// An encoder of patches, but for its weights.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct CnnKind {
+pub(crate) struct OfPatches {
     #[serde(flatten)]
     pub(crate) colours: Colours,
     /// What it sees of them.
@@ -60,8 +59,7 @@ pub(crate) struct CnnKind {
     pub(crate) sees: Sees,
     /// Side of a patch in pixels.
     pub(crate) size: usize,
-    /// Channels of its convolutions.
-    pub(crate) channels: Vec<usize>,
+    pub(crate) encoder: Encoder,
     /// Length of an embedding.
     pub(crate) dim: usize,
 }
@@ -71,15 +69,24 @@ pub(crate) const ALONE: &str = "encoder";
 pub(crate) const OF_PATCHES: &str = "encoder.patches";
 pub(crate) const OF_GENES: &str = "encoder.genes";
 
-impl MlpKind {
-    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Mlp {
-        Mlp::new(params, name, self.scaler.genes.len(), &self.hidden, self.dim, rng)
+impl OfGenes {
+    /// Adds its parameters under this name.
+    ///
+    /// # Errors
+    /// If it is of a kind for patches.
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Mlp> {
+        let Encoder::Mlp { hidden } = &self.encoder else {
+            let kind = self.encoder.name();
+            return Err(Error::invalid(format!("an encoder of genes cannot be a {kind}")));
+        };
+        Ok(Mlp::new(params, name, self.scaler.genes.len(), hidden, self.dim, rng))
     }
 }
 
-impl CnnKind {
-    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Cnn {
-        Cnn::new(params, name, &self.channels, self.dim, rng)
+impl OfPatches {
+    /// As [`OfGenes::net`].
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<ImageEncoder> {
+        ImageEncoder::new(params, name, &self.encoder, self.dim, rng)
     }
 }
 
@@ -97,8 +104,8 @@ pub(crate) struct Provenance {
 
 /// Encoders that were read back: one, or one of each.
 pub(crate) struct Encoders {
-    pub(crate) patches: Option<(Cnn, CnnKind)>,
-    pub(crate) genes: Option<(Mlp, MlpKind)>,
+    pub(crate) patches: Option<(ImageEncoder, OfPatches)>,
+    pub(crate) genes: Option<(Mlp, OfGenes)>,
 }
 
 impl Architecture {
@@ -132,19 +139,20 @@ impl Architecture {
         let mut params = Params::default();
         // The initial values do not matter: all are read.
         let mut rng = restage_stage::context::rng(0, "restore");
-        let mut mlp = |kind: MlpKind, name: &str, params: &mut Params| {
-            kind.scaler.check()?;
-            Ok::<_, Error>((kind.net(params, name, &mut rng), kind))
+        let mut genes = |of: OfGenes, name: &str, params: &mut Params| {
+            of.scaler.check()?;
+            Ok::<_, Error>((of.net(params, name, &mut rng)?, of))
         };
         let mut other = restage_stage::context::rng(0, "restore");
-        let mut cnn =
-            |kind: CnnKind, name: &str, params: &mut Params| (kind.net(params, name, &mut other), kind);
+        let mut patches = |of: OfPatches, name: &str, params: &mut Params| {
+            Ok::<_, Error>((of.net(params, name, &mut other)?, of))
+        };
         let encoders = match architecture.kind {
-            Kind::Mlp(kind) => Encoders { patches: None, genes: Some(mlp(kind, ALONE, &mut params)?) },
-            Kind::Cnn(kind) => Encoders { patches: Some(cnn(kind, ALONE, &mut params)), genes: None },
-            Kind::Pair { patches, genes } => Encoders {
-                patches: Some(cnn(patches, OF_PATCHES, &mut params)),
-                genes: Some(mlp(genes, OF_GENES, &mut params)?),
+            Kind::Genes(of) => Encoders { patches: None, genes: Some(genes(of, ALONE, &mut params)?) },
+            Kind::Patches(of) => Encoders { patches: Some(patches(of, ALONE, &mut params)?), genes: None },
+            Kind::Pair { patches: of_patches, genes: of_genes } => Encoders {
+                patches: Some(patches(of_patches, OF_PATCHES, &mut params)?),
+                genes: Some(genes(of_genes, OF_GENES, &mut params)?),
             },
         };
         params

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    architecture::{Architecture, CnnKind, MlpKind},
-    encoder::{Cnn, Mlp},
+    architecture::{Architecture, OfGenes, OfPatches},
+    encoder::{ImageEncoder, Mlp},
     expression::Scaler,
 };
 
@@ -74,7 +74,7 @@ impl Stage for Embed {
     }
 }
 
-fn of_genes(ctx: &Context, net: &Mlp, kind: &MlpKind, params: &Params) -> Result<Embedding> {
+fn of_genes(ctx: &Context, net: &Mlp, kind: &OfGenes, params: &Params) -> Result<Embedding> {
     let table: Table = ctx.read("table")?;
     Scaler::check_table(&table)?;
     let genes = kind.scaler.find(&table.var.index)?;
@@ -84,7 +84,7 @@ fn of_genes(ctx: &Context, net: &Mlp, kind: &MlpKind, params: &Params) -> Result
     })
 }
 
-fn of_patches(ctx: &Context, net: &Cnn, kind: &CnnKind, params: &Params) -> Result<Embedding> {
+fn of_patches(ctx: &Context, net: &ImageEncoder, kind: &OfPatches, params: &Params) -> Result<Embedding> {
     let mut patches: Patches = ctx.read("patches")?;
     let size = kind.size;
     if patches.size != size {

@@ -2,6 +2,8 @@
 
 mod architecture;
 mod augment;
+#[doc(hidden)]
+pub mod bench;
 mod checkpoint;
 mod collapse;
 mod cross_modal;
@@ -24,6 +26,7 @@ mod train;
 mod views;
 
 pub use embed::Embed;
+pub use encoder::{Depth, Encoder};
 pub use exchange::{Export, Import};
 pub use optical_density::Sees;
 pub use params::{Contrast, Objective, PretrainParams, Targets};

@@ -4,7 +4,7 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::optical_density::Sees;
+use crate::{encoder::Encoder, optical_density::Sees};
 
 /// What the encoder learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,9 +134,14 @@ pub struct PretrainParams {
     #[serde(default)]
     pub patience: Option<usize>,
 
-    /// Of genes: sizes of the MLP's hidden layers. Default `[256]`.
-    #[serde(default = "default::hidden")]
-    pub hidden: Vec<usize>,
+    /// What encodes, e.g. `{ kind: resnet, depth: 10, width: 32 }`: of genes an `mlp`, of patches (of `cross_modal` as well) a `cnn`
+    /// or a `resnet`. Default: `{ kind: mlp, hidden: [256] }`, `{ kind: cnn, channels: [16, 32, 64] }`.
+    #[serde(default)]
+    pub encoder: Option<Encoder>,
+    /// `cross_modal`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
+    #[serde(default)]
+    pub gene_encoder: Option<Encoder>,
+
     /// `gene_mask`: share of genes hidden per spot, drawn anew for every spot and epoch. Default 0.5.
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
@@ -160,9 +165,6 @@ pub struct PretrainParams {
     #[serde(default = "default::view_swap")]
     pub view_swap: f64,
 
-    /// Of patches: channels of the CNN's convolutions; each halves the image. Default `[16, 32, 64]`.
-    #[serde(default = "default::channels")]
-    pub channels: Vec<usize>,
     /// `inpaint`: share of a patch that the hidden square has. Default 0.25.
     #[serde(default = "default::segment")]
     pub segment: f64,
@@ -233,7 +235,6 @@ defaults! {
     weight_decay: f64 = 1e-4;
     grad_clip: f64 = 5.0;
     checkpoint_every: usize = 5;
-    hidden: Vec<usize> = vec![256];
     mask_rate: f64 = 0.5;
     view_mask: f64 = 0.2;
     view_noise: f64 = 0.5;
@@ -245,7 +246,6 @@ defaults! {
     momentum: f64 = 0.99;
     prototypes: usize = 100;
     off_weight: f64 = 0.005;
-    channels: Vec<usize> = vec![16, 32, 64];
     projector: Vec<usize> = vec![128, 128];
     invariance: f64 = 25.0;
     variance: f64 = 25.0;
@@ -262,6 +262,37 @@ impl PretrainParams {
             Objective::GeneMask | Objective::GeneContrast => 256,
             _ => 128,
         })
+    }
+
+    /// How often the encoder of patches halves them.
+    pub(crate) fn halvings(&self) -> usize {
+        self.encoder.as_ref().unwrap_or(&Encoder::of_patches()).halvings().unwrap_or(0)
+    }
+
+    /// Refuses encoders of the other modality, and sizes that no network has.
+    fn validate_encoders(&self) -> Result<()> {
+        let objective = self.objective.name();
+        let on_genes = matches!(self.objective, Objective::GeneMask | Objective::GeneContrast);
+        for (name, encoder, of_genes) in
+            [("encoder", &self.encoder, on_genes), ("gene_encoder", &self.gene_encoder, true)]
+        {
+            let Some(encoder) = encoder else { continue };
+            encoder.validate(name)?;
+            if encoder.halvings().is_none() != of_genes {
+                let (what, kinds) =
+                    if of_genes { ("genes", "`mlp`") } else { ("patches", "`cnn` or `resnet`") };
+                return Err(Error::invalid(format!(
+                    "`{name}` of `{objective}` encodes {what}: its kind must be {kinds}, not `{}`",
+                    encoder.name()
+                )));
+            }
+        }
+        if self.gene_encoder.is_some() && self.objective != Objective::CrossModal {
+            return Err(Error::invalid(format!(
+                "`gene_encoder` is for `cross_modal`, not `{objective}`: say `encoder`"
+            )));
+        }
+        Ok(())
     }
 
     /// What the result depends on, as plain data: everything but how often to save.
@@ -291,12 +322,8 @@ impl PretrainParams {
         at_least("queue", self.queue, 1)?;
         at_least("prototypes", self.prototypes, 2)?;
         at_least("projector: number of layers", self.projector.len(), 1)?;
-        for (name, sizes) in
-            [("hidden", &self.hidden), ("channels", &self.channels), ("projector", &self.projector)]
-        {
-            sizes.iter().try_for_each(|size| at_least(name, *size, 1))?;
-        }
-        at_least("channels: number of convolutions", self.channels.len(), 1)?;
+        self.projector.iter().try_for_each(|size| at_least("projector", *size, 1))?;
+        self.validate_encoders()?;
         within("learning_rate", self.learning_rate, 1e-9, 10.0)?;
         within("weight_decay", self.weight_decay, 0.0, 10.0)?;
         within("grad_clip", self.grad_clip, 0.0, 1e9)?;

@@ -11,10 +11,10 @@ use restage_stage::{
 use serde_json::json;
 
 use crate::{
-    architecture::{ALONE, Architecture, CnnKind, Kind, MlpKind, OF_GENES, OF_PATCHES},
+    architecture::{ALONE, Architecture, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
     augment::Augment,
     cross_modal::CrossModal,
-    encoder::{Mlp, Projector},
+    encoder::{Encoder, Mlp, Projector},
     expression::Scaler,
     gene_mask::GeneMask,
     joint::{Joint, Method},
@@ -115,9 +115,10 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
     check_prototypes(options, rows.len())?;
     let scaler = Scaler::fit(names, &table.x.select_rows(rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
-    let kind = MlpKind { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
-    let encoder = kind.net(&mut params, ALONE, &mut rng);
-    let kind = Kind::Mlp(kind);
+    let encoder = options.encoder.clone().unwrap_or_else(Encoder::of_genes);
+    let kind = OfGenes { scaler: scaler.clone(), encoder, dim: options.dim };
+    let encoder = kind.net(&mut params, ALONE, &mut rng)?;
+    let kind = Kind::Genes(kind);
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
     let (x, spots, genes) = (&table.x, &table.obs.index, scaler.find(names)?);
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
@@ -143,9 +144,9 @@ fn on_patches(
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let sees = if options.objective == Objective::Colorize { options.sees } else { Sees::Colour };
-    let kind = cnn_kind(options, patches, &colours, sees);
-    let encoder = kind.net(&mut params, ALONE, &mut rng);
-    let architecture = Architecture::new(Kind::Cnn(kind), options, ctx.seed(), positions.len())?;
+    let kind = of_patches(options, patches, &colours, sees);
+    let encoder = kind.net(&mut params, ALONE, &mut rng)?;
+    let architecture = Architecture::new(Kind::Patches(kind), options, ctx.seed(), positions.len())?;
     let augment = augment(options);
     let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
     let pretext = match options.objective {
@@ -165,7 +166,7 @@ fn on_patches(
     };
     let objective: Box<dyn train::Objective> = match pretext {
         Some(pretext) => {
-            let decoder = Decoder::new(&mut params, options.dim, options.channels.len(), &mut rng);
+            let decoder = Decoder::new(&mut params, options.dim, options.halvings(), &mut rng);
             Box::new(Reconstruct { views, pretext, sees, decoder })
         }
         None => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
@@ -197,14 +198,18 @@ fn on_both(
     let colours = Colours::fit(patches, &positions);
     let scaler = Scaler::fit(&table.var.index, &table.x.select_rows(&rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
-    let cnn = cnn_kind(options, patches, &colours, Sees::Colour);
-    let mlp = MlpKind { scaler: scaler.clone(), hidden: options.hidden.clone(), dim: options.dim };
-    let encoder = cnn.net(&mut params, OF_PATCHES, &mut rng);
-    let gene_encoder = mlp.net(&mut params, OF_GENES, &mut rng);
+    let image = of_patches(options, patches, &colours, Sees::Colour);
+    let genes = OfGenes {
+        scaler: scaler.clone(),
+        encoder: options.gene_encoder.clone().unwrap_or_else(Encoder::of_genes),
+        dim: options.dim,
+    };
+    let encoder = image.net(&mut params, OF_PATCHES, &mut rng)?;
+    let gene_encoder = genes.net(&mut params, OF_GENES, &mut rng)?;
     let mut projector =
         |name: &str| Projector::new(&mut params, name, options.dim, &options.projector, &mut rng);
-    let (of_patches, of_genes) = (projector("projector.patches"), projector("projector.genes"));
-    let kind = Kind::Pair { patches: cnn, genes: mlp };
+    let (image_projector, gene_projector) = (projector("projector.patches"), projector("projector.genes"));
+    let kind = Kind::Pair { patches: image, genes };
     let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
     let objective = CrossModal {
         patches: PatchViews {
@@ -216,8 +221,8 @@ fn on_both(
             seed: ctx.seed(),
         },
         genes: gene_views(options, ctx, table, &rows, scaler, gene_encoder)?,
-        of_patches,
-        of_genes,
+        of_patches: image_projector,
+        of_genes: gene_projector,
         temperature: options.temperature.unwrap_or(0.1) as f32,
         targets: options.targets,
         intra: options.intra as f32,
@@ -225,12 +230,12 @@ fn on_both(
     trained(ctx, options, architecture, params, &objective)
 }
 
-fn cnn_kind(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> CnnKind {
-    CnnKind {
+fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> OfPatches {
+    OfPatches {
         colours: colours.clone(),
         sees,
         size: patches.size,
-        channels: options.channels.clone(),
+        encoder: options.encoder.clone().unwrap_or_else(Encoder::of_patches),
         dim: options.dim,
     }
 }
@@ -265,15 +270,15 @@ fn gene_views<'a>(
     })
 }
 
-/// Refuses patches that the convolutions would make nothing of.
+/// Refuses patches that the encoder would make nothing of.
 fn check_size(options: &PretrainParams, patches: &Patches) -> Result<()> {
-    let least = 8.max(1_usize << options.channels.len().min(30));
+    let halvings = options.halvings();
+    let least = 8.max(1_usize << halvings.min(30));
     if patches.size < least {
         return Err(Error::invalid(format!(
-            "the patches are {} pixels wide, and {} convolutions halve them as often: make them {least} or more, or `channels` \
-             fewer",
-            patches.size,
-            options.channels.len()
+            "the patches are {} pixels wide, and the encoder halves them {halvings} times: make them {least} or more, or choose \
+             another `encoder`",
+            patches.size
         )));
     }
     Ok(())

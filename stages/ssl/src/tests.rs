@@ -138,12 +138,12 @@ fn patches(count: usize, size: usize) -> Patches {
 }
 
 fn genes_params(epochs: usize) -> Value {
-    json!({ "objective": "gene_mask", "hidden": [16], "dim": 8, "epochs": epochs, "batch_size": 32,
+    json!({ "objective": "gene_mask", "encoder": { "kind": "mlp", "hidden": [16] }, "dim": 8, "epochs": epochs, "batch_size": 32,
             "checkpoint_every": 2, "learning_rate": 0.01 })
 }
 
 fn patches_params(epochs: usize) -> Value {
-    json!({ "objective": "vicreg", "channels": [8, 16], "dim": 8, "projector": [16, 16], "epochs": epochs,
+    json!({ "objective": "vicreg", "encoder": { "kind": "cnn", "channels": [8, 16] }, "dim": 8, "projector": [16, 16], "epochs": epochs,
             "batch_size": 16, "checkpoint_every": 2 })
 }
 
@@ -198,7 +198,7 @@ fn gene_mask_learns_to_predict_hidden_genes() {
     assert_eq!(model.weights["encoder.0.weight"].shape, [16, 30]);
     assert_eq!(
         (&model.architecture["kind"], &model.architecture["genes"][29]),
-        (&json!("mlp"), &json!("g29"))
+        (&json!("genes"), &json!("g29"))
     );
 }
 
@@ -269,7 +269,7 @@ fn inpainting_and_colouring_beat_the_mean() {
     let bench = Bench::new().with("patches", &patches(200, 16));
     for objective in ["inpaint", "colorize"] {
         let (model, training) = bench.pretrain(json!({
-            "objective": objective, "channels": [16, 32], "dim": 16, "epochs": 30, "batch_size": 25,
+            "objective": objective, "encoder": { "kind": "cnn", "channels": [16, 32] }, "dim": 16, "epochs": 30, "batch_size": 25,
             "learning_rate": 0.003, "stain_jitter": 0.0, "colour_jitter": 0.0, "min_crop": 1.0
         }));
         // Pixels are standardised: predicting the mean gives 1.
@@ -314,6 +314,47 @@ fn a_pair_embeds_what_is_connected() {
     others.obs.index.iter_mut().for_each(|spot| spot.push('x'));
     let told = error(&Bench::new().with("patches", &patches).with("table", &others));
     assert!(told.starts_with("0 of the 20 training spots with a patch are in the table"), "{told}");
+}
+
+/// The whole way with a ResNet: trained, resumed by its own state, written, read, embedded; by parts of patches too.
+#[test]
+fn a_resnet_is_an_encoder_like_others() {
+    let bench = Bench::new().with("patches", &patches(40, 16));
+    for (objective, depth) in [("simclr", 10), ("inpaint", 18)] {
+        let mut params = patches_params(4);
+        params["objective"] = json!(objective);
+        params["encoder"] = json!({ "kind": "resnet", "depth": depth, "width": 4 });
+        let (model, training) = bench.pretrain(params.clone());
+        let loss = &training.curves["loss"];
+        assert!(loss[3] < loss[0], "{loss:?}");
+        assert_eq!(model.weights["encoder.layer4.0.downsample.0.weight"].shape, [32, 16, 1, 1]);
+        assert_eq!(model.weights.contains_key("encoder.layer1.1.conv1.weight"), depth == 18);
+        assert_eq!(bench.embed(&model).dims, 8);
+        let [one, two] = [1, 2].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| bench.pretrain(params.clone()))
+        });
+        assert!(one == two && one.0 == model);
+    }
+}
+
+#[test]
+fn encoders_are_of_what_the_objective_sees() {
+    let error = |params: Value| {
+        let bench = Bench::new();
+        bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err().to_string()
+    };
+    let mut params = genes_params(1);
+    params["encoder"] = json!({ "kind": "resnet" });
+    assert_eq!(error(params), "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, not `resnet`");
+    let mut params = patches_params(1);
+    params["encoder"] = json!({ "kind": "mlp" });
+    assert!(error(params).ends_with("its kind must be `cnn` or `resnet`, not `mlp`"));
+    let mut params = patches_params(1);
+    params["encoder"] = json!({ "kind": "cnn", "channels": [] });
+    assert!(error(params).contains("must list 1 or more convolutions"));
+    let deep = serde_json::from_value::<crate::Encoder>(json!({ "kind": "resnet", "depth": 50 }));
+    assert_eq!(deep.unwrap_err().to_string(), "the depth of a ResNet is 10 or 18, not 50");
 }
 
 #[test]
@@ -398,7 +439,7 @@ fn vicreg_learns_to_see_density_through_differences_of_stain() {
     let bench = Bench::new().with("patches", &patches(400, 24));
     let [before, after] = [0, 20].map(|epochs| {
         let (model, _) = bench.pretrain(json!({
-            "objective": "vicreg", "dim": 32, "channels": [16, 32], "epochs": epochs, "batch_size": 50
+            "objective": "vicreg", "dim": 32, "encoder": { "kind": "cnn", "channels": [16, 32] }, "epochs": epochs, "batch_size": 50
         }));
         probe(&bench.embed(&model))
     });
@@ -430,9 +471,12 @@ fn what_cannot_be_trained_on_is_refused() {
 
     let small = Bench::new().with("patches", &patches(10, 16));
     let mut params = patches_params(1);
-    params["channels"] = json!([4, 4, 4, 4, 4]);
+    params["encoder"] = json!({ "kind": "cnn", "channels": [4, 4, 4, 4, 4] });
     let told = error(&small, params);
-    assert!(told.contains("16 pixels wide, and 5 convolutions") && told.contains("32 or more"), "{told}");
+    assert!(
+        told.contains("16 pixels wide, and the encoder halves them 5 times") && told.contains("32 or more"),
+        "{told}"
+    );
     let mut params = patches_params(1);
     (params["objective"], params["prototypes"]) = (json!("swav"), json!(11));
     assert!(error(&small, params).starts_with("`prototypes`: 11 are more than the 10 training spots"));

@@ -13,7 +13,7 @@ use restage_stage::{
 use serde_json::{Value, json};
 
 use crate::{
-    encoder::{Cnn, Mlp, Projector},
+    encoder::{Encoder, ImageEncoder, Mlp, Projector},
     safetensors::Exported,
 };
 
@@ -144,7 +144,8 @@ fn ten_steps_on_genes_are_those_of_pytorch() {
 #[test]
 fn ten_steps_on_patches_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
-    let encoder = Cnn::new(&mut params, "encoder", &[8, 16], 8, &mut rng);
+    let kind = Encoder::Cnn { channels: vec![8, 16] };
+    let encoder = ImageEncoder::new(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
     let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
     // Each image with stripes of its own.
     let stripes = draws("stripes", 2 * 20);

@@ -16,7 +16,7 @@ use restage_stage::{
 
 use crate::{
     augment::Augment,
-    encoder::{Cnn, Mlp},
+    encoder::{ImageEncoder, Mlp},
     expression::{Genes, Scaler},
     optical_density::Colours,
 };
@@ -49,7 +49,7 @@ pub(crate) struct PatchViews<'a> {
     pub(crate) positions: &'a [usize],
     pub(crate) colours: Colours,
     pub(crate) augment: Augment,
-    pub(crate) encoder: Cnn,
+    pub(crate) encoder: ImageEncoder,
     pub(crate) seed: u64,
 }
 

@@ -1,10 +1,7 @@
-//! The two encoders: an MLP on genes, a CNN on patches.
+//! Layers on rows: the encoder of genes, and what sits on embeddings in training.
 
 use rand::Rng;
-use restage_nn::{
-    Conv2d, GroupNorm, Images, LayerNorm, Linear, Matrix, Params, Recording, Source, dfdx::prelude::*, gelu,
-    global_average_pool, relu,
-};
+use restage_nn::{LayerNorm, Linear, Matrix, Params, Source, dfdx::prelude::*, gelu, relu};
 
 /// Linear, layer norm, GELU per hidden layer, then linear.
 pub(crate) struct Mlp {
@@ -42,65 +39,6 @@ impl Mlp {
             source = Source::Op;
         }
         self.output.forward(params, x, source)
-    }
-}
-
-/// 3 x 3 convolution with stride 2, group norm, ReLU per block, then the mean over the image and a linear layer.
-pub(crate) struct Cnn {
-    blocks: Vec<(Conv2d, GroupNorm)>,
-    output: Linear,
-}
-
-impl Cnn {
-    /// Adds its parameters as those of a PyTorch `Sequential` of that name, pooling and flattening included.
-    pub(crate) fn new(
-        params: &mut Params,
-        name: &str,
-        channels: &[usize],
-        dim: usize,
-        rng: &mut impl Rng,
-    ) -> Self {
-        let mut inputs = 3;
-        let mut block = |(position, &outputs): (usize, &usize)| {
-            let layer = |offset: usize| format!("{name}.{}", 3 * position + offset);
-            let conv = Conv2d::new(params, &layer(0), (inputs, outputs), (3, 2), rng);
-            inputs = outputs;
-            (conv, GroupNorm::new(params, &layer(1), outputs))
-        };
-        let blocks: Vec<_> = channels.iter().enumerate().map(&mut block).collect();
-        let output = Linear::new(params, &format!("{name}.{}", 3 * blocks.len() + 2), inputs, dim, rng);
-        Self { blocks, output }
-    }
-
-    /// Patches x height x width x 3 to patches x dim.
-    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Matrix<T> {
-        self.output.forward(params, global_average_pool(self.features(params, x)), Source::Op)
-    }
-
-    /// What is pooled: of the last block.
-    fn features<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Images<T> {
-        let mut source = Source::Data;
-        let mut x = x;
-        for (conv, norm) in &self.blocks {
-            x = norm.relu_forward(params, conv.forward(params, x, source));
-            source = Source::Op;
-        }
-        x
-    }
-
-    /// The embeddings, patches x dim, and what they are the means of: patches x height x width x dim, of places.
-    pub(crate) fn forward_places(
-        &self,
-        params: &Params,
-        x: Images<Recording>,
-    ) -> (Matrix<Recording>, Images<Recording>) {
-        let features = self.features(params, x);
-        let (count, height, width, channels) = *features.shape();
-        let pooled = self.output.forward(params, global_average_pool(features.with_empty_tape()), Source::Op);
-        let places = features.reshape_like(&(count * height * width, channels));
-        let places = self.output.forward(params, places, Source::Op);
-        let dim = places.shape().1;
-        (pooled, places.reshape_like(&(count, height, width, dim)))
     }
 }
 

@@ -1,0 +1,210 @@
+//! Encoders: of genes an [`Mlp`], of patches an [`ImageEncoder`] of several kinds.
+
+mod cnn;
+mod mlp;
+mod resnet;
+
+use rand::Rng;
+use restage_nn::{Images, Linear, Matrix, Params, Recording, Source, dfdx::prelude::*, global_average_pool};
+use restage_stage::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use cnn::Cnn;
+pub(crate) use mlp::{Mlp, Projector};
+use resnet::ResNet;
+
+/// A kind of encoder, and its sizes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Encoder {
+    /// Of genes: linear layers with layer norm and GELU.
+    Mlp {
+        /// Sizes of the hidden layers. Default `[256]`.
+        #[serde(default = "hidden")]
+        hidden: Vec<usize>,
+    },
+    /// Of patches: 3 x 3 convolutions with stride 2, group norm and ReLU.
+    Cnn {
+        /// Channels of each; each halves the image. Default `[16, 32, 64]`.
+        #[serde(default = "channels")]
+        channels: Vec<usize>,
+    },
+    /// Of patches: a ResNet with group norm, and a stem for small images.
+    Resnet {
+        /// 10 or 18. Default 10.
+        #[serde(default)]
+        depth: Depth,
+        /// Channels of its first stage; the others have 2, 4 and 8 times as many. Default 32.
+        #[serde(default = "width")]
+        width: usize,
+    },
+}
+
+/// Layers of a ResNet that have weights, as it is called by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "usize", into = "usize")]
+#[schemars(with = "usize")]
+pub enum Depth {
+    /// One block a stage.
+    #[default]
+    Ten,
+    /// Two blocks a stage.
+    Eighteen,
+}
+
+impl TryFrom<usize> for Depth {
+    type Error = String;
+
+    fn try_from(depth: usize) -> std::result::Result<Self, String> {
+        match depth {
+            10 => Ok(Self::Ten),
+            18 => Ok(Self::Eighteen),
+            _ => Err(format!("the depth of a ResNet is 10 or 18, not {depth}")),
+        }
+    }
+}
+
+impl From<Depth> for usize {
+    fn from(depth: Depth) -> Self {
+        match depth {
+            Depth::Ten => 10,
+            Depth::Eighteen => 18,
+        }
+    }
+}
+
+fn hidden() -> Vec<usize> {
+    vec![256]
+}
+
+fn channels() -> Vec<usize> {
+    vec![16, 32, 64]
+}
+
+fn width() -> usize {
+    32
+}
+
+impl Encoder {
+    /// What genes are encoded with where nothing is said.
+    pub(crate) fn of_genes() -> Self {
+        Self::Mlp { hidden: hidden() }
+    }
+
+    /// What patches are encoded with where nothing is said.
+    pub(crate) fn of_patches() -> Self {
+        Self::Cnn { channels: channels() }
+    }
+
+    /// Its name in workflows.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Mlp { .. } => "mlp",
+            Self::Cnn { .. } => "cnn",
+            Self::Resnet { .. } => "resnet",
+        }
+    }
+
+    /// Refuses sizes that no network has.
+    pub(crate) fn validate(&self, name: &str) -> Result<()> {
+        let (sizes, what) = match self {
+            Self::Mlp { hidden } => (&hidden[..], "hidden"),
+            Self::Cnn { channels } if channels.is_empty() => {
+                return Err(Error::invalid(format!("`{name}.channels` must list 1 or more convolutions")));
+            }
+            Self::Cnn { channels } => (&channels[..], "channels"),
+            Self::Resnet { width, .. } => (std::slice::from_ref(width), "width"),
+        };
+        match sizes.iter().find(|size| !(1..=1 << 14).contains(*size)) {
+            Some(size) => {
+                Err(Error::invalid(format!("`{name}.{what}` must be from 1 to {}, not {size}", 1 << 14)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// How often it halves an image; nothing of one of genes.
+    pub(crate) fn halvings(&self) -> Option<usize> {
+        match self {
+            Self::Mlp { .. } => None,
+            Self::Cnn { channels } => Some(channels.len()),
+            Self::Resnet { .. } => Some(resnet::HALVINGS),
+        }
+    }
+}
+
+/// A network on patches whose last map's mean, through a linear layer, is the embedding.
+pub(crate) struct ImageEncoder {
+    body: Body,
+    output: Linear,
+}
+
+enum Body {
+    Cnn(Cnn),
+    ResNet(ResNet),
+}
+
+impl ImageEncoder {
+    /// Adds its parameters under this name; the linear layer as the last of a `Sequential` after pooling and flattening, or as
+    /// torchvision's `fc`.
+    ///
+    /// # Errors
+    /// If it is a kind of encoder for genes.
+    pub(crate) fn new(
+        params: &mut Params,
+        name: &str,
+        kind: &Encoder,
+        dim: usize,
+        rng: &mut impl Rng,
+    ) -> Result<Self> {
+        let (body, last, channels) = match kind {
+            Encoder::Mlp { .. } => return Err(Error::invalid("an encoder of patches cannot be an mlp")),
+            Encoder::Cnn { channels } => {
+                let last = format!("{name}.{}", 3 * channels.len() + 2);
+                let outputs = channels.last().copied().unwrap_or(3);
+                (Body::Cnn(Cnn::new(params, name, channels, rng)), last, outputs)
+            }
+            Encoder::Resnet { depth, width } => {
+                let blocks = match depth {
+                    Depth::Ten => 1,
+                    Depth::Eighteen => 2,
+                };
+                (
+                    Body::ResNet(ResNet::new(params, name, blocks, *width, rng)),
+                    format!("{name}.fc"),
+                    8 * width,
+                )
+            }
+        };
+        Ok(Self { body, output: Linear::new(params, &last, channels, dim, rng) })
+    }
+
+    /// Patches x height x width x 3 to patches x dim.
+    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Matrix<T> {
+        self.output.forward(params, global_average_pool(self.features(params, x)), Source::Op)
+    }
+
+    /// Its last map.
+    fn features<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Images<T> {
+        match &self.body {
+            Body::Cnn(net) => net.forward(params, x),
+            Body::ResNet(net) => net.forward(params, x),
+        }
+    }
+
+    /// The embeddings, patches x dim, and what they are the means of: patches x height x width x dim, of places.
+    pub(crate) fn forward_places(
+        &self,
+        params: &Params,
+        x: Images<Recording>,
+    ) -> (Matrix<Recording>, Images<Recording>) {
+        let features = self.features(params, x);
+        let (count, height, width, channels) = *features.shape();
+        let pooled = self.output.forward(params, global_average_pool(features.with_empty_tape()), Source::Op);
+        let places = features.reshape_like(&(count * height * width, channels));
+        let places = self.output.forward(params, places, Source::Op);
+        let dim = places.shape().1;
+        (pooled, places.reshape_like(&(count, height, width, dim)))
+    }
+}
