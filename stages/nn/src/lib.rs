@@ -35,6 +35,7 @@ mod params;
 mod pool;
 mod prototypes;
 mod schedule;
+mod sgd;
 mod tensor;
 #[cfg(test)]
 mod threads;
@@ -54,4 +55,5 @@ pub use params::{Mismatch, Param, ParamId, Params};
 pub use pool::global_average_pool;
 pub use prototypes::Prototypes;
 pub use schedule::{ema_cosine, warmup_cosine};
+pub use sgd::Sgd;
 pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};

@@ -6,11 +6,14 @@ use std::{
     path::Path,
 };
 
-use restage_nn::{AdamW, Params};
+use restage_nn::Params;
 use restage_stage::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::train::{Curves, Memory};
+use crate::{
+    optimizer::Stepper,
+    train::{Curves, Memory},
+};
 
 const FILE: &str = "checkpoint";
 
@@ -22,7 +25,7 @@ pub(crate) struct State {
     /// Epochs done.
     pub(crate) epochs: usize,
     pub(crate) params: Params,
-    pub(crate) optimizer: AdamW,
+    pub(crate) optimizer: Stepper,
     pub(crate) curves: Curves,
     pub(crate) memory: Memory,
 }
@@ -68,7 +71,7 @@ mod tests {
         let shapes = [vec![1, 1], vec![1]];
         let at = |name: &str| usize::from(name == "l.bias");
         params.load(|name| Some((&shapes[at(name)][..], &extreme[at(name)][..]))).unwrap();
-        let optimizer = AdamW::new(&params, 0.1);
+        let optimizer = Stepper::new(&crate::Optimizer::Adamw, &params, 0.1);
         let curves = [("loss".to_owned(), vec![0.1, 1.0 / 3.0])].into();
         let memory = Memory { teacher: Some(params.clone()), centre: None, queue: vec![0.1] };
         let state = State { identity: "a".into(), epochs: 2, params, optimizer, curves, memory };

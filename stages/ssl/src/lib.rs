@@ -14,6 +14,7 @@ mod expression;
 mod gene_mask;
 mod joint;
 mod optical_density;
+mod optimizer;
 mod params;
 mod pretext;
 mod pretrain;
@@ -29,6 +30,7 @@ pub use embed::Embed;
 pub use encoder::{Depth, Encoder};
 pub use exchange::{Export, Import};
 pub use optical_density::Sees;
+pub use optimizer::Optimizer;
 pub use params::{Contrast, Objective, PretrainParams, Targets};
 pub use pretrain::Pretrain;
 

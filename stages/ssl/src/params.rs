@@ -4,7 +4,7 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{encoder::Encoder, optical_density::Sees};
+use crate::{encoder::Encoder, optical_density::Sees, optimizer::Optimizer};
 
 /// What the encoder learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -112,13 +112,19 @@ pub struct PretrainParams {
     /// Spots per step, at most; one more where one would be left alone. Default 256 of genes, 128 of patches.
     #[serde(default)]
     pub batch_size: Option<usize>,
+    /// Batches whose gradients are gathered for one step. Default 1.
+    #[serde(default = "default::accumulate")]
+    pub accumulate: usize,
+    /// Which way parameters step, e.g. `{ kind: lars, eta: 0.001 }`. Default `{ kind: adamw }`.
+    #[serde(default)]
+    pub optimizer: Optimizer,
     /// Learning rate after the warm-up, from where it falls to 0 as half a cosine. Default 0.001.
     #[serde(default = "default::learning_rate")]
     pub learning_rate: f64,
     /// Epochs over which the learning rate rises to its full value. Default 2.
     #[serde(default = "default::warmup_epochs")]
     pub warmup_epochs: usize,
-    /// Weight decay of AdamW; biases and norms are left out. Default 0.0001.
+    /// Weight decay; biases and norms are left out. Default 0.0001.
     #[serde(default = "default::weight_decay")]
     pub weight_decay: f64,
     /// Largest norm of a step's gradient; a longer one is scaled down. 0 turns it off. Default 5.
@@ -230,6 +236,7 @@ macro_rules! defaults {
 defaults! {
     dim: usize = 64;
     epochs: usize = 30;
+    accumulate: usize = 1;
     learning_rate: f64 = 1e-3;
     warmup_epochs: usize = 2;
     weight_decay: f64 = 1e-4;
@@ -316,6 +323,7 @@ impl PretrainParams {
         };
         at_least("dim", self.dim, 1)?;
         at_least("batch_size", self.batch_size(), 2)?;
+        at_least("accumulate", self.accumulate, 1)?;
         at_least("checkpoint_every", self.checkpoint_every, 1)?;
         at_least("patience", self.patience.unwrap_or(1), 1)?;
         at_least("predictor", self.predictor, 1)?;
@@ -325,6 +333,12 @@ impl PretrainParams {
         self.projector.iter().try_for_each(|size| at_least("projector", *size, 1))?;
         self.validate_encoders()?;
         within("learning_rate", self.learning_rate, 1e-9, 10.0)?;
+        if let Optimizer::Sgd { momentum } | Optimizer::Lars { momentum, .. } = self.optimizer {
+            within("optimizer.momentum", momentum, 0.0, 0.9999)?;
+        }
+        if let Optimizer::Lars { eta, .. } = self.optimizer {
+            within("optimizer.eta", eta, 1e-9, 1e3)?;
+        }
         within("weight_decay", self.weight_decay, 0.0, 10.0)?;
         within("grad_clip", self.grad_clip, 0.0, 1e9)?;
         within("mask_rate", self.mask_rate, 0.01, 0.99)?;

@@ -173,7 +173,14 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         (params["targets"], params["intra"]) = (json!(targets), json!(intra));
         ("both", params)
     });
-    of_patches.chain(of_genes).chain(across).chain([("table", genes_params(epochs))]).collect()
+    let stepped = [json!({ "kind": "sgd" }), json!({ "kind": "lars", "eta": 0.02 })].map(|optimizer| {
+        let mut params = genes_params(epochs);
+        // Two batches a step, the last of an epoch alone.
+        (params["optimizer"], params["accumulate"], params["batch_size"]) = (optimizer, json!(2), json!(24));
+        ("table", params)
+    });
+    let plain = [("table", genes_params(epochs))];
+    of_patches.chain(of_genes).chain(across).chain(stepped).chain(plain).collect()
 }
 
 #[test]
@@ -237,7 +244,7 @@ fn the_number_of_threads_changes_nothing() {
 fn every_objective_learns() {
     let bench = Bench::new().with("table", &table(120, 24)).with("patches", &patches(96, 16));
     for (port, mut params) in every_objective(25) {
-        params["learning_rate"] = json!(0.003);
+        params["learning_rate"] = json!(if params.get("optimizer").is_some() { 0.1 } else { 0.003 });
         let (model, training) = bench.pretrain(params.clone());
         let loss = &training.curves["loss"];
         let early: f64 = loss[..3].iter().sum::<f64>() / 3.0;
@@ -321,12 +328,12 @@ fn a_pair_embeds_what_is_connected() {
 fn a_resnet_is_an_encoder_like_others() {
     let bench = Bench::new().with("patches", &patches(40, 16));
     for (objective, depth) in [("simclr", 10), ("inpaint", 18)] {
-        let mut params = patches_params(4);
-        params["objective"] = json!(objective);
+        let mut params = patches_params(12);
+        (params["objective"], params["learning_rate"]) = (json!(objective), json!(0.003));
         params["encoder"] = json!({ "kind": "resnet", "depth": depth, "width": 4 });
         let (model, training) = bench.pretrain(params.clone());
         let loss = &training.curves["loss"];
-        assert!(loss[3] < loss[0], "{loss:?}");
+        assert!(loss[9..].iter().sum::<f64>() < loss[..3].iter().sum(), "{objective}: {loss:?}");
         assert_eq!(model.weights["encoder.layer4.0.downsample.0.weight"].shape, [32, 16, 1, 1]);
         assert_eq!(model.weights.contains_key("encoder.layer1.1.conv1.weight"), depth == 18);
         assert_eq!(bench.embed(&model).dims, 8);
@@ -336,6 +343,29 @@ fn a_resnet_is_an_encoder_like_others() {
         });
         assert!(one == two && one.0 == model);
     }
+}
+
+/// Of a loss that is a mean over spots, two halves of a batch make its step.
+#[test]
+fn gathered_gradients_are_those_of_the_whole_batch() {
+    let bench = Bench::new().with("table", &table(64, 12));
+    let params = |batch: usize, accumulate: usize| {
+        let mut params = genes_params(3);
+        (params["batch_size"], params["accumulate"]) = (json!(batch), json!(accumulate));
+        (params["optimizer"], params["learning_rate"]) =
+            (json!({ "kind": "sgd", "momentum": 0.0 }), json!(0.1));
+        params
+    };
+    let weights = |params: Value| {
+        let (model, training) = bench.pretrain(params);
+        (model.weights["encoder.0.weight"].values.clone(), training.curves["learning_rate"].clone())
+    };
+    let ((whole, rate), (halves, other_rate)) = (weights(params(64, 1)), weights(params(32, 2)));
+    assert_eq!(rate, other_rate);
+    let distance = |other: &[f32]| whole.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let (twice, _) = weights(params(32, 1));
+    // Halves hide different numbers of genes, and so weigh a little differently.
+    assert!(distance(&halves) < 0.1 * distance(&twice), "{} {}", distance(&halves), distance(&twice));
 }
 
 #[test]

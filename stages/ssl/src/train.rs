@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    AdamW, Centre, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
+    Centre, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use crate::{
     architecture::Architecture,
     checkpoint::{self, State},
     collapse::{COLLAPSED, Spread},
+    optimizer::Stepper,
     params::PretrainParams,
 };
 
@@ -75,7 +76,9 @@ pub(crate) fn train(
     let items = objective.items();
     // None of one spot: there is nothing to compare it with.
     let batches = items.div_ceil(options.batch_size()).min(items / 2).max(1);
-    let steps = (batches * options.epochs) as u64;
+    // A step is of several batches where gradients are gathered.
+    let steps_per_epoch = batches.div_ceil(options.accumulate);
+    let steps = steps_per_epoch * options.epochs;
     let mut state = resume(ctx, options, identity, params, objective);
     let mut best = Best::of(state.curves.get("loss"));
 
@@ -84,40 +87,51 @@ pub(crate) fn train(
         let mut order: Vec<usize> = (0..items).collect();
         order.shuffle(&mut ctx.rng(&format!("order/{done}")));
         let mut means = Means::default();
+        let mut gathered = Gathered::default();
         let (mut spread, mut gene_spread) = (Spread::default(), None::<Spread>);
         for batch in 0..batches {
             ctx.check_cancelled()?;
             // Batches of (nearly) one size: a small last one would make a noisy step.
             let members = &order[batch * items / batches..(batch + 1) * items / batches];
-            let step = done * batches + batch;
-            let rate = options.learning_rate * rate_share(step, batches, options);
+            let step = done * steps_per_epoch + batch / options.accumulate;
+            let rate = options.learning_rate * rate_share(step, steps_per_epoch, options);
 
             let made = objective.step(&state.params, &state.memory, done, members);
             let Step { loss, terms, embeddings, others, of_genes, seen } = made;
             let value = loss.array();
             let gradients = state.params.gradients(loss);
-            let mut gradients = gradients.map_err(Error::other("training ran out of memory"))?;
-            let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
-            let norm = clip_norm(&mut gradients, limit);
-            if !value.is_finite() || !norm.is_finite() {
+            let gradients = gradients.map_err(Error::other("training ran out of memory"))?;
+            gathered.add(gradients, seen);
+            let mut norm = None;
+            if (batch + 1).is_multiple_of(options.accumulate) || batch + 1 == batches {
+                let (mut gradients, seen) = std::mem::take(&mut gathered).mean();
+                let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
+                let length = clip_norm(&mut gradients, limit);
+                norm = Some(length);
+                if length.is_finite() {
+                    state.optimizer.step(&mut state.params, &gradients, rate as f32);
+                }
+                let share = (step + 1) as f64 / steps.max(1) as f64;
+                objective.remember(&mut state.memory, &state.params, seen, share);
+            }
+            if !value.is_finite() || norm.is_some_and(|norm| !norm.is_finite()) {
                 return Err(Error::invalid(format!(
                     "training diverged at epoch {done}: the loss is {value}; lower `learning_rate`"
                 )));
             }
-            state.optimizer.step(&mut state.params, &gradients, rate as f32);
-            let share = (step + 1) as f64 / steps.max(1) as f64;
-            objective.remember(&mut state.memory, &state.params, seen, share);
 
             spread.add(&embeddings, others.as_ref());
             if let Some(of_genes) = of_genes {
                 gene_spread.get_or_insert_default().add(&of_genes, None);
             }
             let weight = members.len() as f64;
-            for (name, value) in [("loss", value), ("gradient_norm", norm)].into_iter().chain(terms) {
+            let norm = norm.map(|norm| ("gradient_norm", norm));
+            for (name, value) in std::iter::once(("loss", value)).chain(norm).chain(terms) {
                 means.add(name, f64::from(value), weight);
             }
             means.add("learning_rate", rate, weight);
-            report_progress(ctx, step as u64 + 1, steps);
+            let total = (batches * options.epochs) as u64;
+            report_progress(ctx, (done * batches + batch + 1) as u64, total);
         }
         let std = spread.std();
         means.add("embedding_std", std, 1.0);
@@ -152,6 +166,36 @@ pub(crate) fn train(
     }
     *params = state.params;
     Ok((state.curves, state.memory))
+}
+
+/// Gradients of the batches of a step, and what they saw.
+#[derive(Default)]
+struct Gathered {
+    batches: usize,
+    gradients: Vec<Vec<f32>>,
+    seen: Vec<f32>,
+}
+
+impl Gathered {
+    fn add(&mut self, gradients: Vec<Vec<f32>>, seen: Vec<f32>) {
+        if self.batches == 0 {
+            self.gradients = gradients;
+        } else {
+            for (sums, gradients) in self.gradients.iter_mut().zip(&gradients) {
+                sums.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum += gradient);
+            }
+        }
+        self.seen.extend(seen);
+        self.batches += 1;
+    }
+
+    fn mean(mut self) -> (Vec<Vec<f32>>, Vec<f32>) {
+        if self.batches > 1 {
+            let share = 1.0 / self.batches as f32;
+            self.gradients.iter_mut().flatten().for_each(|gradient| *gradient *= share);
+        }
+        (self.gradients, self.seen)
+    }
 }
 
 /// The lowest loss so far.
@@ -204,14 +248,14 @@ fn resume(
         identity: identity.to_owned(),
         epochs: 0,
         params: params.clone(),
-        optimizer: AdamW::new(params, options.weight_decay as f32),
+        optimizer: Stepper::new(&options.optimizer, params, options.weight_decay),
         curves: Curves::new(),
         memory: objective.begin(params),
     }
 }
 
-fn rate_share(step: usize, batches: usize, options: &PretrainParams) -> f64 {
-    let of = |epochs: usize| (epochs * batches) as f64;
+fn rate_share(step: usize, steps_per_epoch: usize, options: &PretrainParams) -> f64 {
+    let of = |epochs: usize| (epochs * steps_per_epoch) as f64;
     // The middle of a step: at its ends the first and the last would have a rate of 0.
     warmup_cosine(step as f64 + 0.5, of(options.warmup_epochs), of(options.epochs))
 }
