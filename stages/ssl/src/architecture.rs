@@ -96,7 +96,7 @@ pub(crate) struct Provenance {
     /// The params of `ssl/pretrain`.
     pub(crate) params: serde_json::Value,
     pub(crate) seed: u64,
-    /// Epochs trained.
+    /// Epochs asked for; `patience` may have ended it before.
     pub(crate) epochs: usize,
     /// Spots trained on.
     pub(crate) training_spots: usize,
