@@ -121,3 +121,9 @@ pub(crate) fn assert_golden(found: f32, golden: &serde_json::Value) {
     let golden = golden.as_f64().unwrap();
     assert!((f64::from(found) - golden).abs() < 1e-5, "{found} is not {golden}");
 }
+
+/// The same as tensors.
+pub(crate) fn golden_matrices() -> [crate::Matrix; 2] {
+    let (a, b) = golden_views();
+    [a, b].map(|z| tensor::tensor(z, (6, 4)))
+}

@@ -73,8 +73,9 @@ impl OfGenes {
     /// Adds its parameters under this name.
     ///
     /// # Errors
-    /// If it is of a kind for patches.
+    /// If it is of a kind for patches, or its lists of genes differ in length.
     pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Mlp> {
+        self.scaler.check()?;
         let Encoder::Mlp { hidden } = &self.encoder else {
             let kind = self.encoder.name();
             return Err(Error::invalid(format!("an encoder of genes cannot be a {kind}")));
@@ -139,21 +140,20 @@ impl Architecture {
         let mut params = Params::default();
         // The initial values do not matter: all are read.
         let mut rng = restage_stage::context::rng(0, "restore");
-        let mut genes = |of: OfGenes, name: &str, params: &mut Params| {
-            of.scaler.check()?;
-            Ok::<_, Error>((of.net(params, name, &mut rng)?, of))
-        };
-        let mut other = restage_stage::context::rng(0, "restore");
-        let mut patches = |of: OfPatches, name: &str, params: &mut Params| {
-            Ok::<_, Error>((of.net(params, name, &mut other)?, of))
-        };
         let encoders = match architecture.kind {
-            Kind::Genes(of) => Encoders { patches: None, genes: Some(genes(of, ALONE, &mut params)?) },
-            Kind::Patches(of) => Encoders { patches: Some(patches(of, ALONE, &mut params)?), genes: None },
-            Kind::Pair { patches: of_patches, genes: of_genes } => Encoders {
-                patches: Some(patches(of_patches, OF_PATCHES, &mut params)?),
-                genes: Some(genes(of_genes, OF_GENES, &mut params)?),
-            },
+            Kind::Genes(of) => {
+                let net = of.net(&mut params, ALONE, &mut rng)?;
+                Encoders { patches: None, genes: Some((net, of)) }
+            }
+            Kind::Patches(of) => {
+                let net = of.net(&mut params, ALONE, &mut rng)?;
+                Encoders { patches: Some((net, of)), genes: None }
+            }
+            Kind::Pair { patches, genes } => {
+                let net = patches.net(&mut params, OF_PATCHES, &mut rng)?;
+                let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
+                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)) }
+            }
         };
         params
             .load(|name| model.weights.get(name).map(|weight| (&weight.shape[..], &weight.values[..])))

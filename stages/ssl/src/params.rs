@@ -271,6 +271,24 @@ impl PretrainParams {
         })
     }
 
+    /// What keeps the embeddings of two views apart; nothing of objectives that have no two views.
+    pub(crate) fn two_views(&self) -> Option<Contrast> {
+        Some(match self.objective {
+            Objective::GeneContrast => self.contrast,
+            Objective::Vicreg => Contrast::Vicreg,
+            Objective::Barlow => Contrast::Barlow,
+            Objective::Simclr => Contrast::Simclr,
+            Objective::Moco => Contrast::Moco,
+            Objective::Byol => Contrast::Byol,
+            Objective::Simsiam => Contrast::Simsiam,
+            Objective::Swav => Contrast::Swav,
+            Objective::Dino => Contrast::Dino,
+            Objective::GeneMask | Objective::CrossModal | Objective::Inpaint | Objective::Colorize => {
+                return None;
+            }
+        })
+    }
+
     /// How often the encoder of patches halves them.
     pub(crate) fn halvings(&self) -> usize {
         self.encoder.as_ref().unwrap_or(&Encoder::of_patches()).halvings().unwrap_or(0)

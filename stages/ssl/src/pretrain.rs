@@ -149,27 +149,16 @@ fn on_patches(
     let architecture = Architecture::new(Kind::Patches(kind), options, ctx.seed(), positions.len())?;
     let augment = augment(options);
     let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
-    let pretext = match options.objective {
-        Objective::Inpaint => Some(Pretext::Inpaint { hidden: options.segment }),
-        Objective::Colorize => Some(Pretext::Colorize),
-        _ => None,
-    };
-    let contrast = match options.objective {
-        Objective::Barlow => Contrast::Barlow,
-        Objective::Simclr => Contrast::Simclr,
-        Objective::Moco => Contrast::Moco,
-        Objective::Byol => Contrast::Byol,
-        Objective::Simsiam => Contrast::Simsiam,
-        Objective::Swav => Contrast::Swav,
-        Objective::Dino => Contrast::Dino,
-        _ => Contrast::Vicreg,
-    };
-    let objective: Box<dyn train::Objective> = match pretext {
-        Some(pretext) => {
+    let objective: Box<dyn train::Objective> = match options.two_views() {
+        Some(contrast) => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
+        None => {
+            let pretext = match options.objective {
+                Objective::Inpaint => Pretext::Inpaint { hidden: options.segment },
+                _ => Pretext::Colorize,
+            };
             let decoder = Decoder::new(&mut params, options.dim, options.halvings(), &mut rng);
             Box::new(Reconstruct { views, pretext, sees, decoder })
         }
-        None => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
     };
     trained(ctx, options, architecture, params, objective.as_ref())
 }
@@ -286,9 +275,7 @@ fn check_size(options: &PretrainParams, patches: &Patches) -> Result<()> {
 
 /// Refuses more prototypes than there are spots to use them.
 fn check_prototypes(options: &PretrainParams, spots: usize) -> Result<()> {
-    let contrast = (options.objective == Objective::GeneContrast).then_some(options.contrast);
-    let has_prototypes = matches!(options.objective, Objective::Swav | Objective::Dino)
-        || matches!(contrast, Some(Contrast::Swav | Contrast::Dino));
+    let has_prototypes = matches!(options.two_views(), Some(Contrast::Swav | Contrast::Dino));
     if has_prototypes && options.prototypes > spots {
         return Err(Error::invalid(format!(
             "`prototypes`: {} are more than the {spots} training spots: take at most a tenth as many as spots",
@@ -345,8 +332,7 @@ fn trained(
     objective: &dyn train::Objective,
 ) -> Result<Trained> {
     let (curves, memory) = train(ctx, options, &architecture, &mut params, objective)?;
-    let is_dino = options.objective == Objective::Dino
-        || (options.objective == Objective::GeneContrast && options.contrast == Contrast::Dino);
+    let is_dino = options.two_views() == Some(Contrast::Dino);
     if let Some(teacher) = memory.teacher.filter(|_| is_dino) {
         params = teacher;
     }

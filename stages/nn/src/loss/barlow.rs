@@ -114,18 +114,13 @@ mod tests {
     use super::*;
     use crate::{
         Params,
-        gradcheck::{assert_golden, check, golden, golden_views},
+        gradcheck::{assert_golden, check, golden, golden_matrices},
     };
-
-    fn views() -> [Matrix; 2] {
-        let (a, b) = golden_views();
-        [a, b].map(|z| tensor::tensor(z, (6, 4)))
-    }
 
     #[test]
     fn has_the_golden_values() {
         let Some(golden) = golden() else { return };
-        let [a, b] = views();
+        let [a, b] = golden_matrices();
         for weight in ["0.005", "0.0051"] {
             let found = barlow(a.leaky_trace(), b.leaky_trace(), weight.parse().unwrap());
             let golden = &golden[format!("barlow_l{weight}")];
@@ -137,7 +132,7 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
-        let [a, b] = views();
+        let [a, b] = golden_matrices();
         check(&Params::default(), a.clone(), |_, a| barlow(a, b.leaky_trace(), 0.1).loss);
         check(&Params::default(), b.clone(), |_, b| barlow(a.leaky_trace(), b, 0.1).loss);
     }
