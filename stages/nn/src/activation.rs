@@ -23,6 +23,12 @@ pub fn gelu<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S,
     elementwise(x, move |x| x * phi(x), move |x| phi(x) + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt())
 }
 
+/// `1 / (1 + exp(-x))`.
+pub fn sigmoid<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
+    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+    elementwise(x, sigmoid, move |x| sigmoid(x) * (1.0 - sigmoid(x)))
+}
+
 fn elementwise<S: Shape, T: Tape<f32, Cpu>>(
     x: Tensor<S, f32, Cpu, T>,
     function: impl Fn(f32) -> f32 + Sync,
@@ -70,5 +76,6 @@ mod tests {
     fn gradients_are_those_of_finite_differences() {
         check(&Params::default(), wave((6, 7)), |_, x| gelu(x));
         check(&Params::default(), wave((6, 7)), |_, x| relu(x));
+        check(&Params::default(), wave((6, 7)), |_, x| sigmoid(x));
     }
 }

@@ -28,27 +28,34 @@ mod conv;
 mod gemm;
 #[cfg(test)]
 mod gradcheck;
+mod graph_attention;
+mod graph_conv;
 mod linear;
 mod loss;
 mod norm;
 mod params;
 mod pool;
+mod project;
 mod prototypes;
 mod schedule;
 mod sgd;
+mod sparse;
 mod tensor;
 #[cfg(test)]
 mod threads;
+mod token;
 
 pub use dfdx;
 
-pub use activation::{gelu, relu};
+pub use activation::{gelu, relu, sigmoid};
 pub use adamw::{AdamW, clip_norm};
 pub use conv::Conv2d;
+pub use graph_attention::GraphAttention;
+pub use graph_conv::GraphConv;
 pub use linear::Linear;
 pub use loss::{
-    Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, masked_mse, negative_cosine, nt_xent,
-    scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
+    Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, infomax, masked_mse, negative_cosine,
+    nt_xent, scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
 };
 pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamId, Params};
@@ -56,4 +63,6 @@ pub use pool::global_average_pool;
 pub use prototypes::Prototypes;
 pub use schedule::{ema_cosine, warmup_cosine};
 pub use sgd::Sgd;
+pub use sparse::Sparse;
 pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};
+pub use token::MaskToken;

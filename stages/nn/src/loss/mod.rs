@@ -4,6 +4,7 @@ mod barlow;
 mod contrastive;
 mod cosine;
 mod distill;
+mod infomax;
 mod masked;
 mod rows;
 mod vicreg;
@@ -14,6 +15,7 @@ pub use barlow::{Barlow, barlow};
 pub use contrastive::{clip, info_nce, nt_xent, soft_clip};
 pub use cosine::{negative_cosine, scaled_cosine_error};
 pub use distill::{Centre, sinkhorn, soft_cross_entropy};
+pub use infomax::infomax;
 pub use masked::masked_mse;
 pub use vicreg::{VicReg, VicRegWeights, vicreg};
 

@@ -1,0 +1,106 @@
+//! The two halves of a linear layer, for layers that do something in between.
+
+use dfdx::prelude::*;
+
+use crate::{
+    gemm::{par_gemm, view},
+    params::{ParamId, Params},
+    tensor::{self, Matrix, Source, gradient_mut, take_gradient},
+};
+
+/// `x Wᵀ`, with `W` of outputs x inputs as in PyTorch.
+///
+/// # Panics
+/// If `x` has not as many columns as `W`.
+pub(crate) fn project<T: Tape<f32, Cpu>>(
+    params: &Params,
+    weight: ParamId,
+    x: Matrix<T>,
+    source: Source,
+) -> Matrix<T> {
+    let (rows, inputs) = *x.shape();
+    let weight = params[weight].tensor.clone();
+    let w = tensor::values(&weight);
+    let outputs = w.len() / inputs.max(1);
+    assert_eq!(w.len(), inputs * outputs, "columns of what is projected");
+    let (x, mut tape) = x.split_tape();
+    let input = tensor::values(&x);
+    let mut output = vec![0.0; rows * outputs];
+    par_gemm(view(&input, rows, inputs), view(&w, outputs, inputs).reversed_axes(), 0.0, &mut output);
+    let y = tensor::tensor(output, (rows, outputs));
+
+    let out = y.clone();
+    tape.add_backward_op(move |gradients| {
+        let dy = take_gradient(gradients, &out)?;
+        let dy = view(&dy, rows, outputs);
+        par_gemm(dy.reversed_axes(), view(&input, rows, inputs), 1.0, gradient_mut(gradients, &weight)?);
+        if source == Source::Op {
+            par_gemm(dy, view(&w, outputs, inputs), 1.0, gradient_mut(gradients, &x)?);
+        }
+        Ok(())
+    });
+    y.put_tape(tape)
+}
+
+/// `x + b`, of each row.
+///
+/// # Panics
+/// If `b` has not as many values as `x` columns.
+pub(crate) fn add_bias<T: Tape<f32, Cpu>>(params: &Params, bias: ParamId, x: Matrix<T>) -> Matrix<T> {
+    let (rows, columns) = *x.shape();
+    let bias = params[bias].tensor.clone();
+    let b = tensor::values(&bias);
+    assert_eq!(b.len(), columns, "columns of what a bias is added to");
+    let (x, mut tape) = x.split_tape();
+    let mut output = tensor::values(&x);
+    let add = |row: &mut [f32], values: &[f32]| {
+        row.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+    };
+    output.chunks_exact_mut(columns).for_each(|row| add(row, &b));
+    let y = tensor::tensor(output, (rows, columns));
+
+    let out = y.clone();
+    tape.add_backward_op(move |gradients| {
+        let dy = take_gradient(gradients, &out)?;
+        let db = gradient_mut(gradients, &bias)?;
+        dy.chunks_exact(columns).for_each(|row| add(db, row));
+        add(gradient_mut(gradients, &x)?, &dy);
+        Ok(())
+    });
+    y.put_tape(tape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Linear,
+        gradcheck::{check, rng, wave},
+    };
+
+    #[test]
+    fn both_halves_are_a_linear_layer() {
+        let mut params = Params::default();
+        let whole = Linear::new(&mut params, "l", 5, 4, &mut rng());
+        let mut halves = Params::default();
+        let weight = halves.weight("l.weight".into(), vec![4, 5], 5, &mut rng());
+        let bias = halves.bias("l.bias".into(), 4, 5, &mut rng());
+        let values =
+            params.iter().map(|param| (&param.name, &param.shape, param.values())).collect::<Vec<_>>();
+        halves
+            .load(|name| {
+                let (_, shape, values) = values.iter().find(|(other, ..)| *other == name)?;
+                Some((&shape[..], &values[..]))
+            })
+            .unwrap();
+        let x = wave((6, 5));
+        let of_halves = add_bias(&halves, bias, project(&halves, weight, x.clone(), Source::Data));
+        let of_whole = tensor::values(&whole.forward(&params, x, Source::Data));
+        for (half, whole) in tensor::values(&of_halves).iter().zip(of_whole) {
+            assert!((half - whole).abs() < 1e-6);
+        }
+        check(&halves, wave((6, 5)), |params, x| {
+            add_bias(params, bias, project(params, weight, x, Source::Op))
+        });
+    }
+}
