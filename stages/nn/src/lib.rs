@@ -32,6 +32,7 @@ mod graph_attention;
 mod graph_conv;
 mod linear;
 mod loss;
+mod network;
 mod norm;
 mod params;
 mod pool;
@@ -57,6 +58,7 @@ pub use loss::{
     Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, infomax, masked_mse, negative_cosine,
     nt_xent, scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
 };
+pub use network::{Layer, Network, Value};
 pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamId, Params};
 pub use pool::global_average_pool;

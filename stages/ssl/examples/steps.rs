@@ -6,13 +6,13 @@
 
 use std::time::Instant;
 
-use restage_ssl::bench::{Net, step};
+use restage_ssl::bench::{Task, step};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let net: Net = serde_json::from_value(arguments.next().unwrap().into()).unwrap();
+    let net: Task = serde_json::from_value(arguments.next().unwrap().into()).unwrap();
     let steps: usize = arguments.next().map_or(10, |steps| steps.parse().unwrap());
-    let mut step = step(net);
+    let mut step = step(net).unwrap();
     step();
     let mut seconds: Vec<f64> = (0..steps)
         .map(|_| {

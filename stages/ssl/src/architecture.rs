@@ -9,7 +9,7 @@ use restage_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    encoder::{Encoder, ImageEncoder, Mlp},
+    encoder::{Encoder, Net},
     expression::Scaler,
     optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
@@ -74,20 +74,16 @@ impl OfGenes {
     ///
     /// # Errors
     /// If it is of a kind for patches, or its lists of genes differ in length.
-    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Mlp> {
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Net> {
         self.scaler.check()?;
-        let Encoder::Mlp { hidden } = &self.encoder else {
-            let kind = self.encoder.name();
-            return Err(Error::invalid(format!("an encoder of genes cannot be a {kind}")));
-        };
-        Ok(Mlp::new(params, name, self.scaler.genes.len(), hidden, self.dim, rng))
+        Net::of_genes(params, name, &self.encoder, (self.scaler.genes.len(), self.dim), rng)
     }
 }
 
 impl OfPatches {
     /// As [`OfGenes::net`].
-    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<ImageEncoder> {
-        ImageEncoder::new(params, name, &self.encoder, self.dim, rng)
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Net> {
+        Net::of_patches(params, name, &self.encoder, self.dim, rng)
     }
 }
 
@@ -105,8 +101,8 @@ pub(crate) struct Provenance {
 
 /// Encoders that were read back: one, or one of each.
 pub(crate) struct Encoders {
-    pub(crate) patches: Option<(ImageEncoder, OfPatches)>,
-    pub(crate) genes: Option<(Mlp, OfGenes)>,
+    pub(crate) patches: Option<(Net, OfPatches)>,
+    pub(crate) genes: Option<(Net, OfGenes)>,
 }
 
 impl Architecture {

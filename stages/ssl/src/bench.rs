@@ -2,15 +2,15 @@
 
 use rand::Rng;
 use restage_nn::{AdamW, Linear, Params, Source, dfdx::prelude::*, masked_mse, nt_xent, tensor};
-use restage_stage::context::rng;
+use restage_stage::{Result, context::rng};
 use serde::Deserialize;
 
-use crate::encoder::{Depth, Encoder, ImageEncoder, Mlp};
+use crate::encoder::{Depth, Encoder, Net};
 
 /// What is trained.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Net {
+pub enum Task {
     /// 256 spots x 2000 genes through 512 to 128, and back by a linear layer: masked mean squared error.
     Mlp,
     /// Twice 64 patches of 64 pixels through convolutions of 16, 32, 64 channels to 64: NT-Xent.
@@ -20,39 +20,41 @@ pub enum Net {
 }
 
 /// Makes a network and its data; each call is a step, and gives the loss.
-pub fn step(net: Net) -> Box<dyn FnMut() -> f32> {
+///
+/// # Errors
+/// None: these networks are of the right kind.
+pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
     let (mut params, mut init) = (Params::default(), rng(0, "init"));
     let mut data = rng(0, "data");
     let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| data.random_range(-1.0..1.0)).collect() };
-    let kind = match net {
-        Net::Mlp => {
+    let kind = match task {
+        Task::Mlp => {
             let (spots, genes) = (256, 2000);
-            let encoder = Mlp::new(&mut params, "encoder", genes, &[512], 128, &mut init);
+            let kind = Encoder::Mlp { hidden: vec![512] };
+            let encoder = Net::of_genes(&mut params, "encoder", &kind, (genes, 128), &mut init)?;
             let decoder = Linear::new(&mut params, "decoder", 128, genes, &mut init);
             let (input, target) = (draw(spots * genes), draw(spots * genes));
             let mask: Vec<bool> = (0..spots * genes).map(|at| at % 2 == 0).collect();
             let mut optimizer = AdamW::new(&params, 0.01);
-            return Box::new(move || {
+            return Ok(Box::new(move || {
                 let x = tensor(input.clone(), (spots, genes)).leaky_traced();
                 let prediction = decoder.forward(&params, encoder.forward(&params, x), Source::Op);
                 take(&mut params, &mut optimizer, masked_mse(prediction, target.clone(), mask.clone()))
-            });
+            }));
         }
-        Net::Cnn => Encoder::of_patches(),
-        Net::Resnet => Encoder::Resnet { depth: Depth::Ten, width: 32 },
+        Task::Cnn => Encoder::of_patches(),
+        Task::Resnet => Encoder::Resnet { depth: Depth::Ten, width: 32 },
     };
     let (patches, size) = (64, 64);
-    // Both kinds are of patches.
-    let encoder = ImageEncoder::new(&mut params, "encoder", &kind, 64, &mut init).ok();
+    let encoder = Net::of_patches(&mut params, "encoder", &kind, 64, &mut init)?;
     let views = [(); 2].map(|()| draw(patches * size * size * 3));
     let mut optimizer = AdamW::new(&params, 0.01);
-    Box::new(move || {
-        let Some(encoder) = &encoder else { return f32::NAN };
+    Ok(Box::new(move || {
         let [a, b] = views.each_ref().map(|view| {
             encoder.forward(&params, tensor(view.clone(), (patches, size, size, 3)).leaky_traced())
         });
         take(&mut params, &mut optimizer, nt_xent(a, b, 0.2))
-    })
+    }))
 }
 
 fn take(params: &mut Params, optimizer: &mut AdamW, loss: restage_nn::Scalar<restage_nn::Recording>) -> f32 {

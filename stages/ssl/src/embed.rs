@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
-    encoder::{ImageEncoder, Mlp},
+    encoder::Net,
     expression::Scaler,
 };
 
@@ -74,7 +74,7 @@ impl Stage for Embed {
     }
 }
 
-fn of_genes(ctx: &Context, net: &Mlp, kind: &OfGenes, params: &Params) -> Result<Embedding> {
+fn of_genes(ctx: &Context, net: &Net, kind: &OfGenes, params: &Params) -> Result<Embedding> {
     let table: Table = ctx.read("table")?;
     Scaler::check_table(&table)?;
     let genes = kind.scaler.find(&table.var.index)?;
@@ -84,7 +84,7 @@ fn of_genes(ctx: &Context, net: &Mlp, kind: &OfGenes, params: &Params) -> Result
     })
 }
 
-fn of_patches(ctx: &Context, net: &ImageEncoder, kind: &OfPatches, params: &Params) -> Result<Embedding> {
+fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Result<Embedding> {
     let mut patches: Patches = ctx.read("patches")?;
     let size = kind.size;
     if patches.size != size {

@@ -10,7 +10,7 @@ use restage_nn::{
 use restage_stage::{artifact::Csr, context::rng};
 
 use crate::{
-    encoder::Mlp,
+    encoder::Net,
     expression::{Genes, Scaler},
     train::{Memory, Objective, Step},
 };
@@ -24,7 +24,7 @@ pub(crate) struct GeneMask<'a> {
     pub(crate) rows: &'a [usize],
     pub(crate) scaler: Scaler,
     pub(crate) genes: Genes,
-    pub(crate) encoder: Mlp,
+    pub(crate) encoder: Net,
     /// One linear layer from the embedding to all genes: what it shall predict must lie open in the embedding.
     pub(crate) decoder: Linear,
     pub(crate) mask_rate: f64,

@@ -14,7 +14,7 @@ use crate::{
     architecture::{ALONE, Architecture, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
     augment::Augment,
     cross_modal::CrossModal,
-    encoder::{Encoder, Mlp, Projector},
+    encoder::{Encoder, Net, Projector},
     expression::Scaler,
     gene_mask::GeneMask,
     joint::{Joint, Method},
@@ -243,7 +243,7 @@ fn gene_views<'a>(
     table: &'a Table,
     rows: &'a [usize],
     scaler: Scaler,
-    encoder: Mlp,
+    encoder: Net,
 ) -> Result<GeneViews<'a>> {
     Ok(GeneViews {
         x: &table.x,

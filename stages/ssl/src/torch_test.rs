@@ -13,7 +13,7 @@ use restage_stage::{
 use serde_json::{Value, json};
 
 use crate::{
-    encoder::{Encoder, ImageEncoder, Mlp, Projector},
+    encoder::{Encoder, Net, Projector},
     safetensors::Exported,
 };
 
@@ -129,7 +129,8 @@ fn torch(python: &std::ffi::OsStr, folder: &Path) -> Vec<f64> {
 #[test]
 fn ten_steps_on_genes_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
-    let encoder = Mlp::new(&mut params, "encoder", 12, &[16], 8, &mut rng);
+    let encoder =
+        Net::of_genes(&mut params, "encoder", &Encoder::Mlp { hidden: vec![16] }, (12, 8), &mut rng).unwrap();
     let decoder = Linear::new(&mut params, "decoder", 8, 12, &mut rng);
     let (input, target) = (draws("input", 32 * 12), draws("target", 32 * 12));
     let mask: Vec<bool> = draws("mask", 32 * 12).iter().map(|value| *value > 0.0).collect();
@@ -145,7 +146,7 @@ fn ten_steps_on_genes_are_those_of_pytorch() {
 fn ten_steps_on_patches_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
     let kind = Encoder::Cnn { channels: vec![8, 16] };
-    let encoder = ImageEncoder::new(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
+    let encoder = Net::of_patches(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
     let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
     // Each image with stripes of its own.
     let stripes = draws("stripes", 2 * 20);

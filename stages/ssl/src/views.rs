@@ -16,7 +16,7 @@ use restage_stage::{
 
 use crate::{
     augment::Augment,
-    encoder::{ImageEncoder, Mlp},
+    encoder::Net,
     expression::{Genes, Scaler},
     optical_density::Colours,
 };
@@ -49,7 +49,7 @@ pub(crate) struct PatchViews<'a> {
     pub(crate) positions: &'a [usize],
     pub(crate) colours: Colours,
     pub(crate) augment: Augment,
-    pub(crate) encoder: ImageEncoder,
+    pub(crate) encoder: Net,
     pub(crate) seed: u64,
 }
 
@@ -99,7 +99,7 @@ pub(crate) struct GeneViews<'a> {
     pub(crate) rows: &'a [usize],
     pub(crate) scaler: Scaler,
     pub(crate) genes: Genes,
-    pub(crate) encoder: Mlp,
+    pub(crate) encoder: Net,
     /// Share of genes that are set to their mean.
     pub(crate) hidden: f64,
     /// Standard deviation, in those of the gene, of what is added to four genes of five.

@@ -1,45 +1,24 @@
-//! Layers on rows: the encoder of genes, and what sits on embeddings in training.
+//! Layers on rows: of the encoder of genes, and what sits on embeddings in training.
 
 use rand::Rng;
-use restage_nn::{LayerNorm, Linear, Matrix, Params, Source, dfdx::prelude::*, gelu, relu};
+use restage_nn::{Layer, LayerNorm, Linear, Matrix, Params, Source, dfdx::prelude::*, relu};
 
-/// Linear, layer norm, GELU per hidden layer, then linear.
-pub(crate) struct Mlp {
-    hidden: Vec<(Linear, LayerNorm)>,
-    output: Linear,
-}
-
-impl Mlp {
-    /// Adds its parameters as those of a PyTorch `Sequential` of that name.
-    pub(crate) fn new(
-        params: &mut Params,
-        name: &str,
-        inputs: usize,
-        hidden: &[usize],
-        dim: usize,
-        rng: &mut impl Rng,
-    ) -> Self {
-        let mut width = inputs;
-        let mut layer = |(position, &size): (usize, &usize)| {
-            let linear = Linear::new(params, &format!("{name}.{}", 3 * position), width, size, rng);
-            width = size;
-            (linear, LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size))
-        };
-        let hidden: Vec<_> = hidden.iter().enumerate().map(&mut layer).collect();
-        let output = Linear::new(params, &format!("{name}.{}", 3 * hidden.len()), width, dim, rng);
-        Self { hidden, output }
-    }
-
-    /// Spots x genes to spots x dim.
-    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Matrix<T>) -> Matrix<T> {
-        let mut source = Source::Data;
-        let mut x = x;
-        for (linear, norm) in &self.hidden {
-            x = gelu(norm.forward(params, linear.forward(params, x, source)));
-            source = Source::Op;
-        }
-        self.output.forward(params, x, source)
-    }
+/// Linear, layer norm, GELU per hidden layer; parameters as those of a PyTorch `Sequential` of that name.
+pub(super) fn layers(
+    params: &mut Params,
+    name: &str,
+    inputs: usize,
+    hidden: &[usize],
+    rng: &mut impl Rng,
+) -> Vec<Layer> {
+    let mut width = inputs;
+    let layer = |(position, &size): (usize, &usize)| {
+        let linear = Linear::new(params, &format!("{name}.{}", 3 * position), width, size, rng);
+        width = size;
+        let norm = LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size);
+        [Layer::Linear(linear), Layer::LayerNorm(norm), Layer::Gelu]
+    };
+    hidden.iter().enumerate().flat_map(layer).collect()
 }
 
 /// Linear layers with layer norm and ReLU between them: what sits on embeddings during training only.

@@ -1,18 +1,19 @@
-//! Encoders: of genes an [`Mlp`], of patches an [`ImageEncoder`] of several kinds.
+//! Encoders: their kinds and sizes, and the networks that these make.
 
 mod cnn;
 mod mlp;
 mod resnet;
 
 use rand::Rng;
-use restage_nn::{Images, Linear, Matrix, Params, Recording, Source, dfdx::prelude::*, global_average_pool};
+use restage_nn::{
+    Images, Layer, Linear, Matrix, Network, Params, Recording, Source, Value, dfdx::prelude::*,
+    global_average_pool,
+};
 use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use cnn::Cnn;
-pub(crate) use mlp::{Mlp, Projector};
-use resnet::ResNet;
+pub(crate) use mlp::Projector;
 
 /// A kind of encoder, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -134,24 +135,40 @@ impl Encoder {
     }
 }
 
-/// A network on patches whose last map's mean, through a linear layer, is the embedding.
-pub(crate) struct ImageEncoder {
-    body: Body,
+/// The network of an encoder: a body, and a linear layer to the embedding. Of patches, between the two stands the mean of the last
+/// map's places.
+pub(crate) struct Net {
+    body: Network,
     output: Linear,
+    of_patches: bool,
 }
 
-enum Body {
-    Cnn(Cnn),
-    ResNet(ResNet),
-}
+impl Net {
+    /// Adds the parameters of an encoder of so many genes under this name; the last linear layer as the last of a `Sequential`.
+    ///
+    /// # Errors
+    /// If it is a kind of encoder for patches.
+    pub(crate) fn of_genes(
+        params: &mut Params,
+        name: &str,
+        kind: &Encoder,
+        (genes, dim): (usize, usize),
+        rng: &mut impl Rng,
+    ) -> Result<Self> {
+        let Encoder::Mlp { hidden } = kind else {
+            return Err(Error::invalid(format!("an encoder of genes cannot be a {}", kind.name())));
+        };
+        let body = Network(mlp::layers(params, name, genes, hidden, rng));
+        let last = format!("{name}.{}", 3 * hidden.len());
+        let width = hidden.last().copied().unwrap_or(genes);
+        Ok(Self { body, output: Linear::new(params, &last, width, dim, rng), of_patches: false })
+    }
 
-impl ImageEncoder {
-    /// Adds its parameters under this name; the linear layer as the last of a `Sequential` after pooling and flattening, or as
-    /// torchvision's `fc`.
+    /// The same of patches; the linear layer as the last of a `Sequential` after pooling and flattening, or as torchvision's `fc`.
     ///
     /// # Errors
     /// If it is a kind of encoder for genes.
-    pub(crate) fn new(
+    pub(crate) fn of_patches(
         params: &mut Params,
         name: &str,
         kind: &Encoder,
@@ -162,35 +179,26 @@ impl ImageEncoder {
             Encoder::Mlp { .. } => return Err(Error::invalid("an encoder of patches cannot be an mlp")),
             Encoder::Cnn { channels } => {
                 let last = format!("{name}.{}", 3 * channels.len() + 2);
-                let outputs = channels.last().copied().unwrap_or(3);
-                (Body::Cnn(Cnn::new(params, name, channels, rng)), last, outputs)
+                (cnn::layers(params, name, channels, rng), last, channels.last().copied().unwrap_or(3))
             }
             Encoder::Resnet { depth, width } => {
                 let blocks = match depth {
                     Depth::Ten => 1,
                     Depth::Eighteen => 2,
                 };
-                (
-                    Body::ResNet(ResNet::new(params, name, blocks, *width, rng)),
-                    format!("{name}.fc"),
-                    8 * width,
-                )
+                (resnet::layers(params, name, blocks, *width, rng), format!("{name}.fc"), 8 * width)
             }
         };
-        Ok(Self { body, output: Linear::new(params, &last, channels, dim, rng) })
+        let output = Linear::new(params, &last, channels, dim, rng);
+        Ok(Self { body: Network(body), output, of_patches: true })
     }
 
-    /// Patches x height x width x 3 to patches x dim.
-    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Matrix<T> {
-        self.output.forward(params, global_average_pool(self.features(params, x)), Source::Op)
-    }
-
-    /// Its last map.
-    fn features<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>) -> Images<T> {
-        match &self.body {
-            Body::Cnn(net) => net.forward(params, x),
-            Body::ResNet(net) => net.forward(params, x),
-        }
+    /// Spots x genes, or patches x height x width x 3, to spots x dim.
+    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: impl Into<Value<T>>) -> Matrix<T> {
+        let pool = self.of_patches.then_some(Layer::Pool);
+        let after = pool.into_iter().chain([Layer::Linear(self.output)]);
+        let whole = Network(self.body.0.iter().cloned().chain(after).collect());
+        whole.forward(params, x.into(), Source::Data).rows()
     }
 
     /// The embeddings, patches x dim, and what they are the means of: patches x height x width x dim, of places.
@@ -199,7 +207,7 @@ impl ImageEncoder {
         params: &Params,
         x: Images<Recording>,
     ) -> (Matrix<Recording>, Images<Recording>) {
-        let features = self.features(params, x);
+        let features = self.body.forward(params, x.into(), Source::Data).images();
         let (count, height, width, channels) = *features.shape();
         let pooled = self.output.forward(params, global_average_pool(features.with_empty_tape()), Source::Op);
         let places = features.reshape_like(&(count * height * width, channels));

@@ -1,0 +1,173 @@
+//! Networks as data: layers in their order. Here they run on dfdx's tape; whoever runs them elsewhere, on a GPU, reads the same list.
+
+use dfdx::prelude::*;
+
+use crate::{
+    activation::{gelu, relu},
+    conv::Conv2d,
+    linear::Linear,
+    norm::{GroupNorm, LayerNorm},
+    params::Params,
+    pool::global_average_pool,
+    tensor::{Images, Matrix, Source},
+};
+
+/// A step of a network. Layers with parameters know where in a [`Params`] these are.
+#[derive(Clone, Debug)]
+pub enum Layer {
+    /// On rows; on images, on each pixel.
+    Linear(Linear),
+    /// On images.
+    Conv2d(Conv2d),
+    /// On images.
+    GroupNorm(GroupNorm),
+    /// The same, then ReLU.
+    GroupNormRelu(GroupNorm),
+    /// On rows.
+    LayerNorm(LayerNorm),
+    /// On either.
+    Gelu,
+    /// On either.
+    Relu,
+    /// Images to rows: the mean of each channel.
+    Pool,
+    /// What `body` makes of the input, plus what `shortcut` makes of it; of an empty one, the input itself.
+    Residual {
+        /// The longer way.
+        body: Network,
+        /// The shorter.
+        shortcut: Network,
+    },
+}
+
+/// Layers, the first first.
+#[derive(Clone, Debug, Default)]
+pub struct Network(pub Vec<Layer>);
+
+/// What goes from layer to layer.
+#[derive(Clone, Debug)]
+pub enum Value<T = NoneTape> {
+    /// Items x features.
+    Rows(Matrix<T>),
+    /// Items x height x width x channels.
+    Images(Images<T>),
+}
+
+impl Network {
+    /// What it makes of `x`. `source` says where `x` is from.
+    ///
+    /// # Panics
+    /// If the sizes of `x` are not those of the first layer, or of a layer's output not those of the next.
+    pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
+        let mut source = source;
+        self.0.iter().fold(x, |x, layer| {
+            let y = layer.forward(params, x, source);
+            source = Source::Op;
+            y
+        })
+    }
+}
+
+impl Layer {
+    fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
+        match (self, x) {
+            (Self::Linear(linear), Value::Rows(x)) => Value::Rows(linear.forward(params, x, source)),
+            (Self::Linear(linear), Value::Images(x)) => {
+                let (count, height, width, channels) = *x.shape();
+                let pixels = x.reshape_like(&(count * height * width, channels));
+                let pixels = linear.forward(params, pixels, source);
+                let channels = pixels.shape().1;
+                Value::Images(pixels.reshape_like(&(count, height, width, channels)))
+            }
+            (Self::Conv2d(conv), x) => Value::Images(conv.forward(params, x.images(), source)),
+            (Self::GroupNorm(norm), x) => Value::Images(norm.forward(params, x.images())),
+            (Self::GroupNormRelu(norm), x) => Value::Images(norm.relu_forward(params, x.images())),
+            (Self::LayerNorm(norm), x) => Value::Rows(norm.forward(params, x.rows())),
+            (Self::Gelu, Value::Rows(x)) => Value::Rows(gelu(x)),
+            (Self::Gelu, Value::Images(x)) => Value::Images(gelu(x)),
+            (Self::Relu, Value::Rows(x)) => Value::Rows(relu(x)),
+            (Self::Relu, Value::Images(x)) => Value::Images(relu(x)),
+            (Self::Pool, x) => Value::Rows(global_average_pool(x.images())),
+            (Self::Residual { body, shortcut }, x) => {
+                let aside = shortcut.forward(params, x.fork(), source);
+                match (body.forward(params, x, source), aside) {
+                    (Value::Rows(x), Value::Rows(aside)) => Value::Rows(x + aside),
+                    (x, aside) => Value::Images(x.images() + aside.images()),
+                }
+            }
+        }
+    }
+}
+
+impl<T> From<Matrix<T>> for Value<T> {
+    fn from(rows: Matrix<T>) -> Self {
+        Self::Rows(rows)
+    }
+}
+
+impl<T> From<Images<T>> for Value<T> {
+    fn from(images: Images<T>) -> Self {
+        Self::Images(images)
+    }
+}
+
+impl<T: Tape<f32, Cpu>> Value<T> {
+    /// As rows; images as a row of all their values each.
+    pub fn rows(self) -> Matrix<T> {
+        match self {
+            Self::Rows(x) => x,
+            Self::Images(x) => {
+                let (count, height, width, channels) = *x.shape();
+                x.reshape_like(&(count, height * width * channels))
+            }
+        }
+    }
+
+    /// As images; rows as images of one pixel.
+    pub fn images(self) -> Images<T> {
+        match self {
+            Self::Images(x) => x,
+            Self::Rows(x) => {
+                let (count, channels) = *x.shape();
+                x.reshape_like(&(count, 1, 1, channels))
+            }
+        }
+    }
+
+    /// The same values for a second way: what is recorded there joins the first when both are added.
+    fn fork(&self) -> Self {
+        match self {
+            Self::Rows(x) => Self::Rows(x.with_empty_tape()),
+            Self::Images(x) => Self::Images(x.with_empty_tape()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradcheck::{check, rng, wave};
+
+    #[test]
+    fn gradients_are_those_of_finite_differences() {
+        let (mut params, mut rng) = (Params::default(), rng());
+        let conv = |params: &mut Params, rng: &mut _, name, channels, window| {
+            Layer::Conv2d(Conv2d::new(params, name, channels, window, rng))
+        };
+        let body = Network(vec![
+            conv(&mut params, &mut rng, "a", (2, 3), (3, 2)),
+            Layer::GroupNormRelu(GroupNorm::new(&mut params, "b", 3)),
+        ]);
+        let shortcut = Network(vec![conv(&mut params, &mut rng, "c", (2, 3), (1, 2))]);
+        let network = Network(vec![
+            Layer::Residual { body, shortcut },
+            Layer::Gelu,
+            Layer::Linear(Linear::new(&mut params, "d", 3, 4, &mut rng)),
+            Layer::Pool,
+            Layer::Residual { body: Network(vec![Layer::Gelu]), shortcut: Network::default() },
+        ]);
+        check(&params, wave((3, 4, 4, 2)), |params, x| {
+            network.forward(params, Value::Images(x), Source::Op).rows()
+        });
+    }
+}
