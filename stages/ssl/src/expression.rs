@@ -121,6 +121,47 @@ impl Scaler {
     }
 }
 
+/// Expression of the spots that are trained on.
+pub(crate) struct Expression<'a> {
+    table: &'a Table,
+    /// Rows of the table.
+    rows: &'a [usize],
+    scaler: Scaler,
+    places: Genes,
+}
+
+impl<'a> Expression<'a> {
+    /// Of these rows of a table that has genes of the scaler.
+    ///
+    /// # Errors
+    /// If it has none of them.
+    pub(crate) fn new(table: &'a Table, rows: &'a [usize], scaler: Scaler) -> Result<Self> {
+        let places = scaler.find(&table.var.index)?;
+        Ok(Self { table, rows, scaler, places })
+    }
+
+    /// Number of spots.
+    pub(crate) fn spots(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Number of genes.
+    pub(crate) fn genes(&self) -> usize {
+        self.scaler.genes.len()
+    }
+
+    /// Standardised spots x genes of a batch.
+    pub(crate) fn values(&self, batch: &[usize]) -> Vec<f32> {
+        let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
+        self.scaler.rows(&self.table.x, &self.places, &rows)
+    }
+
+    /// Id of a spot.
+    pub(crate) fn id(&self, item: usize) -> &str {
+        &self.table.obs.index[self.rows[item]]
+    }
+}
+
 /// Where a table's genes lie among a scaler's.
 pub(crate) struct Genes {
     /// Per column of the table.

@@ -7,23 +7,17 @@ use restage_nn::{
     dfdx::prelude::{NoneTape, Trace},
     masked_mse, tensor,
 };
-use restage_stage::{artifact::Csr, context::rng};
+use restage_stage::context::rng;
 
 use crate::{
     encoder::Net,
-    expression::{Genes, Scaler},
+    expression::Expression,
     train::{Memory, Objective, Step},
 };
 
 /// The objective on these training spots.
 pub(crate) struct GeneMask<'a> {
-    pub(crate) x: &'a Csr,
-    /// Per row of `x`.
-    pub(crate) spots: &'a [String],
-    /// Rows of `x` to train on.
-    pub(crate) rows: &'a [usize],
-    pub(crate) scaler: Scaler,
-    pub(crate) genes: Genes,
+    pub(crate) expression: Expression<'a>,
     pub(crate) encoder: Net,
     /// One linear layer from the embedding to all genes: what it shall predict must lie open in the embedding.
     pub(crate) decoder: Linear,
@@ -33,22 +27,21 @@ pub(crate) struct GeneMask<'a> {
 
 impl Objective for GeneMask<'_> {
     fn items(&self) -> usize {
-        self.rows.len()
+        self.expression.spots()
     }
 
     /// The mean squared error of the hidden genes only: averaged over all genes, copying the seen ones would pay.
     /// Hidden genes are set to 0, their mean; the others are scaled up so that the inputs keep their size.
     fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {
-        let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
-        let genes = self.scaler.genes.len();
-        let target = self.scaler.rows(self.x, &self.genes, &rows);
+        let genes = self.expression.genes();
+        let target = self.expression.values(batch);
         let mut input = target.clone();
         let mut mask = vec![false; target.len()];
         let scale = 1.0 / (1.0 - self.mask_rate as f32);
         let below = (self.mask_rate * f64::from(u32::MAX)) as u32;
-        input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(&rows).for_each(
-            |((input, mask), row)| {
-                let mut rng = rng(self.seed, &format!("mask/{epoch}/{}", self.spots[*row]));
+        input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(batch).for_each(
+            |((input, mask), item)| {
+                let mut rng = rng(self.seed, &format!("mask/{epoch}/{}", self.expression.id(*item)));
                 for (value, hidden) in input.iter_mut().zip(mask) {
                     *hidden = rng.random::<u32>() < below;
                     *value = if *hidden { 0.0 } else { *value * scale };
@@ -56,7 +49,7 @@ impl Objective for GeneMask<'_> {
             },
         );
 
-        let embeddings = self.encoder.forward(params, tensor(input, (rows.len(), genes)).leaky_traced());
+        let embeddings = self.encoder.forward(params, tensor(input, (batch.len(), genes)).leaky_traced());
         let kept = embeddings.retaped::<NoneTape>();
         let prediction = self.decoder.forward(params, embeddings, Source::Op);
         let loss = masked_mse(prediction, target, mask);

@@ -15,7 +15,7 @@ use crate::{
     augment::Augment,
     cross_modal::CrossModal,
     encoder::{Encoder, Net, Projector},
-    expression::Scaler,
+    expression::{Expression, Scaler},
     gene_mask::GeneMask,
     joint::{Joint, Method},
     optical_density::{Colours, Sees},
@@ -120,11 +120,11 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
     let encoder = kind.net(&mut params, ALONE, &mut rng)?;
     let kind = Kind::Genes(kind);
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
-    let (x, spots, genes) = (&table.x, &table.obs.index, scaler.find(names)?);
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
         let decoder = Linear::new(&mut params, "decoder", options.dim, names.len(), &mut rng);
         let (mask_rate, seed) = (options.mask_rate, ctx.seed());
-        Box::new(GeneMask { x, spots, rows, genes, scaler, encoder, decoder, mask_rate, seed })
+        let expression = Expression::new(table, rows, scaler)?;
+        Box::new(GeneMask { expression, encoder, decoder, mask_rate, seed })
     } else {
         let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
@@ -246,11 +246,7 @@ fn gene_views<'a>(
     encoder: Net,
 ) -> Result<GeneViews<'a>> {
     Ok(GeneViews {
-        x: &table.x,
-        spots: &table.obs.index,
-        rows,
-        genes: scaler.find(&table.var.index)?,
-        scaler,
+        expression: Expression::new(table, rows, scaler)?,
         encoder,
         hidden: options.view_mask,
         noise: options.view_noise,

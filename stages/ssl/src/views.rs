@@ -9,17 +9,9 @@ use restage_nn::{
     dfdx::prelude::{Cpu, NoneTape, OwnedTape, Trace},
     tensor,
 };
-use restage_stage::{
-    artifact::{Csr, Patches},
-    context::rng,
-};
+use restage_stage::{artifact::Patches, context::rng};
 
-use crate::{
-    augment::Augment,
-    encoder::Net,
-    expression::{Genes, Scaler},
-    optical_density::Colours,
-};
+use crate::{augment::Augment, encoder::Net, expression::Expression, optical_density::Colours};
 
 /// Spots of which there are random views.
 pub(crate) trait Views: Sync {
@@ -92,13 +84,7 @@ impl Views for PatchViews<'_> {
 
 /// Expression with some of it hidden, disturbed and exchanged, as in ConGI (Zeng et al. 2023): each with probability ½.
 pub(crate) struct GeneViews<'a> {
-    pub(crate) x: &'a Csr,
-    /// Per row of `x`.
-    pub(crate) spots: &'a [String],
-    /// Rows of `x` to train on.
-    pub(crate) rows: &'a [usize],
-    pub(crate) scaler: Scaler,
-    pub(crate) genes: Genes,
+    pub(crate) expression: Expression<'a>,
     pub(crate) encoder: Net,
     /// Share of genes that are set to their mean.
     pub(crate) hidden: f64,
@@ -140,25 +126,24 @@ impl GeneViews<'_> {
 
 impl Views for GeneViews<'_> {
     fn items(&self) -> usize {
-        self.rows.len()
+        self.expression.spots()
     }
 
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
-        let rows: Vec<usize> = batch.iter().map(|item| self.rows[*item]).collect();
-        let mut values = self.scaler.rows(self.x, &self.genes, &rows);
-        values.par_chunks_mut(self.scaler.genes.len()).zip(&rows).for_each(|(values, row)| {
-            let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.spots[*row]));
+        let mut values = self.expression.values(batch);
+        values.par_chunks_mut(self.expression.genes()).zip(batch).for_each(|(values, item)| {
+            let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.expression.id(*item)));
             self.disturb(values, &mut rng);
         });
-        View { values, spots: rows.len() }
+        View { values, spots: batch.len() }
     }
 
     fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {
-        let genes = tensor(view.values.clone(), (view.spots, self.scaler.genes.len()));
+        let genes = tensor(view.values.clone(), (view.spots, self.expression.genes()));
         self.encoder.forward(params, genes.leaky_traced())
     }
 
     fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
-        self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, self.scaler.genes.len())))
+        self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, self.expression.genes())))
     }
 }
