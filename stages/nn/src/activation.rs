@@ -1,11 +1,14 @@
 //! Elementwise activations.
 
-use std::f32::consts::{FRAC_1_SQRT_2, PI};
+use std::f32::consts::PI;
 
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
-use crate::tensor::{self, gradient_mut, take_gradient};
+use crate::{
+    tensor::{self, gradient_mut, take_gradient},
+    wide::{self, normal},
+};
 
 /// Values that one task takes.
 const CHUNK: usize = 4096;
@@ -19,8 +22,12 @@ pub fn relu<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S,
 ///
 /// In place of dfdx's `accurate_gelu`, whose derivative lacks a factor of 1/√2.
 pub fn gelu<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
-    let phi = |x: f32| 0.5 * (1.0 + libm::erff(x * FRAC_1_SQRT_2));
-    elementwise(x, move |x| x * phi(x), move |x| phi(x) + x * (-0.5 * x * x).exp() / (2.0 * PI).sqrt())
+    let share = 1.0 / (2.0 * PI).sqrt();
+    let derivative = move |x| {
+        let (phi, density) = normal(x);
+        phi + x * density * share
+    };
+    elementwise(x, |x| x * normal(x).0, derivative)
 }
 
 /// `1 / (1 + exp(-x))`.
@@ -38,7 +45,7 @@ fn elementwise<S: Shape, T: Tape<f32, Cpu>>(
     let input = tensor::values(&x);
     let mut output = vec![0.0; input.len()];
     output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
-        output.iter_mut().zip(input).for_each(|(output, x)| *output = function(*x));
+        wide::map(input, output, &function);
     });
     let y = tensor::tensor(output, *x.shape());
 
@@ -46,11 +53,10 @@ fn elementwise<S: Shape, T: Tape<f32, Cpu>>(
     tape.add_backward_op(move |gradients| {
         let dy = take_gradient(gradients, &out)?;
         let dx = gradient_mut(gradients, &x)?;
-        dx.par_chunks_mut(CHUNK).zip(dy.par_chunks(CHUNK)).zip(input.par_chunks(CHUNK)).for_each(
-            |((dx, dy), x)| {
-                dx.iter_mut().zip(dy).zip(x).for_each(|((dx, dy), x)| *dx += dy * derivative(*x));
-            },
-        );
+        dx.par_chunks_mut(CHUNK)
+            .zip(dy.par_chunks(CHUNK))
+            .zip(input.par_chunks(CHUNK))
+            .for_each(|((dx, dy), x)| wide::add_slopes(dx, dy, x, &derivative));
         Ok(())
     });
     y.put_tape(tape)

@@ -24,6 +24,7 @@
 
 mod activation;
 mod adamw;
+mod attention;
 mod conv;
 mod gemm;
 #[cfg(test)]
@@ -45,11 +46,13 @@ mod tensor;
 #[cfg(test)]
 mod threads;
 mod token;
+mod wide;
 
 pub use dfdx;
 
 pub use activation::{gelu, relu, sigmoid};
 pub use adamw::{AdamW, clip_norm};
+pub use attention::Attention;
 pub use conv::Conv2d;
 pub use graph_attention::GraphAttention;
 pub use graph_conv::GraphConv;
@@ -66,5 +69,5 @@ pub use prototypes::Prototypes;
 pub use schedule::{ema_cosine, warmup_cosine};
 pub use sgd::Sgd;
 pub use sparse::Sparse;
-pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};
+pub use tensor::{Images, Matrix, Recording, Scalar, Sequences, Source, tensor, values};
 pub use token::MaskToken;

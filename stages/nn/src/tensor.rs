@@ -1,6 +1,7 @@
 //! Tensors with run-time shapes, and the way from dfdx's tensors and gradients to plain slices.
 
 use dfdx::prelude::*;
+use rayon::prelude::*;
 
 /// A tape that records ops for the backward pass; without it ([`NoneTape`]) ops only compute.
 pub type Recording = OwnedTape<f32, Cpu>;
@@ -8,6 +9,8 @@ pub type Recording = OwnedTape<f32, Cpu>;
 pub type Scalar<T = NoneTape> = Tensor<(), f32, Cpu, T>;
 /// Rows x columns.
 pub type Matrix<T = NoneTape> = Tensor<(usize, usize), f32, Cpu, T>;
+/// Sequences x tokens x dim.
+pub type Sequences<T = NoneTape> = Tensor<(usize, usize, usize), f32, Cpu, T>;
 /// Images x height x width x channels: a pixel's channels lie together, as in a file.
 pub type Images<T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, Cpu, T>;
 
@@ -51,6 +54,23 @@ pub(crate) fn take_gradient<S: Shape>(
     tensor: &Tensor<S, f32, Cpu>,
 ) -> Result<Vec<f32>, CpuError> {
     Ok(std::mem::take(&mut **gradients.get_or_alloc_mut(tensor)?))
+}
+
+/// Rows that one partial sum takes. Fixed: it must not depend on the number of threads.
+const ROWS: usize = 256;
+
+/// Adds rows to one, in the order of chunks of fixed size.
+pub(crate) fn add_rows(sum: &mut [f32], rows: &[f32]) {
+    let columns = sum.len();
+    let chunk = |rows: &[f32]| {
+        let mut sum = vec![0.0; columns];
+        for row in rows.chunks_exact(columns) {
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+        }
+        sum
+    };
+    let parts: Vec<Vec<f32>> = rows.par_chunks(ROWS * columns).map(chunk).collect();
+    add_all(sum, &parts);
 }
 
 /// Adds `parts` to `sum` in their order.

@@ -3,8 +3,8 @@
 use dfdx::prelude::*;
 
 use crate::{
-    AdamW, Conv2d, GraphAttention, GraphConv, GroupNorm, LayerNorm, Linear, Params, Source, Sparse,
-    VicRegWeights, clip_norm, gelu, global_average_pool,
+    AdamW, Attention, Conv2d, GraphAttention, GraphConv, GroupNorm, LayerNorm, Linear, Params, Source,
+    Sparse, VicRegWeights, clip_norm, gelu, global_average_pool,
     gradcheck::{rng, wave},
     relu, tensor, vicreg,
 };
@@ -16,8 +16,9 @@ fn train() -> Vec<u32> {
     let group_norm = GroupNorm::new(&mut params, "1", 8);
     let wide = Linear::new(&mut params, "5", 8, 300, &mut rng);
     let layer_norm = LayerNorm::new(&mut params, "6", 300);
+    let attention = Attention::new(&mut params, "7", 60, 3, &mut rng);
     let graph_conv = GraphConv::new(&mut params, "8", 300, 40, &mut rng);
-    let attention = GraphAttention::new(&mut params, "9", 40, (60, 3), &mut rng);
+    let graph_attention = GraphAttention::new(&mut params, "9", 40, (60, 3), &mut rng);
     let output = Linear::new(&mut params, "10", 60, 20, &mut rng);
     // Each image has edges from those around it, some from many more.
     let near = |node: usize| (0..300).filter(move |other| node.abs_diff(*other) < 4 || node % 50 == 1);
@@ -31,9 +32,10 @@ fn train() -> Vec<u32> {
             let x = tensor::tensor(half, (300, 6, 6, 3)).leaky_traced();
             let x = group_norm.relu_forward(&params, conv.forward(&params, x, Source::Data));
             let x = wide.forward(&params, global_average_pool(x), Source::Op);
-            let x = relu(gelu(layer_norm.forward(&params, x)));
+            let x = relu(gelu(layer_norm.forward(&params, x))).reshape_like(&(300, 5, 60));
+            let x = attention.forward(&params, x, Source::Op).reshape_like(&(300, 300));
             let x = graph_conv.forward(&params, &edges, x, Source::Op);
-            output.forward(&params, attention.forward(&params, &edges, x, Source::Op), Source::Op)
+            output.forward(&params, graph_attention.forward(&params, &edges, x, Source::Op), Source::Op)
         });
         let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
         let mut gradients = params.gradients(vicreg(a, b, weights).loss).unwrap();
