@@ -1,4 +1,4 @@
-//! Self-attention over sequences.
+//! Self-attention over sequences of tokens: the pixels of small maps, or any, as images of one row.
 
 use dfdx::prelude::*;
 use ndarray::{ArrayView2, s};
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{
     gemm::{gemm, par_gemm, view},
     params::{ParamId, Params},
-    tensor::{self, Sequences, Source, gradient_mut},
+    tensor::{self, Images, Source, gradient_mut},
     wide::{self, exp, largest, sum_of},
 };
 
@@ -38,22 +38,18 @@ impl Attention {
         Self { heads: Heads { dim, heads }, qkv: linear("qkv", 3 * dim), proj: linear("proj", dim) }
     }
 
-    /// Sequences to sequences of the same shape.
+    /// Images to sequences of the same shape.
     ///
     /// What the backward pass needs grows with the number of tokens, not with its square: weights of tokens by tokens are
     /// computed again.
     ///
     /// # Panics
     /// If tokens have another width.
-    pub fn forward<T: Tape<f32, Cpu>>(
-        &self,
-        params: &Params,
-        x: Sequences<T>,
-        source: Source,
-    ) -> Sequences<T> {
-        let (count, tokens, dim) = *x.shape();
+    pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>, source: Source) -> Images<T> {
+        let (count, height, width, dim) = *x.shape();
         assert_eq!(dim, self.heads.dim, "width of the tokens of an attention");
-        let (heads, rows) = (self.heads, count * tokens);
+        let (heads, tokens) = (self.heads, height * width);
+        let rows = count * tokens;
         let (x, mut tape) = x.split_tape();
         let tensors =
             |(weight, bias): (ParamId, ParamId)| (params[weight].tensor.clone(), params[bias].tensor.clone());
@@ -66,7 +62,7 @@ impl Attention {
         let context = heads.attend(&qkv, tokens);
         let mut output = tensor::values(&proj_bias).repeat(rows);
         par_gemm(view(&context, rows, dim), view(&proj_w, dim, dim).reversed_axes(), 1.0, &mut output);
-        let y = tensor::tensor(output, (count, tokens, dim));
+        let y = tensor::tensor(output, (count, height, width, dim));
 
         // Without their values, which the next op has.
         let (x, out) = (x.ghost(), y.ghost());
@@ -269,7 +265,7 @@ mod tests {
         for (tokens, dim, heads) in [(5, 6, 2), (20, 8, 1), (1, 4, 4), (33, 12, 3)] {
             let mut params = Params::default();
             let attention = Attention::new(&mut params, "a", dim, heads, &mut rng());
-            let x = wave((3, tokens, dim));
+            let x = wave((3, 1, tokens, dim));
             let found = tensor::values(&attention.forward(&params, x.clone(), Source::Data));
             let expected = tensor::values(&x);
             let expected =
@@ -286,10 +282,10 @@ mod tests {
     fn tokens_are_a_set() {
         let mut params = Params::default();
         let attention = Attention::new(&mut params, "a", 6, 2, &mut rng());
-        let values = tensor::values(&wave((1, 7, 6)));
+        let values = tensor::values(&wave((1, 1, 7, 6)));
         let turned = |values: &[f32]| values.chunks_exact(6).rev().flatten().copied().collect::<Vec<_>>();
         let of = |values: Vec<f32>| {
-            tensor::values(&attention.forward(&params, tensor::tensor(values, (1, 7, 6)), Source::Data))
+            tensor::values(&attention.forward(&params, tensor::tensor(values, (1, 1, 7, 6)), Source::Data))
         };
         let (straight, other) = (of(values.clone()), turned(&of(turned(&values))));
         assert!(straight.iter().zip(other).all(|(a, b)| (a - b).abs() < 1e-6));
@@ -297,10 +293,12 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
-        for (count, tokens, dim, heads) in [(3, 5, 6, 2), (2, 18, 4, 1)] {
+        for (count, (height, width), dim, heads) in [(3, (5, 1), 6, 2), (2, (9, 2), 4, 1)] {
             let mut params = Params::default();
             let attention = Attention::new(&mut params, "a", dim, heads, &mut rng());
-            check(&params, wave((count, tokens, dim)), |params, x| attention.forward(params, x, Source::Op));
+            check(&params, wave((count, height, width, dim)), |params, x| {
+                attention.forward(params, x, Source::Op)
+            });
         }
     }
 }

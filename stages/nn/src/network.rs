@@ -4,10 +4,12 @@ use dfdx::prelude::*;
 
 use crate::{
     activation::{gelu, relu},
+    attention::Attention,
     conv::Conv2d,
     linear::Linear,
     norm::{GroupNorm, LayerNorm},
     params::Params,
+    patch_embed::PatchEmbed,
     pool::global_average_pool,
     tensor::{Images, Matrix, Source},
 };
@@ -23,8 +25,12 @@ pub enum Layer {
     GroupNorm(GroupNorm),
     /// The same, then ReLU.
     GroupNormRelu(GroupNorm),
-    /// On rows.
+    /// On rows; on images, on each pixel.
     LayerNorm(LayerNorm),
+    /// On images: squares become pixels.
+    PatchEmbed(PatchEmbed),
+    /// On images: among the pixels of each.
+    Attention(Attention),
     /// On either.
     Gelu,
     /// On either.
@@ -82,7 +88,10 @@ impl Layer {
             (Self::Conv2d(conv), x) => Value::Images(conv.forward(params, x.images(), source)),
             (Self::GroupNorm(norm), x) => Value::Images(norm.forward(params, x.images())),
             (Self::GroupNormRelu(norm), x) => Value::Images(norm.relu_forward(params, x.images())),
-            (Self::LayerNorm(norm), x) => Value::Rows(norm.forward(params, x.rows())),
+            (Self::LayerNorm(norm), Value::Rows(x)) => Value::Rows(norm.forward(params, x)),
+            (Self::LayerNorm(norm), Value::Images(x)) => Value::Images(norm.forward(params, x)),
+            (Self::PatchEmbed(embed), x) => Value::Images(embed.forward(params, x.images(), source)),
+            (Self::Attention(attention), x) => Value::Images(attention.forward(params, x.images(), source)),
             (Self::Gelu, Value::Rows(x)) => Value::Rows(gelu(x)),
             (Self::Gelu, Value::Images(x)) => Value::Images(gelu(x)),
             (Self::Relu, Value::Rows(x)) => Value::Rows(relu(x)),
@@ -167,6 +176,29 @@ mod tests {
             Layer::Residual { body: Network(vec![Layer::Gelu]), shortcut: Network::default() },
         ]);
         check(&params, wave((3, 4, 4, 2)), |params, x| {
+            network.forward(params, Value::Images(x), Source::Op).rows()
+        });
+    }
+
+    /// A transformer's block, on what squares of images become.
+    #[test]
+    fn gradients_of_a_block_are_those_of_finite_differences() {
+        let (mut params, mut rng) = (Params::default(), rng());
+        let embed = PatchEmbed::new(&mut params, "embed", 1, (2, 4), &mut rng);
+        let norm = |params: &mut Params, name| Layer::LayerNorm(LayerNorm::new(params, name, 4));
+        let beside = |body| Layer::Residual { body: Network(body), shortcut: Network::default() };
+        let among = vec![
+            norm(&mut params, "norm1"),
+            Layer::Attention(Attention::new(&mut params, "attn", 4, 2, &mut rng)),
+        ];
+        let alone = vec![
+            norm(&mut params, "norm2"),
+            Layer::Linear(Linear::new(&mut params, "fc1", 4, 8, &mut rng)),
+            Layer::Gelu,
+            Layer::Linear(Linear::new(&mut params, "fc2", 8, 4, &mut rng)),
+        ];
+        let network = Network(vec![Layer::PatchEmbed(embed), beside(among), beside(alone), Layer::Pool]);
+        check(&params, wave((3, 4, 6, 1)), |params, x| {
             network.forward(params, Value::Images(x), Source::Op).rows()
         });
     }

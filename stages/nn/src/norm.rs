@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::{
     params::{ParamId, Params},
-    tensor::{self, Images, Matrix, add_all, gradient_mut, take_gradient},
+    tensor::{self, Images, add_all, gradient_mut, take_gradient},
 };
 
 /// Items that one task takes. Fixed: partial sums must not depend on the number of threads.
@@ -55,12 +55,16 @@ impl LayerNorm {
         Self(Norm::new(params, name, columns, 1, false))
     }
 
-    /// Rows to rows of the same length: normalised, scaled, shifted.
+    /// Rows to rows of the same length, pixels of images to pixels: normalised, scaled, shifted.
     ///
     /// # Panics
-    /// If the rows have another length.
-    pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Matrix<T>) -> Matrix<T> {
-        let columns = x.shape().1;
+    /// If the rows, or the pixels, have another length.
+    pub fn forward<S: Shape, T: Tape<f32, Cpu>>(
+        &self,
+        params: &Params,
+        x: Tensor<S, f32, Cpu, T>,
+    ) -> Tensor<S, f32, Cpu, T> {
+        let columns = x.shape().concrete().into_iter().last().unwrap_or_default();
         self.0.forward(params, x, 1, columns)
     }
 }

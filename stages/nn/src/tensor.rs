@@ -9,8 +9,6 @@ pub type Recording = OwnedTape<f32, Cpu>;
 pub type Scalar<T = NoneTape> = Tensor<(), f32, Cpu, T>;
 /// Rows x columns.
 pub type Matrix<T = NoneTape> = Tensor<(usize, usize), f32, Cpu, T>;
-/// Sequences x tokens x dim.
-pub type Sequences<T = NoneTape> = Tensor<(usize, usize, usize), f32, Cpu, T>;
 /// Images x height x width x channels: a pixel's channels lie together, as in a file.
 pub type Images<T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, Cpu, T>;
 

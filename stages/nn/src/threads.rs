@@ -32,7 +32,7 @@ fn train() -> Vec<u32> {
             let x = tensor::tensor(half, (300, 6, 6, 3)).leaky_traced();
             let x = group_norm.relu_forward(&params, conv.forward(&params, x, Source::Data));
             let x = wide.forward(&params, global_average_pool(x), Source::Op);
-            let x = relu(gelu(layer_norm.forward(&params, x))).reshape_like(&(300, 5, 60));
+            let x = relu(gelu(layer_norm.forward(&params, x))).reshape_like(&(300, 1, 5, 60));
             let x = attention.forward(&params, x, Source::Op).reshape_like(&(300, 300));
             let x = graph_conv.forward(&params, &edges, x, Source::Op);
             output.forward(&params, graph_attention.forward(&params, &edges, x, Source::Op), Source::Op)
