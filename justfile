@@ -36,5 +36,5 @@ bench-preprocess PYTHON:
 
 # A training step of each encoder beside PyTorch's (PYTHON has torch).
 bench-train PYTHON:
-    cargo build --release -p restage-ssl --example steps
+    cargo build --release -p restage-ssl-core --example steps
     tests/bench/train.py target/release/examples/steps {{PYTHON}}

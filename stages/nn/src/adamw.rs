@@ -1,9 +1,12 @@
-//! AdamW whose state can be saved, and clipping of gradients.
+//! AdamW whose state can be saved.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::params::Params;
+use crate::{
+    params::{ParamGradients, Params},
+    resident::{Kind, Update},
+};
 
 /// Values that one task takes, and one partial sum.
 const CHUNK: usize = 16_384;
@@ -39,17 +42,32 @@ impl AdamW {
         })
     }
 
+    /// Gives a device its part of the state of the parameters that it has.
+    pub fn place(&self, params: &Params) {
+        params.put_state(Kind::First, &self.first);
+        params.put_state(Kind::Second, &self.second);
+    }
+
+    /// Fetches that part, so that the state can be saved.
+    pub fn fetch(&mut self, params: &Params) {
+        params.fetch_state(Kind::First, &mut self.first);
+        params.fetch_state(Kind::Second, &mut self.second);
+    }
+
     /// Moves the parameters one step against their gradients (see [`Params::gradients`]).
     ///
     /// # Panics
     /// If the state or the gradients are those of other parameters.
-    pub fn step(&mut self, params: &mut Params, gradients: &[Vec<f32>], learning_rate: f32) {
+    pub fn step(&mut self, params: &mut Params, gradients: &ParamGradients, learning_rate: f32) {
+        let gradients = &gradients.values;
         assert!(self.fits(params) && gradients.len() == self.first.len(), "the state of these parameters");
         self.steps = self.steps.saturating_add(1);
         let rate = learning_rate / (1.0 - BETA_1.powi(self.steps));
         let root = (1.0 - BETA_2.powi(self.steps)).sqrt();
+        let decaying = 1.0 - learning_rate * self.weight_decay;
+        params.step_away(Update::AdamW { rate, root, shrink: decaying });
         params.update(|index, param, values| {
-            let shrink = if param.decays { 1.0 - learning_rate * self.weight_decay } else { 1.0 };
+            let shrink = if param.decays { decaying } else { 1.0 };
             let moments =
                 self.first[index].par_chunks_mut(CHUNK).zip(self.second[index].par_chunks_mut(CHUNK));
             values.par_chunks_mut(CHUNK).zip(gradients[index].par_chunks(CHUNK)).zip(moments).for_each(
@@ -64,23 +82,6 @@ impl AdamW {
             );
         });
     }
-}
-
-/// The norm of all gradients together; they are scaled down to `limit` if it is larger.
-pub fn clip_norm(gradients: &mut [Vec<f32>], limit: f32) -> f32 {
-    let sums: Vec<f64> = gradients
-        .iter()
-        .flat_map(|gradient| gradient.chunks(CHUNK))
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .map(|chunk| chunk.iter().map(|value| f64::from(*value).powi(2)).sum())
-        .collect();
-    let norm = sums.iter().sum::<f64>().sqrt() as f32;
-    if norm > limit {
-        let scale = limit / norm;
-        gradients.iter_mut().flatten().for_each(|value| *value *= scale);
-    }
-    norm
 }
 
 #[cfg(test)]
@@ -116,7 +117,11 @@ mod tests {
                 expected[i] = expected[i] * (1.0 - 0.01 * decay) - 0.01 * m_hat / (v_hat.sqrt() + 1e-8);
             }
             let gradient: Vec<f32> = gradient.iter().map(|value| *value as f32).collect();
-            optimizer.step(&mut params, &[gradient[..4].to_vec(), gradient[4..].to_vec()], 0.01);
+            optimizer.step(
+                &mut params,
+                &ParamGradients::of(vec![gradient[..4].to_vec(), gradient[4..].to_vec()]),
+                0.01,
+            );
         }
         for (found, expected) in all(&params).iter().zip(&expected) {
             assert!((f64::from(*found) - expected).abs() < 1e-6, "{found} {expected}");
@@ -125,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_saved_state_goes_on_with_the_same_bytes() {
-        let gradients = [vec![0.3, -0.2, 1e-9, 0.7], vec![-0.4, 0.1]];
+        let gradients = ParamGradients::of(vec![vec![0.3, -0.2, 1e-9, 0.7], vec![-0.4, 0.1]]);
         let mut straight = params();
         let mut optimizer = AdamW::new(&straight, 0.1);
         optimizer.step(&mut straight, &gradients, 0.01);
@@ -138,10 +143,10 @@ mod tests {
 
     #[test]
     fn a_clipped_gradient_keeps_its_direction() {
-        let mut gradients = [vec![3.0, 0.0], vec![4.0]];
-        assert_eq!(clip_norm(&mut gradients, 10.0), 5.0);
-        assert_eq!(gradients, [vec![3.0, 0.0], vec![4.0]]);
-        assert_eq!(clip_norm(&mut gradients, 1.0), 5.0);
-        assert_eq!(gradients, [vec![0.6, 0.0], vec![0.8]]);
+        let mut gradients = ParamGradients::of(vec![vec![3.0, 0.0], vec![4.0]]);
+        assert_eq!(gradients.clip(10.0), 5.0);
+        assert_eq!(gradients.values, [vec![3.0, 0.0], vec![4.0]]);
+        assert_eq!(gradients.clip(1.0), 5.0);
+        assert_eq!(gradients.values, [vec![0.6, 0.0], vec![0.8]]);
     }
 }

@@ -16,13 +16,18 @@ const GROUP: usize = 8;
 /// A convolution with square windows and no bias: the norm that follows brings one.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv2d {
-    inputs: usize,
-    outputs: usize,
+    /// Channels of its input.
+    pub inputs: usize,
+    /// Channels of its output.
+    pub outputs: usize,
     /// Side of a window in pixels.
-    side: usize,
-    stride: usize,
-    padding: usize,
-    weight: ParamId,
+    pub side: usize,
+    /// From window to window, in pixels.
+    pub stride: usize,
+    /// Zeros on every edge.
+    pub padding: usize,
+    /// Outputs x inputs x side x side.
+    pub weight: ParamId,
 }
 
 impl Conv2d {

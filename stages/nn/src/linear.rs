@@ -12,10 +12,14 @@ use crate::{
 /// `x Wᵀ + b`, with `W` of outputs x inputs as in PyTorch.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear {
-    inputs: usize,
-    outputs: usize,
-    weight: ParamId,
-    bias: ParamId,
+    /// Columns of its input.
+    pub inputs: usize,
+    /// Columns of its output.
+    pub outputs: usize,
+    /// `W`.
+    pub weight: ParamId,
+    /// `b`.
+    pub bias: ParamId,
 }
 
 impl Linear {

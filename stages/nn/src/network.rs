@@ -1,5 +1,7 @@
 //! Networks as data: layers in their order. Here they run on dfdx's tape; whoever runs them elsewhere, on a GPU, reads the same list.
 
+use std::sync::Arc;
+
 use dfdx::prelude::*;
 
 use crate::{
@@ -8,10 +10,11 @@ use crate::{
     conv::Conv2d,
     linear::Linear,
     norm::{GroupNorm, LayerNorm},
-    params::Params,
+    params::{ParamId, Params},
     patch_embed::PatchEmbed,
     pool::global_average_pool,
-    tensor::{Images, Matrix, Source},
+    resident::{Dims, Pass, Resident},
+    tensor::{self, Images, Matrix, Source, gradient_mut, take_gradient},
 };
 
 /// A step of a network. Layers with parameters know where in a [`Params`] these are.
@@ -60,11 +63,97 @@ pub enum Value<T = NoneTape> {
 }
 
 impl Network {
-    /// What it makes of `x`. `source` says where `x` is from.
+    /// What it makes of `x`. `source` says where `x` is from. If a device has its parameters (see [`Params::place`]), it is run
+    /// there, and is one op on the tape.
     ///
     /// # Panics
     /// If the sizes of `x` are not those of the first layer, or of a layer's output not those of the next.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
+        if let Some(resident) = params.resident(&self.parameters()) {
+            return self.forward_away(resident, x, source);
+        }
+        self.forward_here(params, x, source)
+    }
+
+    /// Its parameters, in the order of its layers.
+    pub fn parameters(&self) -> Vec<ParamId> {
+        let mut ids = Vec::new();
+        for layer in &self.0 {
+            match layer {
+                Layer::Linear(linear) => ids.extend([linear.weight, linear.bias]),
+                Layer::Conv2d(conv) => ids.push(conv.weight),
+                Layer::GroupNorm(GroupNorm(norm))
+                | Layer::GroupNormRelu(GroupNorm(norm))
+                | Layer::LayerNorm(LayerNorm(norm)) => ids.extend([norm.weight, norm.bias]),
+                Layer::PatchEmbed(PatchEmbed { proj, .. }) => ids.extend([proj.weight, proj.bias]),
+                Layer::Attention(Attention { qkv, proj, .. }) => ids.extend([qkv.0, qkv.1, proj.0, proj.1]),
+                Layer::Gelu | Layer::Relu | Layer::Pool => {}
+                Layer::Residual { body, shortcut } => {
+                    ids.extend(body.parameters());
+                    ids.extend(shortcut.parameters());
+                }
+            }
+        }
+        ids
+    }
+
+    fn forward_away<T: Tape<f32, Cpu>>(
+        &self,
+        resident: &Arc<dyn Resident>,
+        x: Value<T>,
+        source: Source,
+    ) -> Value<T> {
+        match x {
+            Value::Rows(x) => {
+                let (items, channels) = *x.shape();
+                self.pass(resident, x, Dims::rows(items, channels), self.gives_rows(true), source)
+            }
+            Value::Images(x) => {
+                let (items, height, width, channels) = *x.shape();
+                let dims = Dims { items, height, width, channels };
+                self.pass(resident, x, dims, self.gives_rows(false), source)
+            }
+        }
+    }
+
+    /// Whether it gives rows, if it is given rows or, if not, images.
+    fn gives_rows(&self, rows: bool) -> bool {
+        self.0.iter().fold(rows, |rows, layer| match layer {
+            Layer::Pool => true,
+            Layer::Conv2d(_) | Layer::GroupNorm(_) | Layer::GroupNormRelu(_) => false,
+            Layer::PatchEmbed(_) | Layer::Attention(_) => false,
+            Layer::Linear(_) | Layer::LayerNorm(_) | Layer::Gelu | Layer::Relu => rows,
+            Layer::Residual { body, .. } => body.gives_rows(rows),
+        })
+    }
+
+    fn pass<S: Shape, T: Tape<f32, Cpu>>(
+        &self,
+        resident: &Arc<dyn Resident>,
+        x: Tensor<S, f32, Cpu, T>,
+        dims: Dims,
+        gives_rows: bool,
+        source: Source,
+    ) -> Value<T> {
+        let (x, tape) = x.split_tape();
+        let Pass { values, dims, backward } = resident.forward(self, &tensor::values(&x), dims, T::OWNS_TAPE);
+        let back = move |dy: &[f32], gradients: &mut Gradients<f32, Cpu>| {
+            let Some(backward) = backward else { return Ok(()) };
+            let dx = backward(dy, source == Source::Op);
+            if source == Source::Op {
+                gradient_mut(gradients, &x)?.iter_mut().zip(dx).for_each(|(sum, value)| *sum += value);
+            }
+            Ok(())
+        };
+        let Dims { items, height, width, channels } = dims;
+        if gives_rows {
+            Value::Rows(recorded(tensor::tensor(values, (items, channels)), tape, back))
+        } else {
+            Value::Images(recorded(tensor::tensor(values, (items, height, width, channels)), tape, back))
+        }
+    }
+
+    fn forward_here<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
         let mut source = source;
         self.0.iter().fold(x, |x, layer| {
             let y = layer.forward(params, x, source);
@@ -72,6 +161,20 @@ impl Network {
             y
         })
     }
+}
+
+/// `y` with its way back.
+fn recorded<S: Shape, T: Tape<f32, Cpu>>(
+    y: Tensor<S, f32, Cpu>,
+    mut tape: T,
+    back: impl FnOnce(&[f32], &mut Gradients<f32, Cpu>) -> Result<(), CpuError> + 'static,
+) -> Tensor<S, f32, Cpu, T> {
+    let out = y.clone();
+    tape.add_backward_op(move |gradients| {
+        let dy = take_gradient(gradients, &out)?;
+        back(&dy, gradients)
+    });
+    y.put_tape(tape)
 }
 
 impl Layer {
@@ -98,8 +201,8 @@ impl Layer {
             (Self::Relu, Value::Images(x)) => Value::Images(relu(x)),
             (Self::Pool, x) => Value::Rows(global_average_pool(x.images())),
             (Self::Residual { body, shortcut }, x) => {
-                let aside = shortcut.forward(params, x.fork(), source);
-                match (body.forward(params, x, source), aside) {
+                let aside = shortcut.forward_here(params, x.fork(), source);
+                match (body.forward_here(params, x, source), aside) {
                     (Value::Rows(x), Value::Rows(aside)) => Value::Rows(x + aside),
                     (x, aside) => Value::Images(x.images() + aside.images()),
                 }

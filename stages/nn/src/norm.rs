@@ -12,16 +12,16 @@ use crate::{
 const CHUNK: usize = 16;
 
 /// Added to variances before the root.
-const EPSILON: f32 = 1e-5;
+pub(crate) const EPSILON: f32 = 1e-5;
 
 /// Normalises groups of channels of each image, then ReLU (Wu & He, "Group Normalization", 2018). Unlike batch
 /// normalisation it knows no other image, so training and inference are one function.
 #[derive(Clone, Copy, Debug)]
-pub struct GroupNorm(Norm);
+pub struct GroupNorm(pub Norm);
 
 /// Normalises each row (Ba et al., "Layer Normalization", 2016).
 #[derive(Clone, Copy, Debug)]
-pub struct LayerNorm(Norm);
+pub struct LayerNorm(pub Norm);
 
 impl GroupNorm {
     /// Adds `NAME.weight` and `NAME.bias` to `params`. Groups: as many as divide the channels evenly, at most 8.
@@ -71,12 +71,16 @@ impl LayerNorm {
 
 /// Both: items of pixels x channels, normalised by groups of channels. A row is an image of one pixel.
 #[derive(Clone, Copy, Debug)]
-struct Norm {
-    channels: usize,
-    groups: usize,
+pub struct Norm {
+    /// Of a pixel.
+    pub channels: usize,
+    /// Of channels that lie together and have one mean and one variance in each item.
+    pub groups: usize,
     relu: bool,
-    weight: ParamId,
-    bias: ParamId,
+    /// What a normalised channel is multiplied by.
+    pub weight: ParamId,
+    /// What is added to it then.
+    pub bias: ParamId,
 }
 
 impl Norm {

@@ -1,12 +1,16 @@
 //! Parameters with names and run-time shapes.
 
-use std::ops::Index;
+use std::{collections::HashMap, ops::Index, sync::Arc};
 
 use dfdx::prelude::*;
 use rand::Rng;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::{self, Recording, Scalar};
+use crate::{
+    resident::{Device, Kind, Resident, Update},
+    tensor::{self, Recording, Scalar},
+};
 
 /// One parameter. Its tensor is flat; `shape` says how to read it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,12 +61,92 @@ impl TryFrom<Saved> for Param {
 }
 
 /// Which of a network's parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ParamId(usize);
 
 /// The parameters of a network, in the order in which its layers made them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Params(Vec<Param>);
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Params {
+    list: Vec<Param>,
+    #[serde(skip)]
+    away: Option<Away>,
+}
+
+/// Parameters that a device has. What the list says of them is old, until they are fetched.
+#[derive(Debug)]
+struct Away {
+    resident: Arc<dyn Resident>,
+    /// Which, in the order of their placing.
+    ids: Vec<usize>,
+    /// Where in that order.
+    places: HashMap<usize, usize>,
+}
+
+/// A copy of parameters that a device has is there as well.
+impl Clone for Params {
+    fn clone(&self) -> Self {
+        let away = self.away.as_ref().map(|away| Away {
+            resident: away.resident.fork(),
+            ids: away.ids.clone(),
+            places: away.places.clone(),
+        });
+        Self { list: self.list.clone(), away }
+    }
+}
+
+/// The gradient of a loss by every parameter.
+#[derive(Debug, Default)]
+pub struct ParamGradients {
+    /// In the order of the parameters; empty of those that a device has.
+    pub(crate) values: Vec<Vec<f32>>,
+    /// Adds its own up until a step.
+    away: Option<Arc<dyn Resident>>,
+}
+
+/// Values of which one sum is made. Fixed: it must not depend on the number of threads.
+const CHUNK: usize = 16_384;
+
+impl ParamGradients {
+    #[cfg(test)]
+    pub(crate) fn of(values: Vec<Vec<f32>>) -> Self {
+        Self { values, away: None }
+    }
+
+    /// Adds those of another loss.
+    pub fn add(&mut self, other: Self) {
+        if self.values.is_empty() {
+            *self = other;
+            return;
+        }
+        self.values.iter_mut().zip(&other.values).for_each(|(sums, values)| {
+            sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+        });
+    }
+
+    /// Multiplies all.
+    pub fn scale(&mut self, by: f32) {
+        self.values.iter_mut().flatten().for_each(|value| *value *= by);
+        if let Some(resident) = &self.away {
+            resident.scale(by);
+        }
+    }
+
+    /// The norm of all together; they are scaled down to `limit` if it is larger.
+    pub fn clip(&mut self, limit: f32) -> f32 {
+        let chunks: Vec<&[f32]> = self.values.iter().flat_map(|values| values.chunks(CHUNK)).collect();
+        let sums: Vec<f64> = chunks
+            .into_par_iter()
+            .map(|chunk| chunk.iter().map(|value| f64::from(*value).powi(2)).sum())
+            .collect();
+        let away = self.away.as_ref().map_or(0.0, |resident| resident.squared_norm());
+        let norm = (sums.iter().sum::<f64>() + away).sqrt() as f32;
+        if norm > limit {
+            self.scale(limit / norm);
+        }
+        norm
+    }
+}
 
 /// Values that do not fit a parameter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,13 +192,13 @@ impl Params {
 
     fn push(&mut self, name: String, shape: Vec<usize>, decays: bool, values: Vec<f32>) -> ParamId {
         let tensor = tensor::tensor(values, (shape.iter().product::<usize>(),));
-        self.0.push(Param { name, shape, decays, tensor });
-        ParamId(self.0.len() - 1)
+        self.list.push(Param { name, shape, decays, tensor });
+        ParamId(self.list.len() - 1)
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &Param> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Number of values in all of them.
@@ -130,7 +214,7 @@ impl Params {
         &mut self,
         find: impl Fn(&str) -> Option<(&'a [usize], &'a [f32])>,
     ) -> Result<(), Mismatch> {
-        for param in &mut self.0 {
+        for param in &mut self.list {
             let (shape, values) = find(&param.name).ok_or_else(|| Mismatch::Missing(param.name.clone()))?;
             if shape != param.shape || values.len() != shape.iter().product::<usize>() {
                 let (name, expected) = (param.name.clone(), param.shape.clone());
@@ -153,24 +237,103 @@ impl Params {
     pub fn follow(&mut self, other: &Self, kept: f32) {
         assert!(self.fits(other), "parameters of the same network");
         self.update(|index, _, values| {
-            for (value, other) in values.iter_mut().zip(other.0[index].values()) {
+            for (value, other) in values.iter_mut().zip(other.list[index].values()) {
                 *value = kept * *value + (1.0 - kept) * other;
             }
         });
+        if let (Some(away), Some(other)) = (&self.away, &other.away) {
+            away.resident.follow(other.resident.as_ref(), kept);
+        }
     }
 
     /// The gradients of a loss by every parameter, in order; zeros where the loss does not depend on one.
     ///
     /// # Errors
     /// If memory runs out.
-    pub fn gradients(&self, loss: Scalar<Recording>) -> Result<Vec<Vec<f32>>, CpuError> {
+    pub fn gradients(&self, loss: Scalar<Recording>) -> Result<ParamGradients, CpuError> {
         let mut gradients = loss.try_backward()?;
-        self.iter().map(|param| tensor::take_gradient(&mut gradients, &param.tensor)).collect()
+        let values = self.iter().enumerate().map(|(index, param)| match self.is_away(index) {
+            true => Ok(Vec::new()),
+            false => tensor::take_gradient(&mut gradients, &param.tensor),
+        });
+        let away = self.away.as_ref().map(|away| away.resident.clone());
+        Ok(ParamGradients { values: values.collect::<Result<_, _>>()?, away })
     }
 
-    /// Lets `update` change the values of every parameter, given with its position.
+    /// Gives some parameters to a device, in place of those that it had. What a network of them computes, and what an optimizer
+    /// does to them, happens there from now on.
+    ///
+    /// # Errors
+    /// If the device cannot take them, with its words.
+    pub fn place(&mut self, device: &dyn Device, ids: &[ParamId]) -> Result<(), String> {
+        self.fetch();
+        let mut ids: Vec<ParamId> = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let params: Vec<(ParamId, &Param)> = ids.iter().map(|id| (*id, &self.list[id.0])).collect();
+        let resident = device.place(&params)?;
+        let ids: Vec<usize> = ids.iter().map(|id| id.0).collect();
+        let places = ids.iter().copied().zip(0..).collect();
+        self.away = Some(Away { resident, ids, places });
+        Ok(())
+    }
+
+    /// Brings the list up to date with what a device has.
+    pub fn fetch(&mut self) {
+        let Some(away) = &self.away else { return };
+        for (index, values) in away.ids.iter().zip(away.resident.fetch(Kind::Value)) {
+            self.list[*index].tensor.copy_from(&values);
+        }
+    }
+
+    /// Fetches what a device has, and has no more to do with it.
+    pub fn leave(&mut self) {
+        self.fetch();
+        self.away = None;
+    }
+
+    /// What went wrong on the device that has some of them.
+    pub fn failure(&self) -> Option<String> {
+        self.away.as_ref()?.resident.failure()
+    }
+
+    /// The device's side, if it has the parameters of a network.
+    pub(crate) fn resident(&self, ids: &[ParamId]) -> Option<&Arc<dyn Resident>> {
+        let away = self.away.as_ref()?;
+        ids.iter().all(|id| away.places.contains_key(&id.0)).then_some(&away.resident)
+    }
+
+    fn is_away(&self, index: usize) -> bool {
+        self.away.as_ref().is_some_and(|away| away.places.contains_key(&index))
+    }
+
+    /// Lets a device, if it has some, make an optimizer's step.
+    pub(crate) fn step_away(&self, update: Update) {
+        if let Some(away) = &self.away {
+            away.resident.step(update);
+        }
+    }
+
+    /// Brings an optimizer's list, one entry per parameter, up to date with what a device has.
+    pub(crate) fn fetch_state(&self, kind: Kind, state: &mut [Vec<f32>]) {
+        let Some(away) = &self.away else { return };
+        for (index, values) in away.ids.iter().zip(away.resident.fetch(kind)) {
+            state[*index] = values;
+        }
+    }
+
+    /// Gives a device what an optimizer's list says of the parameters that it has.
+    pub(crate) fn put_state(&self, kind: Kind, state: &[Vec<f32>]) {
+        let Some(away) = &self.away else { return };
+        let values: Vec<Vec<f32>> = away.ids.iter().map(|index| state[*index].clone()).collect();
+        away.resident.put(kind, &values);
+    }
+
+    /// Lets `update` change the values of every parameter that is here, given with its position.
     pub(crate) fn update(&mut self, mut update: impl FnMut(usize, &Param, &mut [f32])) {
-        for (index, param) in self.0.iter_mut().enumerate() {
+        let away = self.away.as_ref();
+        let is_here = |index: &usize| away.is_none_or(|away| !away.places.contains_key(index));
+        for (index, param) in self.list.iter_mut().enumerate().filter(|(index, _)| is_here(index)) {
             let mut values = param.values();
             update(index, param, &mut values);
             param.tensor.copy_from(&values);
@@ -182,7 +345,7 @@ impl Index<ParamId> for Params {
     type Output = Param;
 
     fn index(&self, id: ParamId) -> &Param {
-        &self.0[id.0]
+        &self.list[id.0]
     }
 }
 

@@ -13,12 +13,16 @@ use crate::{
 /// Squares of an image to tokens (Dosovitskiy et al. 2021), each plus its place's [`positions`].
 #[derive(Clone, Copy, Debug)]
 pub struct PatchEmbed {
-    channels: usize,
+    /// Of a pixel.
+    pub channels: usize,
     /// Pixels of a square's side.
-    side: usize,
-    width: usize,
-    weight: ParamId,
-    bias: ParamId,
+    pub side: usize,
+    /// Of a token.
+    pub width: usize,
+    /// Width x channels x side x side.
+    pub weight: ParamId,
+    /// Of a token.
+    pub bias: ParamId,
 }
 
 impl PatchEmbed {

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::params::Params;
+use crate::{
+    params::{ParamGradients, Params},
+    resident::{Kind, Update},
+};
 
 /// What a norm is at least, where it is divided by.
 const SMALLEST: f64 = 1e-12;
@@ -37,13 +40,30 @@ impl Sgd {
             .eq(params.iter().map(|param| param.shape.iter().product::<usize>()))
     }
 
+    /// Gives a device its part of the state of the parameters that it has.
+    pub fn place(&self, params: &Params) {
+        params.put_state(Kind::First, &self.velocity);
+    }
+
+    /// Fetches that part, so that the state can be saved.
+    pub fn fetch(&mut self, params: &Params) {
+        params.fetch_state(Kind::First, &mut self.velocity);
+    }
+
     /// Moves the parameters one step against their gradients (see [`Params::gradients`]).
     ///
     /// # Panics
     /// If the state or the gradients are those of other parameters.
-    pub fn step(&mut self, params: &mut Params, gradients: &[Vec<f32>], learning_rate: f32) {
+    pub fn step(&mut self, params: &mut Params, gradients: &ParamGradients, learning_rate: f32) {
+        let gradients = &gradients.values;
         assert!(self.fits(params) && gradients.len() == self.velocity.len(), "the state of these parameters");
         let Self { momentum, weight_decay, eta, velocity } = self;
+        params.step_away(Update::Sgd {
+            rate: learning_rate,
+            momentum: *momentum,
+            decay: *weight_decay,
+            eta: *eta,
+        });
         params.update(|index, param, values| {
             let decay = if param.decays { *weight_decay } else { 0.0 };
             let gradient: Vec<f32> =
@@ -95,7 +115,7 @@ mod tests {
         let mut velocity = [vec![0.0; 4], vec![0.0; 2]];
         let mut optimizer = Sgd::new(&params, 0.9, 0.1, None);
         for step in 1..=5 {
-            optimizer.step(&mut params, &gradients(step), 0.01);
+            optimizer.step(&mut params, &ParamGradients::of(gradients(step)), 0.01);
             for (place, decay) in [(0, 0.1), (1, 0.0)] {
                 for (at, gradient) in gradients(step)[place].iter().enumerate() {
                     let gradient = f64::from(*gradient) + decay * expected[place][at];
@@ -120,7 +140,7 @@ mod tests {
             let mut optimizer = Sgd::new(&params, 0.9, 0.0, Some(0.02));
             let mut steep = gradients(1);
             steep.iter_mut().flatten().for_each(|value| *value *= scale);
-            optimizer.step(&mut params, &steep, 0.5);
+            optimizer.step(&mut params, &ParamGradients::of(steep.clone()), 0.5);
             let moved: Vec<Vec<f32>> = params
                 .iter()
                 .zip(&before)

@@ -4,7 +4,7 @@ use dfdx::prelude::*;
 
 use crate::{
     AdamW, Attention, Conv2d, GraphAttention, GraphConv, GroupNorm, LayerNorm, Linear, Params, Source,
-    Sparse, VicRegWeights, clip_norm, gelu, global_average_pool,
+    Sparse, VicRegWeights, gelu, global_average_pool,
     gradcheck::{rng, wave},
     relu, tensor, vicreg,
 };
@@ -39,7 +39,7 @@ fn train() -> Vec<u32> {
         });
         let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
         let mut gradients = params.gradients(vicreg(a, b, weights).loss).unwrap();
-        clip_norm(&mut gradients, 1.0);
+        gradients.clip(1.0);
         optimizer.step(&mut params, &gradients, 1e-2);
     }
     params.iter().flat_map(|param| param.values()).map(f32::to_bits).collect()

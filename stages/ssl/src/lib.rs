@@ -1,37 +1,6 @@
-//! Self-supervised pretraining of encoders for spots, and their embeddings: the stage types of plugin `ssl`.
+//! Self-supervised pretraining of encoders for spots, and their embeddings, on the CPU: plugin `ssl`. Its stage types are those of
+//! `restage-ssl-core`.
 
-mod architecture;
-mod augment;
-#[doc(hidden)]
-pub mod bench;
-mod checkpoint;
-mod collapse;
-mod cross_modal;
-mod embed;
-mod encoder;
-mod exchange;
-mod expression;
-mod gene_mask;
-mod joint;
-mod optical_density;
-mod optimizer;
-mod params;
-mod pretext;
-mod pretrain;
-mod safetensors;
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod torch_test;
-mod train;
-mod views;
-
-pub use embed::Embed;
-pub use encoder::{Depth, Encoder};
-pub use exchange::{Export, Import};
-pub use optical_density::Sees;
-pub use optimizer::Optimizer;
-pub use params::{Contrast, Objective, PretrainParams, Targets};
-pub use pretrain::Pretrain;
+use restage_ssl_core::{Embed, Export, Import, Pretrain};
 
 restage_stage::export!("ssl"; Pretrain, Embed, Export, Import);

@@ -1,6 +1,6 @@
 //! Which way parameters step.
 
-use restage_nn::{AdamW, Params, Sgd};
+use restage_nn::{AdamW, ParamGradients, Params, Sgd};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +64,24 @@ impl Stepper {
         }
     }
 
+    /// Gives a device its part of the state of the parameters that it has.
+    pub(crate) fn place(&self, params: &Params) {
+        match self {
+            Self::AdamW(optimizer) => optimizer.place(params),
+            Self::Sgd(optimizer) => optimizer.place(params),
+        }
+    }
+
+    /// Fetches that part, so that the state can be saved.
+    pub(crate) fn fetch(&mut self, params: &Params) {
+        match self {
+            Self::AdamW(optimizer) => optimizer.fetch(params),
+            Self::Sgd(optimizer) => optimizer.fetch(params),
+        }
+    }
+
     /// Moves the parameters one step.
-    pub(crate) fn step(&mut self, params: &mut Params, gradients: &[Vec<f32>], rate: f32) {
+    pub(crate) fn step(&mut self, params: &mut Params, gradients: &ParamGradients, rate: f32) {
         match self {
             Self::AdamW(optimizer) => optimizer.step(params, gradients, rate),
             Self::Sgd(optimizer) => optimizer.step(params, gradients, rate),

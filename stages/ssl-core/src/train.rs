@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    Centre, Matrix, Params, Recording, Scalar, clip_norm, dfdx::prelude::AsArray, warmup_cosine,
+    Centre, Matrix, ParamGradients, Params, Recording, Scalar, dfdx::prelude::AsArray, warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -106,7 +106,7 @@ pub(crate) fn train(
             if (batch + 1).is_multiple_of(options.accumulate) || batch + 1 == batches {
                 let (mut gradients, seen) = std::mem::take(&mut gathered).mean();
                 let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
-                let length = clip_norm(&mut gradients, limit);
+                let length = gradients.clip(limit);
                 norm = Some(length);
                 if length.is_finite() {
                     state.optimizer.step(&mut state.params, &gradients, rate as f32);
@@ -172,27 +172,20 @@ pub(crate) fn train(
 #[derive(Default)]
 struct Gathered {
     batches: usize,
-    gradients: Vec<Vec<f32>>,
+    gradients: ParamGradients,
     seen: Vec<f32>,
 }
 
 impl Gathered {
-    fn add(&mut self, gradients: Vec<Vec<f32>>, seen: Vec<f32>) {
-        if self.batches == 0 {
-            self.gradients = gradients;
-        } else {
-            for (sums, gradients) in self.gradients.iter_mut().zip(&gradients) {
-                sums.iter_mut().zip(gradients).for_each(|(sum, gradient)| *sum += gradient);
-            }
-        }
+    fn add(&mut self, gradients: ParamGradients, seen: Vec<f32>) {
+        self.gradients.add(gradients);
         self.seen.extend(seen);
         self.batches += 1;
     }
 
-    fn mean(mut self) -> (Vec<Vec<f32>>, Vec<f32>) {
+    fn mean(mut self) -> (ParamGradients, Vec<f32>) {
         if self.batches > 1 {
-            let share = 1.0 / self.batches as f32;
-            self.gradients.iter_mut().flatten().for_each(|gradient| *gradient *= share);
+            self.gradients.scale(1.0 / self.batches as f32);
         }
         (self.gradients, self.seen)
     }
