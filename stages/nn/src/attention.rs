@@ -18,8 +18,10 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
     heads: Heads,
-    qkv: (ParamId, ParamId),
-    proj: (ParamId, ParamId),
+    /// Weight and bias of what makes queries, keys and values.
+    pub qkv: (ParamId, ParamId),
+    /// Weight and bias of what joins the heads.
+    pub proj: (ParamId, ParamId),
 }
 
 impl Attention {
@@ -36,6 +38,16 @@ impl Attention {
             (weight, params.bias(format!("{name}.{layer}.bias"), outputs, dim, rng))
         };
         Self { heads: Heads { dim, heads }, qkv: linear("qkv", 3 * dim), proj: linear("proj", dim) }
+    }
+
+    /// Values of a token.
+    pub fn dim(&self) -> usize {
+        self.heads.dim
+    }
+
+    /// How many heads there are.
+    pub fn heads(&self) -> usize {
+        self.heads.heads
     }
 
     /// Images to sequences of the same shape.

@@ -85,7 +85,7 @@ impl Network {
                 Layer::GroupNorm(GroupNorm(norm))
                 | Layer::GroupNormRelu(GroupNorm(norm))
                 | Layer::LayerNorm(LayerNorm(norm)) => ids.extend([norm.weight, norm.bias]),
-                Layer::PatchEmbed(PatchEmbed { proj, .. }) => ids.extend([proj.weight, proj.bias]),
+                Layer::PatchEmbed(embed) => ids.extend([embed.weight, embed.bias]),
                 Layer::Attention(Attention { qkv, proj, .. }) => ids.extend([qkv.0, qkv.1, proj.0, proj.1]),
                 Layer::Gelu | Layer::Relu | Layer::Pool => {}
                 Layer::Residual { body, shortcut } => {
