@@ -97,6 +97,9 @@ pub(crate) struct Provenance {
     pub(crate) epochs: usize,
     /// Spots trained on.
     pub(crate) training_spots: usize,
+    /// The device that its networks ran on, if not the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) device: Option<String>,
 }
 
 /// Encoders that were read back: one, or one of each.
@@ -108,8 +111,13 @@ pub(crate) struct Encoders {
 impl Architecture {
     /// The architecture of an encoder that is to be trained with these params.
     pub(crate) fn new(kind: Kind, params: &PretrainParams, seed: u64, training_spots: usize) -> Result<Self> {
-        let provenance =
-            Provenance { params: params.provenance()?, seed, epochs: params.epochs, training_spots };
+        let provenance = Provenance {
+            params: params.provenance()?,
+            seed,
+            epochs: params.epochs,
+            training_spots,
+            device: None,
+        };
         Ok(Self { kind, objective: params.objective, provenance })
     }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use restage_nn::Params;
+use restage_nn::{Device, ParamId, Params};
 use restage_stage::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,25 @@ pub(crate) struct State {
     pub(crate) optimizer: Stepper,
     pub(crate) curves: Curves,
     pub(crate) memory: Memory,
+}
+
+impl State {
+    /// Gives a device these parameters, and what belongs to them.
+    pub(crate) fn place(&mut self, device: &dyn Device, parameters: &[ParamId]) -> Result<()> {
+        for params in std::iter::once(&mut self.params).chain(&mut self.memory.teacher) {
+            params.place(device, parameters).map_err(Error::invalid)?;
+        }
+        self.optimizer.place(&self.params);
+        Ok(())
+    }
+
+    /// Fetches what a device has of it.
+    pub(crate) fn fetch(&mut self) {
+        self.optimizer.fetch(&self.params);
+        for params in std::iter::once(&mut self.params).chain(&mut self.memory.teacher) {
+            params.fetch();
+        }
+    }
 }
 
 /// Saves a state in a folder, in place of the one before: at every moment one of the two is there, whole.

@@ -2,7 +2,7 @@
 //! (CLIP; Radford et al. 2021), and, where `intra` says so, two views of each modality too (ConGI; Zeng et al. 2023).
 
 use restage_nn::{
-    Params, clip,
+    ParamId, Params, clip,
     dfdx::prelude::{AsArray, NoneTape, WithEmptyTape},
     nt_xent, soft_clip,
 };
@@ -29,6 +29,12 @@ pub(crate) struct CrossModal<'a> {
 impl Objective for CrossModal<'_> {
     fn items(&self) -> usize {
         self.patches.items()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        let encoders = [self.patches.parameters(), self.genes.parameters()];
+        let projectors = [self.of_patches.parameters(), self.of_genes.parameters()];
+        encoders.into_iter().chain(projectors).flatten().collect()
     }
 
     fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {

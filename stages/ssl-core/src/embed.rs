@@ -1,6 +1,6 @@
 //! `ssl/embed`: one vector per spot from a trained encoder.
 
-use restage_nn::{Matrix, Params, tensor, values};
+use restage_nn::{Device, Matrix, Params, tensor, values};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Embedding, Model, Patches, Table},
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
+    device::Choice,
     encoder::Net,
     expression::Scaler,
 };
@@ -20,10 +21,15 @@ const BATCH: usize = 256;
 /// The stage type.
 pub struct Embed;
 
-/// `ssl/embed` takes no params: all it needs is in the model.
+/// What `with:` of `ssl/embed` holds: all that matters is in the model.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct EmbedParams {}
+pub struct EmbedParams {
+    /// Where it computes: `auto`, `cpu`, or `cuda:0` of plugin `ssl-cuda`. Default `auto`: a GPU if the plugin is for GPUs and there
+    /// is one.
+    #[schemars(extend("x-restage-unkeyed" = true))]
+    pub device: Choice,
+}
 
 impl Stage for Embed {
     const NAME: &'static str = "embed";
@@ -40,45 +46,59 @@ impl Stage for Embed {
         .output::<Embedding>("embedding", "One vector per spot of the table or the patches; of both, of those in both")
     }
 
-    fn run(_: EmbedParams, ctx: &Context) -> Result<()> {
-        let (encoders, params) = Architecture::restore(&ctx.read::<Model>("model")?)?;
-        let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
-        let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
-            (false, _) => Ok(true),
-            (true, true) => Ok(false),
-            (true, false) => {
-                Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
-            }
-        };
-        let mut found = Vec::new();
-        if let Some((net, kind)) = &encoders.patches
-            && connected("patches", "patches")?
-        {
-            found.push(of_patches(ctx, net, kind, &params)?);
-        }
-        if let Some((net, kind)) = &encoders.genes
-            && connected("table", "genes")?
-        {
-            found.push(of_genes(ctx, net, kind, &params)?);
-        }
-        let embedding = match &found[..] {
-            [] => {
-                let message =
-                    "the model has encoders of patches and genes: connect input `patches`, `table` or both";
-                return Err(Error::invalid(message));
-            }
-            [patches, genes] => side_by_side(patches, genes)?,
-            [only, ..] => only.clone(),
-        };
-        ctx.write("embedding", &embedding)
+    fn run(params: EmbedParams, ctx: &Context) -> Result<()> {
+        embed(ctx, params.device.on_cpu()?)
     }
+}
+
+/// Does what the stage type does, with networks on this device; without one, on the CPU.
+///
+/// # Errors
+/// If inputs do not fit the model, or the device fails.
+pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
+    let (encoders, mut params) = Architecture::restore(&ctx.read::<Model>("model")?)?;
+    if let Some(device) = device {
+        let nets =
+            [encoders.patches.as_ref().map(|(net, _)| net), encoders.genes.as_ref().map(|(net, _)| net)];
+        let ids: Vec<_> = nets.into_iter().flatten().flat_map(Net::parameters).collect();
+        params.place(device, &ids).map_err(Error::invalid)?;
+    }
+    let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
+    let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
+        (false, _) => Ok(true),
+        (true, true) => Ok(false),
+        (true, false) => {
+            Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
+        }
+    };
+    let mut found = Vec::new();
+    if let Some((net, kind)) = &encoders.patches
+        && connected("patches", "patches")?
+    {
+        found.push(of_patches(ctx, net, kind, &params)?);
+    }
+    if let Some((net, kind)) = &encoders.genes
+        && connected("table", "genes")?
+    {
+        found.push(of_genes(ctx, net, kind, &params)?);
+    }
+    let embedding = match &found[..] {
+        [] => {
+            let message =
+                "the model has encoders of patches and genes: connect input `patches`, `table` or both";
+            return Err(Error::invalid(message));
+        }
+        [patches, genes] => side_by_side(patches, genes)?,
+        [only, ..] => only.clone(),
+    };
+    ctx.write("embedding", &embedding)
 }
 
 fn of_genes(ctx: &Context, net: &Net, kind: &OfGenes, params: &Params) -> Result<Embedding> {
     let table: Table = ctx.read("table")?;
     Scaler::check_table(&table)?;
     let genes = kind.scaler.find(&table.var.index)?;
-    embed(ctx, table.obs.index, kind.dim, |spots| {
+    by_batches(ctx, params, table.obs.index, kind.dim, |spots| {
         let rows = kind.scaler.rows(&table.x, &genes, spots);
         net.forward(params, tensor(rows, (spots.len(), kind.scaler.genes.len())))
     })
@@ -94,7 +114,7 @@ fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Re
         )));
     }
     let spots = std::mem::take(&mut patches.spots);
-    embed(ctx, spots, kind.dim, |spots| {
+    by_batches(ctx, params, spots, kind.dim, |spots| {
         let mut images = kind.colours.patches(&patches, spots);
         kind.sees.apply(&mut images, &kind.colours);
         net.forward(params, tensor(images, (spots.len(), size, size, 3)))
@@ -126,8 +146,9 @@ fn side_by_side(patches: &Embedding, genes: &Embedding) -> Result<Embedding> {
 }
 
 /// Embeds all spots, batch by batch.
-fn embed(
+fn by_batches(
     ctx: &Context,
+    params: &Params,
     spots: Vec<String>,
     dims: usize,
     encode: impl Fn(&[usize]) -> Matrix,
@@ -137,6 +158,9 @@ fn embed(
     for batch in positions.chunks(BATCH) {
         ctx.check_cancelled()?;
         embedded.extend(values(&encode(batch)));
+        if let Some(failure) = params.failure() {
+            return Err(Error::invalid(format!("the device failed: {failure}")));
+        }
         ctx.progress((embedded.len() / dims) as u64, spots.len() as u64, "spots");
     }
     Ok(Embedding { spots, dims, values: embedded })

@@ -3,7 +3,7 @@
 use rand::Rng;
 use rayon::prelude::*;
 use restage_nn::{
-    Linear, Params, Source,
+    Network, ParamId, Params, Source,
     dfdx::prelude::{NoneTape, Trace},
     masked_mse, tensor,
 };
@@ -20,7 +20,7 @@ pub(crate) struct GeneMask<'a> {
     pub(crate) expression: Expression<'a>,
     pub(crate) encoder: Net,
     /// One linear layer from the embedding to all genes: what it shall predict must lie open in the embedding.
-    pub(crate) decoder: Linear,
+    pub(crate) decoder: Network,
     pub(crate) mask_rate: f64,
     pub(crate) seed: u64,
 }
@@ -28,6 +28,10 @@ pub(crate) struct GeneMask<'a> {
 impl Objective for GeneMask<'_> {
     fn items(&self) -> usize {
         self.expression.spots()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        [self.encoder.parameters(), self.decoder.parameters()].concat()
     }
 
     /// The mean squared error of the hidden genes only: averaged over all genes, copying the seen ones would pay.
@@ -51,7 +55,7 @@ impl Objective for GeneMask<'_> {
 
         let embeddings = self.encoder.forward(params, tensor(input, (batch.len(), genes)).leaky_traced());
         let kept = embeddings.retaped::<NoneTape>();
-        let prediction = self.decoder.forward(params, embeddings, Source::Op);
+        let prediction = self.decoder.forward(params, embeddings.into(), Source::Op).rows();
         let loss = masked_mse(prediction, target, mask);
         Step { loss, terms: Vec::new(), embeddings: kept, others: None, of_genes: None, seen: Vec::new() }
     }

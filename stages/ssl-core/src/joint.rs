@@ -3,8 +3,9 @@
 //! teacher or a stopped gradient (`byol`, `simsiam`), prototypes (`swav`, `dino`).
 
 use restage_nn::{
-    Centre, Matrix, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow, dfdx::prelude::NoneTape,
-    ema_cosine, info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy, values, vicreg,
+    Centre, Matrix, ParamId, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow,
+    dfdx::prelude::NoneTape, ema_cosine, info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy,
+    values, vicreg,
 };
 
 use crate::{
@@ -57,6 +58,14 @@ pub(crate) struct Joint<V> {
 impl<V: Views> Objective for Joint<V> {
     fn items(&self) -> usize {
         self.views.items()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        let predictor = match &self.method {
+            Method::Simsiam(predictor) | Method::Byol(predictor) => predictor.parameters(),
+            _ => Vec::new(),
+        };
+        [self.views.parameters(), self.projector.parameters(), predictor].concat()
     }
 
     fn begin(&self, params: &Params) -> Memory {

@@ -4,7 +4,7 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{encoder::Encoder, optical_density::Sees, optimizer::Optimizer};
+use crate::{device::Choice, encoder::Encoder, optical_density::Sees, optimizer::Optimizer};
 
 /// What the encoder learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -134,6 +134,12 @@ pub struct PretrainParams {
     #[serde(default = "default::checkpoint_every")]
     #[schemars(extend("x-restage-unkeyed" = true))]
     pub checkpoint_every: usize,
+
+    /// Where it computes: `auto`, `cpu`, or `cuda:0` of plugin `ssl-cuda`. Default `auto`: a GPU if the plugin is for GPUs and there
+    /// is one.
+    #[serde(default)]
+    #[schemars(extend("x-restage-unkeyed" = true))]
+    pub device: Choice,
 
     /// Stops when the loss has not fallen for so many epochs. Nothing else is looked at, so no label can have a part in it.
     /// Default: never.
@@ -320,11 +326,12 @@ impl PretrainParams {
         Ok(())
     }
 
-    /// What the result depends on, as plain data: everything but how often to save.
+    /// What the result depends on, as plain data: everything but how often to save, and where.
     pub(crate) fn provenance(&self) -> Result<serde_json::Value> {
         let mut value = serde_json::to_value(self).map_err(Error::other("cannot write the params"))?;
         if let Some(fields) = value.as_object_mut() {
             fields.shift_remove("checkpoint_every");
+            fields.shift_remove("device");
         }
         Ok(value)
     }

@@ -7,7 +7,7 @@
 use rand::Rng;
 use rayon::prelude::*;
 use restage_nn::{
-    Linear, Matrix, Params, Recording, Source,
+    Linear, Matrix, ParamId, Params, Recording, Source,
     dfdx::prelude::{Axis, BroadcastTo, HasShape, NoneTape, ReshapeTo, Trace},
     masked_mse, tensor,
 };
@@ -129,6 +129,10 @@ impl Reconstruct<'_> {
 impl Objective for Reconstruct<'_> {
     fn items(&self) -> usize {
         self.views.items()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        self.views.encoder.body_parameters()
     }
 
     fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {

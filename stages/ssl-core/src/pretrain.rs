@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rand::Rng;
-use restage_nn::{Linear, Params, Prototypes, VicRegWeights};
+use restage_nn::{Device, Layer, Linear, Network, Params, Prototypes, VicRegWeights};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Artifact, Metrics, Model, Patches, Split, Table},
@@ -50,28 +50,37 @@ impl Stage for Pretrain {
     }
 
     fn run(params: PretrainParams, ctx: &Context) -> Result<()> {
-        let split = ctx.read_optional::<Split>("split")?;
-        let name = params.objective.name();
-        let trained = match params.objective {
-            Objective::GeneMask | Objective::GeneContrast => {
-                let table: Table = connected(ctx, "table", name)?;
-                let rows = training(&table.obs.index, split.as_ref(), "table")?;
-                on_genes(&params, ctx, &table, &rows)?
-            }
-            Objective::CrossModal => {
-                let patches: Patches = connected(ctx, "patches", name)?;
-                let table: Table = connected(ctx, "table", name)?;
-                on_both(&params, ctx, &patches, &table, split.as_ref())?
-            }
-            _ => {
-                let patches: Patches = connected(ctx, "patches", name)?;
-                let positions = training(&patches.spots, split.as_ref(), "patches")?;
-                on_patches(&params, ctx, &patches, &positions)?
-            }
-        };
-        ctx.write("model", &trained.architecture.model(&trained.params)?)?;
-        ctx.write("training", &trained.metrics())
+        let device = params.device.on_cpu()?;
+        pretrain(&params, ctx, device)
     }
+}
+
+/// Does what the stage type does, with networks on this device; without one, on the CPU.
+///
+/// # Errors
+/// If inputs or params do not fit, the training diverges or collapses, or the device fails.
+pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
+    let split = ctx.read_optional::<Split>("split")?;
+    let name = params.objective.name();
+    let trained = match params.objective {
+        Objective::GeneMask | Objective::GeneContrast => {
+            let table: Table = connected(ctx, "table", name)?;
+            let rows = training(&table.obs.index, split.as_ref(), "table")?;
+            on_genes(params, ctx, &table, &rows, device)?
+        }
+        Objective::CrossModal => {
+            let patches: Patches = connected(ctx, "patches", name)?;
+            let table: Table = connected(ctx, "table", name)?;
+            on_both(params, ctx, &patches, &table, split.as_ref(), device)?
+        }
+        _ => {
+            let patches: Patches = connected(ctx, "patches", name)?;
+            let positions = training(&patches.spots, split.as_ref(), "patches")?;
+            on_patches(params, ctx, &patches, &positions, device)?
+        }
+    };
+    ctx.write("model", &trained.architecture.model(&trained.params)?)?;
+    ctx.write("training", &trained.metrics())
 }
 
 /// A trained encoder.
@@ -104,7 +113,13 @@ impl Trained {
 }
 
 /// Trains an MLP on genes.
-fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usize]) -> Result<Trained> {
+fn on_genes(
+    options: &PretrainParams,
+    ctx: &Context,
+    table: &Table,
+    rows: &[usize],
+    device: Option<&dyn Device>,
+) -> Result<Trained> {
     let names = &table.var.index;
     if names.is_empty() {
         return Err(Error::invalid(
@@ -122,6 +137,7 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
         let decoder = Linear::new(&mut params, "decoder", options.dim, names.len(), &mut rng);
+        let decoder = Network(vec![Layer::Linear(decoder)]);
         let (mask_rate, seed) = (options.mask_rate, ctx.seed());
         let expression = Expression::new(table, rows, scaler)?;
         Box::new(GeneMask { expression, encoder, decoder, mask_rate, seed })
@@ -129,7 +145,7 @@ fn on_genes(options: &PretrainParams, ctx: &Context, table: &Table, rows: &[usiz
         let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
-    trained(ctx, options, architecture, params, objective.as_ref())
+    trained(ctx, options, architecture, params, objective.as_ref(), device)
 }
 
 /// Trains a CNN on patches.
@@ -138,6 +154,7 @@ fn on_patches(
     ctx: &Context,
     patches: &Patches,
     positions: &[usize],
+    device: Option<&dyn Device>,
 ) -> Result<Trained> {
     check_size(options, patches)?;
     check_prototypes(options, positions.len())?;
@@ -160,7 +177,7 @@ fn on_patches(
             Box::new(Reconstruct { views, pretext, sees, decoder })
         }
     };
-    trained(ctx, options, architecture, params, objective.as_ref())
+    trained(ctx, options, architecture, params, objective.as_ref(), device)
 }
 
 /// Trains a CNN on patches and an MLP on genes of the same spots.
@@ -170,6 +187,7 @@ fn on_both(
     patches: &Patches,
     table: &Table,
     split: Option<&Split>,
+    device: Option<&dyn Device>,
 ) -> Result<Trained> {
     check_size(options, patches)?;
     Scaler::check_table(table)?;
@@ -216,7 +234,7 @@ fn on_both(
         targets: options.targets,
         intra: options.intra as f32,
     };
-    trained(ctx, options, architecture, params, &objective)
+    trained(ctx, options, architecture, params, &objective, device)
 }
 
 fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> OfPatches {
@@ -323,11 +341,13 @@ fn joint<V: Views>(
 fn trained(
     ctx: &Context,
     options: &PretrainParams,
-    architecture: Architecture,
+    mut architecture: Architecture,
     mut params: Params,
     objective: &dyn train::Objective,
+    device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    let (curves, memory) = train(ctx, options, &architecture, &mut params, objective)?;
+    let (curves, memory) = train(ctx, options, &architecture, &mut params, objective, device)?;
+    architecture.provenance.device = device.map(|device| device.name().to_owned());
     let is_dino = options.two_views() == Some(Contrast::Dino);
     if let Some(teacher) = memory.teacher.filter(|_| is_dino) {
         params = teacher;

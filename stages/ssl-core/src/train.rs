@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    Centre, Matrix, ParamGradients, Params, Recording, Scalar, dfdx::prelude::AsArray, warmup_cosine,
+    Centre, Device, Matrix, ParamGradients, ParamId, Params, Recording, Scalar, dfdx::prelude::AsArray,
+    warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,11 @@ pub(crate) type Curves = BTreeMap<String, Vec<f64>>;
 pub(crate) trait Objective {
     /// Number of training spots.
     fn items(&self) -> usize;
+
+    /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only.
+    ///
+    /// [`Network`]: restage_nn::Network
+    fn parameters(&self) -> Vec<ParamId>;
 
     /// What it remembers besides the parameters, at the beginning.
     fn begin(&self, _: &Params) -> Memory {
@@ -71,6 +77,7 @@ pub(crate) fn train(
     architecture: &Architecture,
     params: &mut Params,
     objective: &dyn Objective,
+    device: Option<&dyn Device>,
 ) -> Result<(Curves, Memory)> {
     let identity = &identity(architecture)?;
     let items = objective.items();
@@ -80,6 +87,9 @@ pub(crate) fn train(
     let steps_per_epoch = batches.div_ceil(options.accumulate);
     let steps = steps_per_epoch * options.epochs;
     let mut state = resume(ctx, options, identity, params, objective);
+    if let Some(device) = device {
+        state.place(device, &objective.parameters())?;
+    }
     let mut best = Best::of(state.curves.get("loss"));
 
     while state.epochs < options.epochs && !best.is_long_ago(options.patience) {
@@ -113,6 +123,9 @@ pub(crate) fn train(
                 }
                 let share = (step + 1) as f64 / steps.max(1) as f64;
                 objective.remember(&mut state.memory, &state.params, seen, share);
+            }
+            if let Some(failure) = state.params.failure() {
+                return Err(Error::invalid(format!("the device failed at epoch {done}: {failure}")));
             }
             if !value.is_finite() || norm.is_some_and(|norm| !norm.is_finite()) {
                 return Err(Error::invalid(format!(
@@ -158,11 +171,17 @@ pub(crate) fn train(
         state.epochs += 1;
         best.add(state.curves["loss"][done]);
         if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < options.epochs {
+            state.fetch();
             checkpoint::save(ctx.scratch(), &state)?;
         }
     }
     if state.epochs < options.epochs {
         tracing::info!("stopped after epoch {}: the loss no longer falls", state.epochs);
+    }
+    state.fetch();
+    state.params.leave();
+    if let Some(teacher) = &mut state.memory.teacher {
+        teacher.leave();
     }
     *params = state.params;
     Ok((state.curves, state.memory))

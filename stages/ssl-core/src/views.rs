@@ -5,7 +5,7 @@ use rand::{Rng, seq::index};
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 use restage_nn::{
-    Matrix, Params,
+    Matrix, ParamId, Params,
     dfdx::prelude::{Cpu, NoneTape, OwnedTape, Trace},
     tensor,
 };
@@ -17,6 +17,9 @@ use crate::{augment::Augment, encoder::Net, expression::Expression, optical_dens
 pub(crate) trait Views: Sync {
     /// Number of training spots.
     fn items(&self) -> usize;
+
+    /// Parameters of their encoder.
+    fn parameters(&self) -> Vec<ParamId>;
 
     /// One view of each spot of the batch, as an encoder takes it.
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View;
@@ -66,6 +69,10 @@ impl PatchViews<'_> {
 impl Views for PatchViews<'_> {
     fn items(&self) -> usize {
         self.positions.len()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        self.encoder.parameters()
     }
 
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
@@ -127,6 +134,10 @@ impl GeneViews<'_> {
 impl Views for GeneViews<'_> {
     fn items(&self) -> usize {
         self.expression.spots()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        self.encoder.parameters()
     }
 
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {

@@ -1,7 +1,7 @@
 //! Layers on rows: of the encoder of genes, and what sits on embeddings in training.
 
 use rand::Rng;
-use restage_nn::{Layer, LayerNorm, Linear, Matrix, Params, Source, dfdx::prelude::*, relu};
+use restage_nn::{Layer, LayerNorm, Linear, Matrix, Network, ParamId, Params, Source, dfdx::prelude::*};
 
 /// Linear, layer norm, GELU per hidden layer; parameters as those of a PyTorch `Sequential` of that name.
 pub(super) fn layers(
@@ -23,7 +23,7 @@ pub(super) fn layers(
 
 /// Linear layers with layer norm and ReLU between them: what sits on embeddings during training only.
 pub(crate) struct Projector {
-    layers: Vec<(Linear, Option<LayerNorm>)>,
+    network: Network,
     outputs: usize,
 }
 
@@ -37,15 +37,17 @@ impl Projector {
         rng: &mut impl Rng,
     ) -> Self {
         let mut width = inputs;
-        let mut layer = |(position, &size): (usize, &usize)| {
+        let mut layers = Vec::with_capacity(3 * sizes.len());
+        for (position, &size) in sizes.iter().enumerate() {
             let linear = Linear::new(params, &format!("{name}.{}", 3 * position), width, size, rng);
+            layers.push(Layer::Linear(linear));
+            if position + 1 < sizes.len() {
+                let norm = LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size);
+                layers.extend([Layer::LayerNorm(norm), Layer::Relu]);
+            }
             width = size;
-            let last = position + 1 == sizes.len();
-            let norm = (!last).then(|| LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size));
-            (linear, norm)
-        };
-        let layers = sizes.iter().enumerate().map(&mut layer).collect();
-        Self { layers, outputs: width }
+        }
+        Self { network: Network(layers), outputs: width }
     }
 
     /// How many values it makes of an embedding.
@@ -53,14 +55,13 @@ impl Projector {
         self.outputs
     }
 
+    /// Its parameters.
+    pub(crate) fn parameters(&self) -> Vec<ParamId> {
+        self.network.parameters()
+    }
+
     /// Embeddings to what the loss sees.
     pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Matrix<T>) -> Matrix<T> {
-        self.layers.iter().fold(x, |x, (linear, norm)| {
-            let x = linear.forward(params, x, Source::Op);
-            match norm {
-                Some(norm) => relu(norm.forward(params, x)),
-                None => x,
-            }
-        })
+        self.network.forward(params, x.into(), Source::Op).rows()
     }
 }

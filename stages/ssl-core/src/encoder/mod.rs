@@ -6,7 +6,7 @@ mod resnet;
 
 use rand::Rng;
 use restage_nn::{
-    Images, Layer, Linear, Matrix, Network, Params, Recording, Source, Value, dfdx::prelude::*,
+    Images, Layer, Linear, Matrix, Network, ParamId, Params, Recording, Source, Value, dfdx::prelude::*,
     global_average_pool,
 };
 use restage_stage::{Error, Result};
@@ -193,12 +193,25 @@ impl Net {
         Ok(Self { body: Network(body), output, of_patches: true })
     }
 
-    /// Spots x genes, or patches x height x width x 3, to spots x dim.
-    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: impl Into<Value<T>>) -> Matrix<T> {
+    /// Parameters of what [`Net::forward`] runs.
+    pub(crate) fn parameters(&self) -> Vec<ParamId> {
+        self.whole().parameters()
+    }
+
+    /// Parameters of the network in what [`Net::forward_places`] runs.
+    pub(crate) fn body_parameters(&self) -> Vec<ParamId> {
+        self.body.parameters()
+    }
+
+    fn whole(&self) -> Network {
         let pool = self.of_patches.then_some(Layer::Pool);
         let after = pool.into_iter().chain([Layer::Linear(self.output)]);
-        let whole = Network(self.body.0.iter().cloned().chain(after).collect());
-        whole.forward(params, x.into(), Source::Data).rows()
+        Network(self.body.0.iter().cloned().chain(after).collect())
+    }
+
+    /// Spots x genes, or patches x height x width x 3, to spots x dim.
+    pub(crate) fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: impl Into<Value<T>>) -> Matrix<T> {
+        self.whole().forward(params, x.into(), Source::Data).rows()
     }
 
     /// The embeddings, patches x dim, and what they are the means of: patches x height x width x dim, of places.
