@@ -1,13 +1,12 @@
 //! Self-attention over sequences of tokens: the pixels of small maps, or any, as images of one row.
 
 use dfdx::prelude::*;
-use ndarray::{ArrayView2, s};
 use pulp::NullaryFnOnce;
 use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{gemm, par_gemm, view},
+    gemm::{View, gemm, par_gemm, view},
     params::{ParamId, Params},
     tensor::{self, Images, Source, gradient_mut},
     wide::{self, exp, largest, sum_of},
@@ -109,9 +108,9 @@ struct Heads {
 
 /// What one head sees of a sequence, tokens x width of a head each.
 struct Head<'a> {
-    q: ArrayView2<'a, f32>,
-    k: ArrayView2<'a, f32>,
-    v: ArrayView2<'a, f32>,
+    q: View<'a>,
+    k: View<'a>,
+    v: View<'a>,
 }
 
 impl Heads {
@@ -127,7 +126,7 @@ impl Heads {
     fn head(self, qkv: &[f32], tokens: usize, head: usize) -> Head<'_> {
         let part = |part: usize| {
             let first = part * self.dim + head * self.width();
-            view(qkv, tokens, 3 * self.dim).slice_move(s![.., first..first + self.width()])
+            view(qkv, tokens, 3 * self.dim).columns(first, self.width())
         };
         Head { q: part(0), k: part(1), v: part(2) }
     }
@@ -166,7 +165,7 @@ impl Heads {
                 let head = self.head(qkv, tokens, number);
                 let first = number * self.width();
                 self.weights(&head, &mut weights);
-                let taken = view(dcontext, tokens, self.dim).slice_move(s![.., first..first + self.width()]);
+                let taken = view(dcontext, tokens, self.dim).columns(first, self.width());
                 let by_weights = view(&weights, tokens, tokens);
                 gemm(by_weights.reversed_axes(), taken, 0.0, &mut part);
                 self.put(&part, dqkv, 3 * self.dim, 2 * self.dim + first);

@@ -1,31 +1,529 @@
-//! Matrix products on slices. `ndarray` because it is safe on borrowed slices; on the tall and narrow matrices of
-//! small convolutions it was also as fast as dfdx's own or up to twice as fast.
+//! Matrix products on slices, in registers as wide as the processor has them: AVX-512, AVX2 with FMA, NEON or none,
+//! chosen at run time.
+//!
+//! The right operand is packed into panels of a few registers' width. The left one is read where it lies, by rows or by
+//! columns: a row is where it starts, and runs of neighbours that all rows have in common. So the windows of a
+//! convolution are rows of its image, and nobody copies them.
+//!
+//! Every sum is over the inner axis in its order, in blocks of fixed length: the same bytes for any number of threads and
+//! any split of rows. Processors with other registers may differ in the last bits.
 
-use ndarray::{ArrayView2, ArrayViewMut2, Axis, Slice, linalg::general_mat_mul};
+use std::{ops::Range, sync::LazyLock};
+
+use pulp::{
+    Arch, Simd, WithSimd,
+    bytemuck::{cast_slice, cast_slice_mut},
+};
 use rayon::prelude::*;
 
-/// Rows of the result that one task computes. Fixed: the split must not depend on the number of threads.
-const ROWS: usize = 128;
+/// Rows of the result that one task computes.
+const ROWS: usize = 48;
+/// Rows of the result that are summed in registers at once.
+const TILE: usize = 6;
+/// Longest block of the inner axis: its panel stays in the nearest caches.
+const DEPTH: usize = 288;
+/// Values from which a right operand is packed by several threads.
+const LARGE: usize = 1 << 16;
 
-/// A row-major matrix on a slice; `.t()` transposes it.
-#[expect(clippy::expect_used, reason = "callers compute both from one shape")]
-pub(crate) fn view(values: &[f32], rows: usize, columns: usize) -> ArrayView2<'_, f32> {
-    ArrayView2::from_shape((rows, columns), values).expect("as many values as rows x columns")
+static ARCH: LazyLock<Arch> = LazyLock::new(Arch::new);
+
+/// A row-major matrix on a slice, or its transpose.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    values: &'a [f32],
+    rows: usize,
+    columns: usize,
+    /// From a row to the next, and from a column to the next; one of them is 1.
+    steps: (usize, usize),
+}
+
+/// A row-major matrix on a slice; `.reversed_axes()` transposes it.
+pub(crate) fn view(values: &[f32], rows: usize, columns: usize) -> View<'_> {
+    assert_eq!(values.len(), rows * columns, "as many values as rows x columns");
+    View { values, rows, columns, steps: (columns, 1) }
+}
+
+impl<'a> View<'a> {
+    pub(crate) fn reversed_axes(self) -> Self {
+        let Self { values, rows, columns, steps } = self;
+        Self { values, rows: columns, columns: rows, steps: (steps.1, steps.0) }
+    }
+
+    pub(crate) fn nrows(&self) -> usize {
+        self.rows
+    }
+
+    /// So many of its columns.
+    pub(crate) fn columns(self, first: usize, columns: usize) -> Self {
+        assert!(first + columns <= self.columns, "columns of a matrix");
+        let values = self.values.get(first * self.steps.1..).unwrap_or_default();
+        Self { values, columns, ..self }
+    }
+
+    fn panels(&self) -> Panels {
+        let (row, column) = self.steps;
+        Panels::new(self.values, self.columns, &runs([(0, self.rows)]), |k| k * row, column)
+    }
+
+    /// As a left operand, and where what it reads along starts: rows, or the inner axis.
+    fn starts(&self) -> Vec<usize> {
+        match self.steps {
+            (step, 1) => (0..self.rows).map(|row| row * step).collect(),
+            (_, step) => (0..self.columns).map(|column| column * step).collect(),
+        }
+    }
 }
 
 /// `c = a b + beta c` on the calling thread.
-#[expect(clippy::expect_used, reason = "callers compute both from one shape")]
-pub(crate) fn gemm(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, beta: f32, c: &mut [f32]) {
-    let mut c =
-        ArrayViewMut2::from_shape((a.nrows(), b.ncols()), c).expect("as many values as rows x columns");
-    general_mat_mul(1.0, &a, &b, beta, &mut c);
+pub(crate) fn gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
+    let (panels, starts, targets) = (b.panels(), a.starts(), targets(a.rows, b.columns));
+    assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
+    block(a, &starts, 0, &panels, Start::scaled(beta), c, &targets);
 }
 
 /// `c = a b + beta c`, in parallel over blocks of rows.
-pub(crate) fn par_gemm(a: ArrayView2<'_, f32>, b: ArrayView2<'_, f32>, beta: f32, c: &mut [f32]) {
-    c.par_chunks_mut(ROWS * b.ncols()).enumerate().for_each(|(block, c)| {
-        let first = block * ROWS;
-        let rows = Slice::from(first..(first + ROWS).min(a.nrows()));
-        gemm(a.slice_axis(Axis(0), rows), b, beta, c);
+pub(crate) fn par_gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
+    par(a, b, Start::scaled(beta), c);
+}
+
+/// `c = a b + bias`, the bias added to every row, in parallel over blocks of rows.
+pub(crate) fn par_affine(a: View<'_>, b: View<'_>, bias: &[f32], c: &mut [f32]) {
+    assert_eq!(bias.len(), b.columns, "a bias for every column");
+    par(a, b, Start::Row(bias), c);
+}
+
+fn par(a: View<'_>, b: View<'_>, start: Start<'_>, c: &mut [f32]) {
+    assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
+    if c.is_empty() {
+        return;
+    }
+    let (panels, starts, targets) = (b.panels(), a.starts(), targets(ROWS, b.columns));
+    c.par_chunks_mut(ROWS * b.columns).enumerate().for_each(|(task, c)| {
+        let targets = &targets[..c.len() / b.columns];
+        block(a, &starts, task * ROWS, &panels, start, c, targets);
     });
+}
+
+/// The rows of `a` from `first`, as many as there are targets.
+fn block(
+    a: View<'_>,
+    starts: &[usize],
+    first: usize,
+    right: &Panels,
+    start: Start<'_>,
+    c: &mut [f32],
+    targets: &[usize],
+) {
+    let left = match a.steps {
+        (_, 1) => Left::Rows { values: a.values, starts: &starts[first..][..targets.len()] },
+        _ => Left::Columns { values: &a.values[first..], starts },
+    };
+    product(left, right, start, c, targets);
+}
+
+fn targets(rows: usize, columns: usize) -> Vec<usize> {
+    (0..rows).map(|row| row * columns).collect()
+}
+
+/// Neighbours along the inner axis: where the first is, counted from a row's start, and how many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+}
+
+/// Runs of (offset, length), the long ones cut evenly.
+pub(crate) fn runs(of: impl IntoIterator<Item = (usize, usize)>) -> Vec<Run> {
+    let cut = |(offset, length): (usize, usize)| {
+        let parts = length.div_ceil(DEPTH);
+        (0..parts).map(move |part| {
+            let [from, to] = [part, part + 1].map(|part| length * part / parts);
+            Run { offset: offset + from, length: to - from }
+        })
+    };
+    of.into_iter().flat_map(cut).collect()
+}
+
+/// A right operand, in the order in which products read it.
+pub(crate) struct Panels {
+    values: Vec<f32>,
+    /// Values before the first that is on a boundary of 64 bytes.
+    skipped: usize,
+    columns: usize,
+    /// The same, filled up with zeros to whole registers.
+    padded: usize,
+    runs: Vec<Run>,
+    blocks: Vec<Block>,
+}
+
+/// Some runs, one block of the inner axis.
+struct Block {
+    runs: Range<usize>,
+    first: usize,
+    length: usize,
+}
+
+impl Panels {
+    /// Packs a matrix whose value at (k, column) is `values[row(k) + column * step]`, with k counted along `runs`.
+    pub(crate) fn new(
+        values: &[f32],
+        columns: usize,
+        runs: &[Run],
+        row: impl Fn(usize) -> usize + Sync,
+        step: usize,
+    ) -> Self {
+        let mut blocks = vec![Block { runs: 0..0, first: 0, length: 0 }];
+        for (index, run) in runs.iter().enumerate() {
+            match blocks.last_mut() {
+                Some(block) if block.length + run.length <= DEPTH => {
+                    block.runs.end = index + 1;
+                    block.length += run.length;
+                }
+                last => {
+                    let first = last.map_or(0, |block| block.first + block.length);
+                    blocks.push(Block { runs: index..index + 1, first, length: run.length });
+                }
+            }
+        }
+        let lanes = ARCH.dispatch(Lanes);
+        let padded = columns.div_ceil(lanes) * lanes;
+        let depth: usize = runs.iter().map(|run| run.length).sum();
+        let mut packed = vec![0.0; depth * padded + 15];
+        let skipped = (64 - packed.as_ptr() as usize % 64) % 64 / size_of::<f32>();
+
+        let mut rest = &mut packed[skipped..];
+        let mut parts = Vec::new();
+        for block in &blocks {
+            let (part, others) = rest.split_at_mut(block.length * padded);
+            parts.push((block, part));
+            rest = others;
+        }
+        let pack = |(block, mut part): (&Block, &mut [f32])| {
+            for (column, width) in panels(padded, lanes) {
+                let (panel, others) = part.split_at_mut(block.length * width);
+                let used = width.min(columns - column);
+                pack_panel(&values[column * step..], block.first, &row, step, used, panel, width);
+                part = others;
+            }
+        };
+        if depth * padded < LARGE {
+            parts.into_iter().for_each(pack);
+        } else {
+            parts.into_par_iter().for_each(pack);
+        }
+        Self { values: packed, skipped, columns, padded, runs: runs.to_vec(), blocks }
+    }
+}
+
+/// Lines of `width` values, of which `used` are filled.
+fn pack_panel(
+    values: &[f32],
+    first: usize,
+    row: &impl Fn(usize) -> usize,
+    step: usize,
+    used: usize,
+    panel: &mut [f32],
+    width: usize,
+) {
+    if step == 1 {
+        for (k, line) in panel.chunks_exact_mut(width).enumerate() {
+            line[..used].copy_from_slice(&values[row(first + k)..][..used]);
+        }
+        return;
+    }
+    // Few lines at a time, so that they stay in the nearest cache while columns are walked along.
+    const LINES: usize = 16;
+    for (group, lines) in panel.chunks_mut(LINES * width).enumerate() {
+        let rows: [usize; LINES] = std::array::from_fn(|k| {
+            let inside = k < lines.len() / width;
+            if inside { row(first + group * LINES + k) } else { 0 }
+        });
+        for column in 0..used {
+            let values = &values[column * step..];
+            for (line, row) in lines.chunks_exact_mut(width).zip(rows) {
+                line[column] = values[row];
+            }
+        }
+    }
+}
+
+/// The first column and the width of each panel.
+fn panels(padded: usize, lanes: usize) -> impl Iterator<Item = (usize, usize)> {
+    let widest = ARCH.dispatch(Vectors) * lanes;
+    let mut column = 0;
+    std::iter::from_fn(move || {
+        let rest = padded - column;
+        let width = [widest, widest / 2, lanes].into_iter().find(|width| (1..=rest).contains(width))?;
+        column += width;
+        Some((column - width, width))
+    })
+}
+
+/// Values in a register.
+struct Lanes;
+
+impl WithSimd for Lanes {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        S::F32_LANES
+    }
+}
+
+/// Registers that the widest panel fills.
+struct Vectors;
+
+impl WithSimd for Vectors {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        if S::REGISTER_COUNT >= 32 { 4 } else { 2 }
+    }
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// The row r has its runs counted from `starts[r]`.
+    Rows { values: &'a [f32], starts: &'a [usize] },
+    /// The row r has its value at k in `values[starts[k] + r]`.
+    Columns { values: &'a [f32], starts: &'a [usize] },
+}
+
+/// What a result is before the sums.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Nothing: what is there is overwritten.
+    Zero,
+    /// What is there, times this.
+    Scaled(f32),
+    /// The same row for all.
+    Row(&'a [f32]),
+}
+
+impl Start<'_> {
+    fn scaled(beta: f32) -> Self {
+        if beta == 0.0 { Self::Zero } else { Self::Scaled(beta) }
+    }
+}
+
+/// The product on the calling thread; its row r is written from `result[targets[r]]` on.
+pub(crate) fn product(
+    left: Left<'_>,
+    right: &Panels,
+    start: Start<'_>,
+    result: &mut [f32],
+    targets: &[usize],
+) {
+    ARCH.dispatch(Product { left, right, start, result, targets });
+}
+
+struct Product<'a> {
+    left: Left<'a>,
+    right: &'a Panels,
+    start: Start<'a>,
+    result: &'a mut [f32],
+    targets: &'a [usize],
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let right = self.right;
+        for block in &right.blocks {
+            let mut packed = &right.values[right.skipped + block.first * right.padded..];
+            for (column, width) in panels(right.padded, S::F32_LANES) {
+                let (panel, rest) = packed.split_at(block.length * width);
+                packed = rest;
+                match width / S::F32_LANES {
+                    4 => self.panel::<S, 4>(simd, block, panel, column),
+                    2 => self.panel::<S, 2>(simd, block, panel, column),
+                    _ => self.panel::<S, 1>(simd, block, panel, column),
+                }
+            }
+            self.start = Start::Scaled(1.0);
+        }
+    }
+}
+
+impl Product<'_> {
+    #[inline(always)]
+    fn panel<S: Simd, const V: usize>(&mut self, simd: S, block: &Block, panel: &[f32], column: usize) {
+        let (panel, _) = cast_slice::<f32, S::f32s>(panel).as_chunks::<V>();
+        let rows = self.targets.len();
+        let tiled = rows - rows % TILE;
+        for row in (0..tiled).step_by(TILE) {
+            self.tile::<S, TILE, V>(simd, block, panel, row, column);
+        }
+        for row in tiled..rows {
+            self.tile::<S, 1, V>(simd, block, panel, row, column);
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        block: &Block,
+        panel: &[[S::f32s; V]],
+        row: usize,
+        column: usize,
+    ) {
+        let mut sums = [[simd.splat_f32s(0.0); V]; R];
+        match self.left {
+            Left::Rows { values, starts } => {
+                let mut panel = panel;
+                for run in &self.right.runs[block.runs.clone()] {
+                    let (lines, rest) = panel.split_at(run.length);
+                    panel = rest;
+                    let a: [&[f32]; R] =
+                        std::array::from_fn(|r| &values[starts[row + r] + run.offset..][..lines.len()]);
+                    for (k, line) in lines.iter().enumerate() {
+                        for r in 0..R {
+                            let x = simd.splat_f32s(a[r][k]);
+                            for v in 0..V {
+                                sums[r][v] = simd.mul_add_e_f32s(x, line[v], sums[r][v]);
+                            }
+                        }
+                    }
+                }
+            }
+            Left::Columns { values, starts } => {
+                for (line, start) in panel.iter().zip(&starts[block.first..][..block.length]) {
+                    let a = &values[start + row..][..R];
+                    for r in 0..R {
+                        let x = simd.splat_f32s(a[r]);
+                        for v in 0..V {
+                            sums[r][v] = simd.mul_add_e_f32s(x, line[v], sums[r][v]);
+                        }
+                    }
+                }
+            }
+        }
+        let used = (V * S::F32_LANES).min(self.right.columns - column);
+        for (r, sums) in sums.iter().enumerate() {
+            let result = &mut self.result[self.targets[row + r] + column..][..used];
+            if used == V * S::F32_LANES {
+                let result = cast_slice_mut::<f32, S::f32s>(result);
+                for (v, sum) in sums.iter().enumerate() {
+                    result[v] = match self.start {
+                        Start::Zero => *sum,
+                        Start::Scaled(beta) => simd.mul_add_e_f32s(simd.splat_f32s(beta), result[v], *sum),
+                        Start::Row(bias) => {
+                            let bias = &bias[column + v * S::F32_LANES..][..S::F32_LANES];
+                            simd.add_f32s(cast_slice::<f32, S::f32s>(bias)[0], *sum)
+                        }
+                    };
+                }
+            } else {
+                let sums = cast_slice::<S::f32s, f32>(sums);
+                for (at, (result, sum)) in result.iter_mut().zip(sums).enumerate() {
+                    *result = match self.start {
+                        Start::Zero => *sum,
+                        Start::Scaled(beta) => beta * *result + sum,
+                        Start::Row(bias) => bias[column + at] + sum,
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(count: usize, phase: f32) -> Vec<f32> {
+        (0..count).map(|i| (phase + 1.3 * i as f32).sin()).collect()
+    }
+
+    fn at(view: &View<'_>, row: usize, column: usize) -> f64 {
+        f64::from(view.values[row * view.steps.0 + column * view.steps.1])
+    }
+
+    /// Sizes around those of tiles, registers, panels, blocks and tasks, each operand both ways.
+    #[test]
+    fn products_are_those_of_the_definition() {
+        let sizes = [
+            (1, 1, 1),
+            (6, 3, 16),
+            (7, 289, 15),
+            (50, 40, 64),
+            (97, 600, 67),
+            (13, 288, 130),
+            (5, 0, 3),
+            (100, 70, 1),
+        ];
+        for (rows, inner, columns) in sizes {
+            let (a, b) = (wave(rows * inner, 0.2), wave(inner * columns, 0.9));
+            let (c, bias) = (wave(rows * columns, 0.5), wave(columns, 0.1));
+            for ways in 0..4 {
+                let a =
+                    if ways % 2 == 0 { view(&a, rows, inner) } else { view(&a, inner, rows).reversed_axes() };
+                let b = if ways < 2 {
+                    view(&b, inner, columns)
+                } else {
+                    view(&b, columns, inner).reversed_axes()
+                };
+                for (name, found, start) in [
+                    ("zero", with(&c, |c| par_gemm(a, b, 0.0, c)), vec![0.0; rows * columns]),
+                    ("half", with(&c, |c| par_gemm(a, b, 0.5, c)), c.iter().map(|c| 0.5 * c).collect()),
+                    ("one thread", with(&c, |c| gemm(a, b, 1.0, c)), c.clone()),
+                    ("bias", with(&c, |c| par_affine(a, b, &bias, c)), bias.repeat(rows)),
+                ] {
+                    for (place, (found, start)) in found.iter().zip(start).enumerate() {
+                        let (row, column) = (place / columns, place % columns);
+                        let terms = (0..inner).map(|k| at(&a, row, k) * at(&b, k, column));
+                        let (sum, size) = terms.fold((0.0, 1.0), |(sum, size), t| (sum + t, size + t.abs()));
+                        let error = (f64::from(*found) - f64::from(start) - sum).abs();
+                        assert!(
+                            error < 1e-6 * size,
+                            "{name} {rows}x{inner}x{columns} way {ways}, {place}: off by {error}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn with(start: &[f32], product: impl Fn(&mut [f32])) -> Vec<f32> {
+        let mut result = start.to_vec();
+        product(&mut result);
+        result
+    }
+
+    #[test]
+    fn the_split_of_rows_and_threads_changes_no_bytes() {
+        let (a, b) = (wave(200 * 700, 0.2), wave(700 * 90, 0.9));
+        let (a, b) = (view(&a, 200, 700), view(&b, 700, 90));
+        let whole = with(&[0.0; 200 * 90], |c| gemm(a, b, 0.0, c));
+        for threads in [1, 2, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(whole, with(&[0.0; 200 * 90], |c| pool.install(|| par_gemm(a, b, 0.0, c))));
+        }
+    }
+
+    /// Rows that are windows, 2 x 3 of an image of 5 columns, and overlap.
+    #[test]
+    fn rows_can_be_runs_that_overlap() {
+        let image = wave(5 * 4, 0.4);
+        let weights = wave(6 * 2, 0.7);
+        let starts = [0, 1, 2, 5, 6, 7, 10];
+        let runs = runs([(0, 3), (5, 3)]);
+        let panels = Panels::new(&weights, 2, &runs, |k| k * 2, 1);
+        let mut found = [0.0; 14];
+        let left = Left::Rows { values: &image, starts: &starts };
+        product(left, &panels, Start::Zero, &mut found, &[12, 10, 8, 6, 4, 2, 0]);
+        for (row, start) in starts.into_iter().enumerate() {
+            for column in 0..2 {
+                let term = |k: usize| image[start + k / 3 * 5 + k % 3] * weights[k * 2 + column];
+                let sum: f32 = (0..6).map(term).sum();
+                assert!((found[12 - 2 * row + column] - sum).abs() < 1e-5);
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! One item among others: the two views of an item should be more alike than views of different ones.
 
 use dfdx::prelude::*;
-use ndarray::ArrayView2;
+
 use rayon::prelude::*;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     with_gradients,
 };
 use crate::{
-    gemm::{par_gemm, view},
+    gemm::{View, par_gemm, view},
     tensor::{self, Matrix, Recording, Scalar},
 };
 
@@ -92,7 +92,7 @@ fn between(
     a: Matrix<Recording>,
     b: Matrix<Recording>,
     temperature: f32,
-    targets: impl FnOnce(ArrayView2<'_, f32>, ArrayView2<'_, f32>) -> Option<Vec<f32>>,
+    targets: impl FnOnce(View<'_>, View<'_>) -> Option<Vec<f32>>,
 ) -> Scalar<Recording> {
     assert_eq!(a.shape(), b.shape(), "shapes of two modalities");
     let (items, dims) = *a.shape();
