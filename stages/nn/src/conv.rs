@@ -1,17 +1,25 @@
-//! A convolution over images, as a product with the matrix of their windows (im2col).
+//! A convolution over images: products whose left rows are the windows, read where they lie in the padded image.
 
 use dfdx::prelude::*;
 use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{gemm, view},
+    gemm::{Left, Panels, Start, product, runs},
     params::{ParamId, Params},
-    tensor::{self, Images, Source, add_all, gradient_mut, take_gradient},
+    scratch::Scratch,
+    tensor::{self, Images, Source, gradient_mut, take_gradient},
 };
 
-/// Images that one task takes. Fixed: partial sums must not depend on the number of threads.
-const GROUP: usize = 8;
+/// Windows that one task takes at least: whole images. Of fixed sizes, as all splits here: sums must not depend on the
+/// number of threads.
+const GROUP: usize = 96;
+/// Values of a window whose gradients one task computes: whole tiles of a product.
+const WEIGHTS: usize = 144;
+/// Tasks that the gradient of weights is for, or more.
+const TASKS: usize = 16;
+/// Outputs whose weights one task brings from one order to the other.
+const OUTPUTS: usize = 16;
 
 /// A convolution with square windows and no bias: the norm that follows brings one.
 #[derive(Clone, Copy, Debug)]
@@ -55,72 +63,22 @@ impl Conv2d {
         let windows = Windows::new(self, height, width);
         let (x, mut tape) = x.split_tape();
         let weight = params[self.weight].tensor.clone();
-        let (input, w) = (tensor::values(&x), self.by_window(&tensor::values(&weight)));
+        let (input, w) = (tensor::values(&x), tensor::values(&weight));
 
-        let mut output = vec![0.0; count * windows.rows() * self.outputs];
-        output
-            .par_chunks_mut(GROUP * windows.rows() * self.outputs)
-            .zip(input.par_chunks(GROUP * windows.image()))
-            .for_each(|(output, input)| {
-                let matrix = windows.gather(input);
-                let rows = matrix.len() / windows.columns();
-                let w = view(&w, self.outputs, windows.columns());
-                gemm(view(&matrix, rows, windows.columns()), w.reversed_axes(), 0.0, output);
-            });
+        let mut output = vec![0.0; count * windows.count() * self.outputs];
+        windows.convolve(&input, &w, &mut output);
         let y = tensor::tensor(output, (count, windows.out_height, windows.out_width, self.outputs));
 
-        let (layer, out) = (*self, y.clone());
+        let out = y.clone();
         tape.add_backward_op(move |gradients| {
             let dy = take_gradient(gradients, &out)?;
-            let groups = dy.par_chunks(GROUP * windows.rows() * layer.outputs);
-            let partial = |dy: &[f32], input: &[f32]| {
-                let matrix = windows.gather(input);
-                let rows = matrix.len() / windows.columns();
-                let mut dw = vec![0.0; w.len()];
-                let dy = view(dy, rows, layer.outputs);
-                gemm(dy.reversed_axes(), view(&matrix, rows, windows.columns()), 0.0, &mut dw);
-                dw
-            };
-            let inputs = input.par_chunks(GROUP * windows.image());
-            let partials: Vec<_> = groups.clone().zip(inputs).map(|(dy, input)| partial(dy, input)).collect();
-            let mut dw = vec![0.0; w.len()];
-            add_all(&mut dw, &partials);
-            layer.add_by_channel(&dw, gradient_mut(gradients, &weight)?);
-
+            windows.add_weight_gradient(&input, &dy, gradient_mut(gradients, &weight)?);
             if source == Source::Op {
-                let dx = gradient_mut(gradients, &x)?.par_chunks_mut(GROUP * windows.image());
-                groups.zip(dx).for_each(|(dy, dx)| {
-                    let rows = dy.len() / layer.outputs;
-                    let mut matrix = vec![0.0; rows * windows.columns()];
-                    let w = view(&w, layer.outputs, windows.columns());
-                    gemm(view(dy, rows, layer.outputs), w, 0.0, &mut matrix);
-                    windows.scatter(&matrix, dx);
-                });
+                windows.add_input_gradient(&dy, &w, gradient_mut(gradients, &x)?);
             }
             Ok(())
         });
         y.put_tape(tape)
-    }
-
-    /// Weights from PyTorch's order (output, input, y, x) to that of a window (output, y, x, input).
-    fn by_window(&self, weight: &[f32]) -> Vec<f32> {
-        let mut result = vec![0.0; weight.len()];
-        self.pairs().for_each(|(torch, window)| result[window] = weight[torch]);
-        result
-    }
-
-    /// Adds gradients in the order of a window to those in PyTorch's order.
-    fn add_by_channel(&self, gradient: &[f32], sum: &mut [f32]) {
-        self.pairs().for_each(|(torch, window)| sum[torch] += gradient[window]);
-    }
-
-    /// Positions of one weight in PyTorch's order and in that of a window.
-    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> {
-        let (inputs, area) = (self.inputs, self.side * self.side);
-        (0..self.outputs * inputs * area).map(move |torch| {
-            let (output, input, pixel) = (torch / (inputs * area), torch / area % inputs, torch % area);
-            (torch, (output * area + pixel) * inputs + input)
-        })
     }
 }
 
@@ -135,6 +93,7 @@ struct Windows {
     padding: usize,
     out_height: usize,
     out_width: usize,
+    outputs: usize,
 }
 
 impl Windows {
@@ -149,6 +108,7 @@ impl Windows {
             padding: conv.padding,
             out_height: out(height),
             out_width: out(width),
+            outputs: conv.outputs,
         }
     }
 
@@ -157,58 +117,252 @@ impl Windows {
         self.height * self.width * self.channels
     }
 
+    /// Values of its result.
+    fn result(&self) -> usize {
+        self.count() * self.outputs
+    }
+
     /// Windows in an image.
-    fn rows(&self) -> usize {
+    fn count(&self) -> usize {
         self.out_height * self.out_width
     }
 
-    /// Values of a window.
-    fn columns(&self) -> usize {
-        self.side * self.side * self.channels
+    /// Pixels of a window.
+    fn area(&self) -> usize {
+        self.side * self.side
     }
 
-    /// The windows of images, one a row, with zeros beyond the edges.
-    fn gather(&self, images: &[f32]) -> Vec<f32> {
-        let mut matrix = vec![0.0; images.len() / self.image() * self.rows() * self.columns()];
-        let windows = matrix.chunks_exact_mut(self.rows() * self.columns());
-        for (image, windows) in images.chunks_exact(self.image()).zip(windows) {
-            self.runs(|from, to, length| {
-                windows[to..to + length].copy_from_slice(&image[from..from + length])
-            });
-        }
-        matrix
+    /// Images that one task takes.
+    fn group(&self) -> usize {
+        GROUP.div_ceil(self.count())
     }
 
-    /// Adds windows back to where in the images they came from.
-    fn scatter(&self, matrix: &[f32], images: &mut [f32]) {
-        let windows = matrix.chunks_exact(self.rows() * self.columns());
-        for (image, windows) in images.chunks_exact_mut(self.image()).zip(windows) {
-            self.runs(|from, to, length| {
-                let sums = image[from..from + length].iter_mut();
-                sums.zip(&windows[to..to + length]).for_each(|(sum, value)| *sum += value);
-            });
+    fn padded(&self) -> Padded {
+        let edges = (self.padding, self.padding);
+        Padded {
+            height: self.height,
+            width: self.width,
+            channels: self.channels,
+            above: edges,
+            beside: edges,
         }
     }
 
-    /// Calls `visit(position in the image, position in its windows, length)` for every run of values that lie
-    /// together in both: a row of a window, as far as it is inside the image.
-    fn runs(&self, mut visit: impl FnMut(usize, usize, usize)) {
-        for (row, (out_y, out_x)) in
-            (0..self.out_height).flat_map(|y| (0..self.out_width).map(move |x| (y, x))).enumerate()
-        {
-            let left = out_x * self.stride;
-            let skipped = self.padding.saturating_sub(left);
-            let end = self.side.min(self.width + self.padding - left);
-            for window_y in 0..self.side {
-                let padded_y = out_y * self.stride + window_y;
-                if padded_y < self.padding || padded_y >= self.height + self.padding || skipped >= end {
-                    continue;
+    /// Where every window of some images starts in those, padded.
+    fn starts(&self, images: usize) -> Vec<usize> {
+        let padded = self.padded();
+        let pixels = (0..self.out_height).flat_map(|y| (0..self.out_width).map(move |x| (y, x)));
+        let starts: Vec<usize> = pixels.map(|(y, x)| padded.at(y * self.stride, x * self.stride)).collect();
+        (0..images)
+            .flat_map(|image| starts.iter().map(move |start| image * padded.values() + start))
+            .collect()
+    }
+
+    /// A window's rows.
+    fn rows(&self) -> impl Iterator<Item = (usize, usize)> {
+        let (padded, length) = (self.padded(), self.side * self.channels);
+        (0..self.side).map(move |y| (padded.at(y, 0), length))
+    }
+
+    fn convolve(&self, images: &[f32], weights: &[f32], output: &mut [f32]) {
+        let area = self.area();
+        // A window has the channels of a pixel together, PyTorch's weights the pixels of a channel.
+        let row = |k: usize| k % self.channels * area + k / self.channels;
+        let panels = Panels::new(weights, self.outputs, &runs(self.rows()), row, self.channels * area);
+        let (starts, targets) =
+            (self.starts(self.group()), multiples(self.group() * self.count(), self.outputs));
+        output
+            .par_chunks_mut(self.group() * self.result())
+            .zip(images.par_chunks(self.group() * self.image()))
+            .for_each(|(output, images)| {
+                let padded = self.padded().of(images);
+                let count = output.len() / self.outputs;
+                let left = Left::Rows { values: padded.values(images), starts: &starts[..count] };
+                product(left, &panels, Start::Zero, output, &targets[..count]);
+            });
+    }
+
+    /// Adds to the gradient by the weights, in PyTorch's order.
+    fn add_weight_gradient(&self, images: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let (length, area, count) = (self.area() * self.channels, self.area(), images.len() / self.image());
+        // Some weights of some images each; what the parts of the images give is added in their order.
+        let parts = TASKS.div_ceil(length.div_ceil(WEIGHTS)).min(count).max(1);
+        let starts = self.starts(self.group());
+        let mut partial = vec![0.0; parts * length * self.outputs];
+        let tasks: Vec<_> = partial
+            .chunks_mut(length * self.outputs)
+            .enumerate()
+            .flat_map(|(part, dw)| {
+                dw.chunks_mut(WEIGHTS * self.outputs).enumerate().map(move |(w, dw)| (part, w * WEIGHTS, dw))
+            })
+            .collect();
+        tasks.into_par_iter().for_each(|(part, first, dw)| {
+            let of = |part: usize| count * part / parts;
+            let images = &images[of(part) * self.image()..of(part + 1) * self.image()];
+            let dy = &dy[of(part) * self.result()..of(part + 1) * self.result()];
+            let groups =
+                images.chunks(self.group() * self.image()).zip(dy.chunks(self.group() * self.result()));
+            for (images, dy) in groups {
+                let padded = self.padded().of(images);
+                let pixels = dy.len() / self.outputs;
+                let panels = Panels::new(dy, self.outputs, &runs([(0, pixels)]), |k| k * self.outputs, 1);
+                let last = first + dw.len() / self.outputs;
+                let mut at = 0;
+                for (offset, length) in self.rows() {
+                    let (from, to) = (first.max(at), last.min(at + length));
+                    if from < to {
+                        let values = &padded.values(images)[offset + from - at..];
+                        let left = Left::Columns { values, starts: &starts[..pixels] };
+                        let dw = &mut dw[(from - first) * self.outputs..(to - first) * self.outputs];
+                        product(left, &panels, Start::Scaled(1.0), dw, &multiples(to - from, self.outputs));
+                    }
+                    at += length;
                 }
-                let from = (padded_y - self.padding) * self.width + left + skipped - self.padding;
-                let to = (row * self.side + window_y) * self.side + skipped;
-                visit(from * self.channels, to * self.channels, (end - skipped) * self.channels);
+            }
+        });
+        dw.par_chunks_mut(OUTPUTS * self.channels * area).enumerate().for_each(|(task, dw)| {
+            for channel in 0..self.channels {
+                for (output, dw) in dw.chunks_exact_mut(self.channels * area).enumerate() {
+                    for (pixel, dw) in dw[channel * area..][..area].iter_mut().enumerate() {
+                        let at = (pixel * self.channels + channel) * self.outputs + task * OUTPUTS + output;
+                        *dw += partial[at..].iter().step_by(length * self.outputs).sum::<f32>();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Adds to the gradient by the images. Of a stride s there are s x s kinds of pixels: each is seen by windows at
+    /// other places of themselves, and is a convolution of `dy` with those weights, turned round.
+    fn add_input_gradient(&self, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
+        let reach = self.side.div_ceil(self.stride) - 1;
+        let edges = |length: usize, out: usize| {
+            (reach, ((length - 1 + self.padding) / self.stride).saturating_sub(out - 1))
+        };
+        let padded = Padded {
+            height: self.out_height,
+            width: self.out_width,
+            channels: self.outputs,
+            above: edges(self.height, self.out_height),
+            beside: edges(self.width, self.out_width),
+        };
+        let kinds: Vec<_> = (0..self.stride)
+            .flat_map(|y| (0..self.stride).map(move |x| (y, x)))
+            .filter_map(|kind| self.seen(kind, padded, weights))
+            .collect();
+        dx.par_chunks_mut(self.group() * self.image())
+            .zip(dy.par_chunks(self.group() * self.result()))
+            .for_each(|(dx, dy)| {
+                let count = dx.len() / self.image();
+                let memory = padded.of(dy);
+                for Seen { panels, starts, targets } in &kinds {
+                    let length = starts.len() / self.group() * count;
+                    let left = Left::Rows { values: memory.values(dy), starts: &starts[..length] };
+                    product(left, panels, Start::Scaled(1.0), dx, &targets[..length]);
+                }
+            });
+    }
+
+    /// How windows see the pixels whose place in the padded image is this plus a multiple of the stride, if they do.
+    fn seen(&self, (y, x): (usize, usize), padded: Padded, weights: &[f32]) -> Option<Seen> {
+        let Self { side, stride, outputs, channels, .. } = *self;
+        let area = self.area();
+        let taps = |place: usize| side.saturating_sub(place).div_ceil(stride);
+        let (high, wide) = (taps(y), taps(x));
+        if high == 0 || wide == 0 {
+            return None;
+        }
+        let rows = (0..high).map(|line| (padded.at(line, 0), wide * outputs));
+        let row = |k: usize| {
+            let (output, right, down) = (k % outputs, k / outputs % wide, k / outputs / wide);
+            let pixel = (y + stride * (high - 1 - down)) * side + x + stride * (wide - 1 - right);
+            output * channels * area + pixel
+        };
+        let panels = Panels::new(weights, channels, &runs(rows), row, area);
+        // Pixels of this kind along an edge, each with the first output that sees it, counted from the padding's edge on.
+        let along = |length: usize, place: usize, taps: usize, edge: usize| -> Vec<(usize, usize)> {
+            (0..length)
+                .filter(|at| (at + self.padding) % stride == place)
+                .map(|at| (at, (at + self.padding) / stride + edge + 1 - taps))
+                .collect()
+        };
+        let down = along(self.height, y, high, padded.above.0);
+        let right = along(self.width, x, wide, padded.beside.0);
+        let (mut starts, mut targets) = (Vec::new(), Vec::new());
+        for image in 0..self.group() {
+            for (y, out_y) in &down {
+                for (x, out_x) in &right {
+                    starts.push(image * padded.values() + padded.at(*out_y, *out_x));
+                    targets.push(image * self.image() + (y * self.width + x) * channels);
+                }
             }
         }
+        Some(Seen { panels, starts, targets })
+    }
+}
+
+/// One kind of pixels: weights, and where each pixel's outputs start and its gradient lies.
+struct Seen {
+    panels: Panels,
+    starts: Vec<usize>,
+    targets: Vec<usize>,
+}
+
+fn multiples(count: usize, of: usize) -> Vec<usize> {
+    (0..count).map(|index| index * of).collect()
+}
+
+/// Images with zeros around.
+#[derive(Clone, Copy)]
+struct Padded {
+    height: usize,
+    width: usize,
+    channels: usize,
+    /// Lines above and below.
+    above: (usize, usize),
+    /// Pixels to the left and to the right.
+    beside: (usize, usize),
+}
+
+impl Padded {
+    /// Place of a pixel's first value, counted from the padding's corner.
+    fn at(&self, y: usize, x: usize) -> usize {
+        (y * (self.beside.0 + self.width + self.beside.1) + x) * self.channels
+    }
+
+    /// Values of an image with its padding.
+    fn values(&self) -> usize {
+        self.at(self.above.0 + self.height + self.above.1, 0)
+    }
+
+    fn of(&self, images: &[f32]) -> Filled {
+        let line = self.width * self.channels;
+        if self.values() == self.height * line {
+            return Filled(None);
+        }
+        let images = images.chunks_exact(self.height * line);
+        let mut result = Scratch::new(images.len() * self.values());
+        for (padded, image) in result.chunks_exact_mut(self.values()).zip(images) {
+            // Between two lines lie the right edge of one and the left of the next.
+            let mut filled = 0;
+            for (y, values) in image.chunks_exact(line).enumerate() {
+                let at = self.at(self.above.0 + y, self.beside.0);
+                padded[filled..at].fill(0.0);
+                padded[at..at + line].copy_from_slice(values);
+                filled = at + line;
+            }
+            padded[filled..].fill(0.0);
+        }
+        Filled(Some(result))
+    }
+}
+
+/// Padded images, or nothing where they need no padding.
+struct Filled(Option<Scratch>);
+
+impl Filled {
+    fn values<'a>(&'a self, images: &'a [f32]) -> &'a [f32] {
+        self.0.as_deref().unwrap_or(images)
     }
 }
 
@@ -252,7 +406,9 @@ mod tests {
 
     #[test]
     fn is_the_convolution_of_its_definition() {
-        for (side, stride, height, width) in [(3, 2, 6, 5), (3, 1, 4, 4), (1, 1, 3, 3), (5, 2, 2, 7)] {
+        for (side, stride, height, width) in
+            [(3, 2, 6, 5), (3, 1, 4, 4), (1, 1, 3, 3), (5, 2, 2, 7), (3, 3, 7, 8)]
+        {
             let mut params = Params::default();
             let conv = Conv2d::new(&mut params, "c", (2, 3), (side, stride), &mut rng());
             let x = wave((9, height, width, 2));
@@ -274,5 +430,10 @@ mod tests {
         let mut params = Params::default();
         let point = Conv2d::new(&mut params, "c", (2, 3), (1, 2), &mut rng());
         check(&params, wave((3, 5, 4, 2)), |params, x| point.forward(params, x, Source::Op));
+        for (side, stride) in [(3, 1), (5, 2), (3, 3), (5, 1)] {
+            let mut params = Params::default();
+            let conv = Conv2d::new(&mut params, "c", (3, 2), (side, stride), &mut rng());
+            check(&params, wave((2, 4, 5, 3)), |params, x| conv.forward(params, x, Source::Op));
+        }
     }
 }

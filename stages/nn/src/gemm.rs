@@ -16,8 +16,10 @@ use pulp::{
 };
 use rayon::prelude::*;
 
+use crate::scratch::Scratch;
+
 /// Rows of the result that one task computes.
-const ROWS: usize = 48;
+const ROWS: usize = 96;
 /// Rows of the result that are summed in registers at once.
 const TILE: usize = 6;
 /// Longest block of the inner axis: its panel stays in the nearest caches.
@@ -116,7 +118,7 @@ fn block(
 ) {
     let left = match a.steps {
         (_, 1) => Left::Rows { values: a.values, starts: &starts[first..][..targets.len()] },
-        _ => Left::Columns { values: &a.values[first..], starts },
+        _ => Left::Columns { values: a.values.get(first..).unwrap_or_default(), starts },
     };
     product(left, right, start, c, targets);
 }
@@ -146,9 +148,7 @@ pub(crate) fn runs(of: impl IntoIterator<Item = (usize, usize)>) -> Vec<Run> {
 
 /// A right operand, in the order in which products read it.
 pub(crate) struct Panels {
-    values: Vec<f32>,
-    /// Values before the first that is on a boundary of 64 bytes.
-    skipped: usize,
+    values: Scratch,
     columns: usize,
     /// The same, filled up with zeros to whole registers.
     padded: usize,
@@ -188,10 +188,9 @@ impl Panels {
         let lanes = ARCH.dispatch(Lanes);
         let padded = columns.div_ceil(lanes) * lanes;
         let depth: usize = runs.iter().map(|run| run.length).sum();
-        let mut packed = vec![0.0; depth * padded + 15];
-        let skipped = (64 - packed.as_ptr() as usize % 64) % 64 / size_of::<f32>();
+        let mut packed = Scratch::new(depth * padded);
 
-        let mut rest = &mut packed[skipped..];
+        let mut rest = &mut packed[..];
         let mut parts = Vec::new();
         for block in &blocks {
             let (part, others) = rest.split_at_mut(block.length * padded);
@@ -211,11 +210,11 @@ impl Panels {
         } else {
             parts.into_par_iter().for_each(pack);
         }
-        Self { values: packed, skipped, columns, padded, runs: runs.to_vec(), blocks }
+        Self { values: packed, columns, padded, runs: runs.to_vec(), blocks }
     }
 }
 
-/// Lines of `width` values, of which `used` are filled.
+/// Lines of `width` values, the first `used` of the matrix, the others 0.
 fn pack_panel(
     values: &[f32],
     first: usize,
@@ -225,6 +224,9 @@ fn pack_panel(
     panel: &mut [f32],
     width: usize,
 ) {
+    if used < width {
+        panel.chunks_exact_mut(width).for_each(|line| line[used..].fill(0.0));
+    }
     if step == 1 {
         for (k, line) in panel.chunks_exact_mut(width).enumerate() {
             line[..used].copy_from_slice(&values[row(first + k)..][..used]);
@@ -335,7 +337,7 @@ impl WithSimd for Product<'_> {
     fn with_simd<S: Simd>(mut self, simd: S) {
         let right = self.right;
         for block in &right.blocks {
-            let mut packed = &right.values[right.skipped + block.first * right.padded..];
+            let mut packed = &right.values[block.first * right.padded..];
             for (column, width) in panels(right.padded, S::F32_LANES) {
                 let (panel, rest) = packed.split_at(block.length * width);
                 packed = rest;
@@ -380,47 +382,32 @@ impl Product<'_> {
                 for run in &self.right.runs[block.runs.clone()] {
                     let (lines, rest) = panel.split_at(run.length);
                     panel = rest;
-                    let a: [&[f32]; R] =
-                        std::array::from_fn(|r| &values[starts[row + r] + run.offset..][..lines.len()]);
-                    for (k, line) in lines.iter().enumerate() {
-                        for r in 0..R {
-                            let x = simd.splat_f32s(a[r][k]);
-                            for v in 0..V {
-                                sums[r][v] = simd.mul_add_e_f32s(x, line[v], sums[r][v]);
-                            }
-                        }
-                    }
+                    let from = |r| &values[starts[row + r] + run.offset..][..run.length];
+                    add_rows(simd, std::array::from_fn(from), lines, &mut sums);
                 }
             }
             Left::Columns { values, starts } => {
-                for (line, start) in panel.iter().zip(&starts[block.first..][..block.length]) {
-                    let a = &values[start + row..][..R];
-                    for r in 0..R {
-                        let x = simd.splat_f32s(a[r]);
-                        for v in 0..V {
-                            sums[r][v] = simd.mul_add_e_f32s(x, line[v], sums[r][v]);
-                        }
-                    }
-                }
+                add_columns(simd, values.get(row..).unwrap_or_default(), &starts[block.first..][..block.length], panel, &mut sums);
             }
         }
         let used = (V * S::F32_LANES).min(self.right.columns - column);
-        for (r, sums) in sums.iter().enumerate() {
+        for r in 0..R {
             let result = &mut self.result[self.targets[row + r] + column..][..used];
             if used == V * S::F32_LANES {
                 let result = cast_slice_mut::<f32, S::f32s>(result);
-                for (v, sum) in sums.iter().enumerate() {
+                for v in 0..V {
+                    let sum = sums[r][v];
                     result[v] = match self.start {
-                        Start::Zero => *sum,
-                        Start::Scaled(beta) => simd.mul_add_e_f32s(simd.splat_f32s(beta), result[v], *sum),
+                        Start::Zero => sum,
+                        Start::Scaled(beta) => simd.mul_add_e_f32s(simd.splat_f32s(beta), result[v], sum),
                         Start::Row(bias) => {
                             let bias = &bias[column + v * S::F32_LANES..][..S::F32_LANES];
-                            simd.add_f32s(cast_slice::<f32, S::f32s>(bias)[0], *sum)
+                            simd.add_f32s(cast_slice::<f32, S::f32s>(bias)[0], sum)
                         }
                     };
                 }
             } else {
-                let sums = cast_slice::<S::f32s, f32>(sums);
+                let sums = cast_slice::<S::f32s, f32>(&sums[r]);
                 for (at, (result, sum)) in result.iter_mut().zip(sums).enumerate() {
                     *result = match self.start {
                         Start::Zero => *sum,
@@ -431,6 +418,49 @@ impl Product<'_> {
             }
         }
     }
+}
+
+/// Adds the product of rows and the lines of a panel. The copy is what makes the compiler keep the sums in registers.
+#[inline(always)]
+fn add_rows<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    lines: &[[S::f32s; V]],
+    sums: &mut [[S::f32s; V]; R],
+) {
+    let rows = rows.map(|row| &row[..lines.len()]);
+    let mut registers = *sums;
+    for (k, line) in lines.iter().enumerate() {
+        for r in 0..R {
+            let x = simd.splat_f32s(rows[r][k]);
+            for v in 0..V {
+                registers[r][v] = simd.mul_add_e_f32s(x, line[v], registers[r][v]);
+            }
+        }
+    }
+    *sums = registers;
+}
+
+/// The same of columns, of which R neighbours are read from each start on.
+#[inline(always)]
+fn add_columns<S: Simd, const R: usize, const V: usize>(
+    simd: S,
+    values: &[f32],
+    starts: &[usize],
+    lines: &[[S::f32s; V]],
+    sums: &mut [[S::f32s; V]; R],
+) {
+    let mut registers = *sums;
+    for (line, start) in lines.iter().zip(starts) {
+        let column = &values[*start..][..R];
+        for r in 0..R {
+            let x = simd.splat_f32s(column[r]);
+            for v in 0..V {
+                registers[r][v] = simd.mul_add_e_f32s(x, line[v], registers[r][v]);
+            }
+        }
+    }
+    *sums = registers;
 }
 
 #[cfg(test)]

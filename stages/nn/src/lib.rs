@@ -42,6 +42,7 @@ mod project;
 mod prototypes;
 mod resident;
 mod schedule;
+mod scratch;
 mod sgd;
 mod sparse;
 mod tensor;

@@ -1,0 +1,74 @@
+//! Memory that ops use for a moment, kept for the next one: new pages cost more than what is computed in them.
+
+use std::{
+    cell::RefCell,
+    ops::{Deref, DerefMut},
+};
+
+/// Bytes to whose multiple the first value is aligned: a line of the cache, and the widest register.
+const ALIGNMENT: usize = 64;
+
+thread_local! {
+    static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Values that nobody has set, on a boundary of 64 bytes.
+pub(crate) struct Scratch {
+    memory: Vec<f32>,
+    first: usize,
+    length: usize,
+}
+
+impl Scratch {
+    pub(crate) fn new(length: usize) -> Self {
+        let mut memory = FREE.with_borrow_mut(|free| {
+            // The smallest that is large enough, else the largest, which grows.
+            free.sort_unstable_by_key(Vec::len);
+            let fits = free.partition_point(|memory| memory.len() < length + ALIGNMENT);
+            if free.is_empty() { Vec::new() } else { free.remove(fits.min(free.len() - 1)) }
+        });
+        if memory.len() < length + ALIGNMENT {
+            memory = vec![0.0; length + ALIGNMENT];
+        }
+        let first = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        Self { memory, first, length }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        FREE.with_borrow_mut(|free| free.push(memory));
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.first..][..self.length]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.first..][..self.length]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_at_once_are_two_and_memory_is_used_again() {
+        let (mut a, mut b) = (Scratch::new(100), Scratch::new(100));
+        a.fill(1.0);
+        b.fill(2.0);
+        assert!(a.iter().all(|a| *a == 1.0) && a.len() == 100);
+        let place = a.as_ptr();
+        assert_eq!(place as usize % ALIGNMENT, 0);
+        drop(a);
+        assert_eq!(Scratch::new(90).as_ptr(), place);
+    }
+}
