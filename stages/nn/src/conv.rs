@@ -8,7 +8,7 @@ use crate::{
     gemm::{Left, Panels, Start, product, runs},
     params::{ParamId, Params},
     scratch::Scratch,
-    tensor::{self, Images, Source, gradient_mut, take_gradient},
+    tensor::{self, Images, Source, gradient_mut},
 };
 
 /// Windows that one task takes at least: whole images. Of fixed sizes, as all splits here: sums must not depend on the
@@ -69,12 +69,13 @@ impl Conv2d {
         windows.convolve(&input, &w, &mut output);
         let y = tensor::tensor(output, (count, windows.out_height, windows.out_width, self.outputs));
 
-        let out = y.clone();
+        // Without their values, which the next op has.
+        let (x, out) = (x.ghost(), y.ghost());
         tape.add_backward_op(move |gradients| {
-            let dy = take_gradient(gradients, &out)?;
+            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
             windows.add_weight_gradient(&input, &dy, gradient_mut(gradients, &weight)?);
             if source == Source::Op {
-                windows.add_input_gradient(&dy, &w, gradient_mut(gradients, &x)?);
+                windows.add_input_gradient(&dy, &w, gradients.get_or_alloc_mut(&x)?);
             }
             Ok(())
         });

@@ -387,7 +387,13 @@ impl Product<'_> {
                 }
             }
             Left::Columns { values, starts } => {
-                add_columns(simd, values.get(row..).unwrap_or_default(), &starts[block.first..][..block.length], panel, &mut sums);
+                add_columns(
+                    simd,
+                    values.get(row..).unwrap_or_default(),
+                    &starts[block.first..][..block.length],
+                    panel,
+                    &mut sums,
+                );
             }
         }
         let used = (V * S::F32_LANES).min(self.right.columns - column);

@@ -4,9 +4,9 @@ use dfdx::prelude::*;
 use rand::Rng;
 
 use crate::{
-    gemm::{par_gemm, view},
+    gemm::{par_affine, par_gemm, view},
     params::{ParamId, Params},
-    tensor::{self, Matrix, Source, gradient_mut, take_gradient},
+    tensor::{self, Matrix, Source, gradient_mut},
 };
 
 /// `x Wᵀ + b`, with `W` of outputs x inputs as in PyTorch.
@@ -42,22 +42,21 @@ impl Linear {
         let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
         let (input, w) = (tensor::values(&x), tensor::values(&weight));
 
-        let mut output = tensor::values(&bias).repeat(rows);
-        par_gemm(view(&input, rows, inputs), view(&w, outputs, inputs).reversed_axes(), 1.0, &mut output);
+        let mut output = vec![0.0; rows * outputs];
+        let w_view = view(&w, outputs, inputs).reversed_axes();
+        par_affine(view(&input, rows, inputs), w_view, &tensor::values(&bias), &mut output);
         let y = tensor::tensor(output, (rows, outputs));
 
-        let out = y.clone();
+        // Without their values, which the next op has.
+        let (x, out) = (x.ghost(), y.ghost());
         tape.add_backward_op(move |gradients| {
-            let dy = take_gradient(gradients, &out)?;
+            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
             let dy_view = view(&dy, rows, outputs);
             let dw = gradient_mut(gradients, &weight)?;
             par_gemm(dy_view.reversed_axes(), view(&input, rows, inputs), 1.0, dw);
-            let db = gradient_mut(gradients, &bias)?;
-            for row in dy.chunks_exact(outputs) {
-                db.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
+            tensor::add_rows(gradient_mut(gradients, &bias)?, &dy);
             if source == Source::Op {
-                par_gemm(dy_view, view(&w, outputs, inputs), 1.0, gradient_mut(gradients, &x)?);
+                par_gemm(dy_view, view(&w, outputs, inputs), 1.0, gradients.get_or_alloc_mut(&x)?);
             }
             Ok(())
         });
