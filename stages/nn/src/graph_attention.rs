@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::{
     params::{ParamId, Params},
-    project::{add_bias, project},
+    project::{Projection, add_bias},
     sparse::{Sparse, add_scaled},
     tensor::{self, Matrix, Source, add_all, gradient_mut, take_gradient},
 };
@@ -24,7 +24,7 @@ const SLOPE: f32 = 0.2;
 #[derive(Clone, Copy, Debug)]
 pub struct GraphAttention {
     heads: usize,
-    weight: ParamId,
+    lin: Projection,
     source: ParamId,
     target: ParamId,
     bias: ParamId,
@@ -45,12 +45,12 @@ impl GraphAttention {
     ) -> Self {
         assert!(heads > 0 && outputs.is_multiple_of(heads), "outputs of all heads");
         let width = outputs / heads;
-        let weight = params.weight(format!("{name}.lin.weight"), vec![outputs, inputs], inputs, rng);
+        let lin = Projection::new(params, &format!("{name}.lin"), inputs, outputs, rng);
         let mut vector =
             |end: &str| params.weight(format!("{name}.att_{end}"), vec![1, heads, width], width, rng);
         let [source, target] = ["src", "dst"].map(&mut vector);
         let bias = params.bias(format!("{name}.bias"), outputs, inputs, rng);
-        Self { heads, weight, source, target, bias }
+        Self { heads, lin, source, target, bias }
     }
 
     /// Nodes x inputs to nodes x outputs. Of the edges only their being there counts; a node without one, itself included, gets
@@ -65,7 +65,7 @@ impl GraphAttention {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let hidden = project(params, self.weight, x, source);
+        let hidden = self.lin.forward(params, x, source);
         add_bias(params, self.bias, self.attend(params, edges, hidden))
     }
 
@@ -268,7 +268,7 @@ mod tests {
         let layer = GraphAttention::new(&mut params, "l", 5, (6, 2), &mut rng());
         let x = wave((7, 5));
         let found = values(&layer.forward(&params, &edges, x.clone(), Source::Data));
-        let h = values(&project(&params, layer.weight, x, Source::Data));
+        let h = values(&layer.lin.forward(&params, x, Source::Data));
         let [source, target, bias] = [layer.source, layer.target, layer.bias].map(|id| params[id].values());
         assert_eq!(params[layer.source].shape, [1, 2, 3]);
         for node in 0..7 {

@@ -7,7 +7,7 @@ use rand::Rng;
 
 use crate::{
     params::{ParamId, Params},
-    project::{add_bias, project},
+    project::{Projection, add_bias},
     sparse::Sparse,
     tensor::{Matrix, Source},
 };
@@ -15,18 +15,18 @@ use crate::{
 /// `Â X Wᵀ + b` (Kipf & Welling 2017), with `Â` as it is given: what edges weigh is not this layer's affair.
 #[derive(Clone, Copy, Debug)]
 pub struct GraphConv {
-    inputs: usize,
-    outputs: usize,
-    weight: ParamId,
+    /// Whether it makes more of a node than it takes.
+    widens: bool,
+    lin: Projection,
     bias: ParamId,
 }
 
 impl GraphConv {
     /// Adds `NAME.lin.weight` and `NAME.bias` to `params`, as PyTorch Geometric's `GCNConv` calls them.
     pub fn new(params: &mut Params, name: &str, inputs: usize, outputs: usize, rng: &mut impl Rng) -> Self {
-        let weight = params.weight(format!("{name}.lin.weight"), vec![outputs, inputs], inputs, rng);
+        let lin = Projection::new(params, &format!("{name}.lin"), inputs, outputs, rng);
         let bias = params.bias(format!("{name}.bias"), outputs, inputs, rng);
-        Self { inputs, outputs, weight, bias }
+        Self { widens: outputs > inputs, lin, bias }
     }
 
     /// Nodes x inputs to nodes x outputs.
@@ -40,14 +40,13 @@ impl GraphConv {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let Self { inputs, outputs, weight, bias } = *self;
         // The sum over neighbours where there is less to sum.
-        let y = if outputs <= inputs {
-            edges.product(project(params, weight, x, source))
+        let y = if self.widens {
+            self.lin.forward(params, edges.product(x), Source::Op)
         } else {
-            project(params, weight, edges.product(x), Source::Op)
+            edges.product(self.lin.forward(params, x, source))
         };
-        add_bias(params, bias, y)
+        add_bias(params, self.bias, y)
     }
 }
 
@@ -68,7 +67,7 @@ mod tests {
             let layer = GraphConv::new(&mut params, &format!("{inputs}"), inputs, outputs, &mut rng());
             let x = wave((7, inputs));
             let found = values(&layer.forward(&params, &edges, x.clone(), Source::Data));
-            let summed = project(&params, layer.weight, edges.product(x), Source::Data);
+            let summed = layer.lin.forward(&params, edges.product(x), Source::Data);
             let wanted = values(&add_bias(&params, layer.bias, summed));
             assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 1e-5), "{found:?} {wanted:?}");
         }

@@ -69,6 +69,7 @@ pub use norm::{GroupNorm, LayerNorm};
 pub use params::{Mismatch, Param, ParamGradients, ParamId, Params};
 pub use patch_embed::{PatchEmbed, positions};
 pub use pool::global_average_pool;
+pub use project::Projection;
 pub use prototypes::Prototypes;
 pub use resident::{Backward, Device, Dims, Kind, Pass, Resident, Update};
 pub use schedule::{ema_cosine, warmup_cosine};

@@ -9,7 +9,7 @@ use restage_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    encoder::{Encoder, Net},
+    encoder::{Encoder, GraphNet, Net},
     expression::Scaler,
     optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
@@ -33,6 +33,8 @@ pub(crate) struct Architecture {
 pub(crate) enum Kind {
     /// On genes.
     Genes(OfGenes),
+    /// On genes of spots on a graph.
+    Graph(OfGenes),
     /// On patches.
     Patches(OfPatches),
     /// One of each, whose embeddings find each other.
@@ -78,6 +80,12 @@ impl OfGenes {
         self.scaler.check()?;
         Net::of_genes(params, name, &self.encoder, (self.scaler.genes.len(), self.dim), rng)
     }
+
+    /// As [`OfGenes::net`], of spots on a graph.
+    pub(crate) fn graph_net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<GraphNet> {
+        self.scaler.check()?;
+        GraphNet::new(params, name, &self.encoder, (self.scaler.genes.len(), self.dim), rng)
+    }
 }
 
 impl OfPatches {
@@ -100,12 +108,17 @@ pub(crate) struct Provenance {
     /// The device that its networks ran on, if not the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,
+    /// Of what was trained on a graph: the edges that it saw, each of them between two training spots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) training_edges: Option<usize>,
 }
 
 /// Encoders that were read back: one, or one of each.
 pub(crate) struct Encoders {
     pub(crate) patches: Option<(Net, OfPatches)>,
     pub(crate) genes: Option<(Net, OfGenes)>,
+    /// Of genes on a graph.
+    pub(crate) graph: Option<(GraphNet, OfGenes)>,
 }
 
 impl Architecture {
@@ -117,6 +130,7 @@ impl Architecture {
             epochs: params.epochs,
             training_spots,
             device: None,
+            training_edges: None,
         };
         Ok(Self { kind, objective: params.objective, provenance })
     }
@@ -147,16 +161,20 @@ impl Architecture {
         let encoders = match architecture.kind {
             Kind::Genes(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: None, genes: Some((net, of)) }
+                Encoders { patches: None, genes: Some((net, of)), graph: None }
+            }
+            Kind::Graph(of) => {
+                let net = of.graph_net(&mut params, ALONE, &mut rng)?;
+                Encoders { patches: None, genes: None, graph: Some((net, of)) }
             }
             Kind::Patches(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: Some((net, of)), genes: None }
+                Encoders { patches: Some((net, of)), genes: None, graph: None }
             }
             Kind::Pair { patches, genes } => {
                 let net = patches.net(&mut params, OF_PATCHES, &mut rng)?;
                 let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
-                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)) }
+                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)), graph: None }
             }
         };
         params

@@ -1,9 +1,9 @@
 //! `ssl/embed`: one vector per spot from a trained encoder.
 
-use restage_nn::{Device, Matrix, Params, tensor, values};
+use restage_nn::{Device, Matrix, Params, Source, tensor, values};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Embedding, Model, Patches, Table},
+    artifact::{Embedding, Graph, Model, Patches, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
     device::Choice,
-    encoder::Net,
-    expression::Scaler,
+    encoder::{GraphNet, Net},
+    expression::{Expression, Scaler},
+    sections::Sections,
 };
 
 /// Spots that go through the encoder at once.
@@ -42,6 +43,10 @@ impl Stage for Embed {
         )
         .input::<Model>("model", "An encoder of ssl/pretrain")
         .optional::<Table>("table", "Expression, for an encoder of genes; normalised as in its training")
+        .optional::<Graph>(
+            "graph",
+            "Who is a neighbour, for an encoder on a graph; make it with the split to keep training and test spots apart",
+        )
         .optional::<Patches>("patches", "Patches, for an encoder of patches; of the same size as in its training")
         .output::<Embedding>("embedding", "One vector per spot of the table or the patches; of both, of those in both")
     }
@@ -77,6 +82,12 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     {
         found.push(of_patches(ctx, net, kind, &params)?);
     }
+    if let Some((net, kind)) = &encoders.graph
+        && connected("table", "genes on a graph")?
+        && connected("graph", "genes on a graph")?
+    {
+        found.push(on_graph(ctx, net, kind, &params)?);
+    }
     if let Some((net, kind)) = &encoders.genes
         && connected("table", "genes")?
     {
@@ -102,6 +113,28 @@ fn of_genes(ctx: &Context, net: &Net, kind: &OfGenes, params: &Params) -> Result
         let rows = kind.scaler.rows(&table.x, &genes, spots);
         net.forward(params, tensor(rows, (spots.len(), kind.scaler.genes.len())))
     })
+}
+
+/// Section by section, each as a whole.
+fn on_graph(ctx: &Context, net: &GraphNet, kind: &OfGenes, params: &Params) -> Result<Embedding> {
+    let table: Table = ctx.read("table")?;
+    let graph: Graph = ctx.read("graph")?;
+    Scaler::check_table(&table)?;
+    let rows: Vec<usize> = (0..table.n_spots()).collect();
+    let sections = Sections::new(&table, &graph, &rows)?;
+    let expression = Expression::new(&table, &rows, kind.scaler.clone())?;
+    let mut embedded = vec![0.0; rows.len() * kind.dim];
+    for section in 0..sections.count() {
+        ctx.check_cancelled()?;
+        let batch = sections.batch(&[section]);
+        let x = tensor(expression.values(&batch.spots), (batch.spots.len(), expression.genes()));
+        let of_section = values(&net.forward(params, &batch.edges, x, Source::Data));
+        for (spot, row) in batch.spots.iter().zip(of_section.chunks_exact(kind.dim)) {
+            embedded[spot * kind.dim..(spot + 1) * kind.dim].copy_from_slice(row);
+        }
+        ctx.progress((section + 1) as u64, sections.count() as u64, "sections");
+    }
+    Ok(Embedding { spots: table.obs.index, dims: kind.dim, values: embedded })
 }
 
 fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Result<Embedding> {

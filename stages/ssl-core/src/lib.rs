@@ -9,11 +9,13 @@ mod checkpoint;
 mod collapse;
 mod cross_modal;
 mod device;
+mod dgi;
 mod embed;
 mod encoder;
 mod exchange;
 mod expression;
 mod gene_mask;
+mod graph_autoencoder;
 mod joint;
 mod optical_density;
 mod optimizer;
@@ -21,6 +23,7 @@ mod params;
 mod pretext;
 mod pretrain;
 mod safetensors;
+mod sections;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -34,5 +37,5 @@ pub use encoder::{Depth, Encoder};
 pub use exchange::{Export, Import};
 pub use optical_density::Sees;
 pub use optimizer::Optimizer;
-pub use params::{Contrast, Objective, PretrainParams, Targets};
+pub use params::{Contrast, Objective, PretrainParams, Readout, Targets};
 pub use pretrain::{Pretrain, pretrain};

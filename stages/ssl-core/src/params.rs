@@ -4,7 +4,12 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{device::Choice, encoder::Encoder, optical_density::Sees, optimizer::Optimizer};
+use crate::{
+    device::Choice,
+    encoder::{Encoder, Encodes},
+    optical_density::Sees,
+    optimizer::Optimizer,
+};
 
 /// What the encoder learns from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -15,6 +20,13 @@ pub enum Objective {
     /// A spot's patch and its genes should find each other among all spots (CLIP): a CNN on input `patches` and an MLP on input
     /// `table`, both in one model.
     CrossModal,
+    /// Tell spots from spots with other spots' genes by a summary of where they are (Veličković et al. 2019): a GCN or GAT on
+    /// inputs `table` and `graph`.
+    Dgi,
+    /// Give a spot its genes from the embeddings of itself and its neighbours (Dong & Zhang 2022): the same.
+    GraphAe,
+    /// Give spots whose genes are hidden theirs, from the others around them (Hou et al. 2022): the same.
+    GraphMask,
     /// Two disturbed views of a spot's genes should agree, those of different spots should not, by the loss `contrast`: an MLP
     /// on input `table`.
     GeneContrast,
@@ -51,6 +63,17 @@ pub enum Targets {
     Soft,
 }
 
+/// What the summary of `dgi` is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Readout {
+    /// The whole section (Veličković et al. 2019).
+    #[default]
+    Section,
+    /// A spot and its neighbours (GraphST; Long et al. 2023).
+    Neighbours,
+}
+
 /// What `gene_contrast` tells spots apart by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -75,12 +98,24 @@ pub enum Contrast {
 }
 
 impl Objective {
+    /// What `encoder` encodes.
+    pub(crate) fn encodes(self) -> Encodes {
+        match self {
+            Self::GeneMask | Self::GeneContrast => Encodes::Genes,
+            Self::Dgi | Self::GraphAe | Self::GraphMask => Encodes::Graph,
+            _ => Encodes::Patches,
+        }
+    }
+
     /// Its name in workflows.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::GeneMask => "gene_mask",
             Self::GeneContrast => "gene_contrast",
             Self::CrossModal => "cross_modal",
+            Self::Dgi => "dgi",
+            Self::GraphAe => "graph_ae",
+            Self::GraphMask => "graph_mask",
             Self::Inpaint => "inpaint",
             Self::Colorize => "colorize",
             Self::Vicreg => "vicreg",
@@ -100,7 +135,7 @@ impl Objective {
 #[serde(deny_unknown_fields)]
 pub struct PretrainParams {
     /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, `cross_modal` that and a
-    /// CNN on the input `patches`, all others a CNN.
+    /// CNN on the input `patches`, `dgi`, `graph_ae` and `graph_mask` a GCN on the inputs `table` and `graph`, all others a CNN.
     pub objective: Objective,
     /// Length of an embedding. Default 64.
     #[serde(default = "default::dim")]
@@ -109,7 +144,8 @@ pub struct PretrainParams {
     /// ablation. Default 30.
     #[serde(default = "default::epochs")]
     pub epochs: usize,
-    /// Spots per step, at most; one more where one would be left alone. Default 256 of genes, 128 of patches.
+    /// Spots per step, at most; one more where one would be left alone. On a graph a step is of whole sections, as many as this
+    /// allows, one at least. Default 256 of genes, 128 of patches, one section of graphs.
     #[serde(default)]
     pub batch_size: Option<usize>,
     /// Batches whose gradients are gathered for one step. Default 1.
@@ -147,16 +183,25 @@ pub struct PretrainParams {
     pub patience: Option<usize>,
 
     /// What encodes, e.g. `{ kind: resnet, depth: 10, width: 32 }`: of genes an `mlp`, of patches (of `cross_modal` as well) a `cnn`
-    /// or a `resnet`. Default: `{ kind: mlp, hidden: [256] }`, `{ kind: cnn, channels: [16, 32, 64] }`.
+    /// or a `resnet`, of genes on a graph a `gcn` or a `gat`. Default: `{ kind: mlp, hidden: [256] }`,
+    /// `{ kind: cnn, channels: [16, 32, 64] }`, `{ kind: gcn, hidden: [64] }`.
     #[serde(default)]
     pub encoder: Option<Encoder>,
     /// `cross_modal`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
     #[serde(default)]
     pub gene_encoder: Option<Encoder>,
 
-    /// `gene_mask`: share of genes hidden per spot, drawn anew for every spot and epoch. Default 0.5.
+    /// `gene_mask`: share of genes hidden per spot, drawn anew for every spot and epoch. `graph_mask`: share of a section's spots
+    /// whose genes are hidden. Default 0.5.
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
+
+    /// `dgi`: what the summary is of. Default `section`.
+    #[serde(default)]
+    pub readout: Readout,
+    /// `graph_mask`: the power of 1 - cos in its loss; the higher, the less do spots count that are nearly right. Default 3.
+    #[serde(default = "default::gamma")]
+    pub gamma: f64,
 
     /// `cross_modal`: what each modality should find. Default `hard`.
     #[serde(default)]
@@ -249,6 +294,7 @@ defaults! {
     grad_clip: f64 = 5.0;
     checkpoint_every: usize = 5;
     mask_rate: f64 = 0.5;
+    gamma: f64 = 3.0;
     view_mask: f64 = 0.2;
     view_noise: f64 = 0.5;
     view_swap: f64 = 0.1;
@@ -271,9 +317,11 @@ defaults! {
 impl PretrainParams {
     /// Spots per step, at most.
     pub(crate) fn batch_size(&self) -> usize {
-        self.batch_size.unwrap_or(match self.objective {
-            Objective::GeneMask | Objective::GeneContrast => 256,
-            _ => 128,
+        self.batch_size.unwrap_or(match self.objective.encodes() {
+            Encodes::Genes => 256,
+            Encodes::Patches => 128,
+            // One section.
+            Encodes::Graph => 2,
         })
     }
 
@@ -289,7 +337,13 @@ impl PretrainParams {
             Objective::Simsiam => Contrast::Simsiam,
             Objective::Swav => Contrast::Swav,
             Objective::Dino => Contrast::Dino,
-            Objective::GeneMask | Objective::CrossModal | Objective::Inpaint | Objective::Colorize => {
+            Objective::GeneMask
+            | Objective::CrossModal
+            | Objective::Dgi
+            | Objective::GraphAe
+            | Objective::GraphMask
+            | Objective::Inpaint
+            | Objective::Colorize => {
                 return None;
             }
         })
@@ -303,15 +357,14 @@ impl PretrainParams {
     /// Refuses encoders of the other modality, and sizes that no network has.
     fn validate_encoders(&self) -> Result<()> {
         let objective = self.objective.name();
-        let on_genes = matches!(self.objective, Objective::GeneMask | Objective::GeneContrast);
-        for (name, encoder, of_genes) in
-            [("encoder", &self.encoder, on_genes), ("gene_encoder", &self.gene_encoder, true)]
-        {
+        for (name, encoder, encodes) in [
+            ("encoder", &self.encoder, self.objective.encodes()),
+            ("gene_encoder", &self.gene_encoder, Encodes::Genes),
+        ] {
             let Some(encoder) = encoder else { continue };
             encoder.validate(name)?;
-            if encoder.halvings().is_none() != of_genes {
-                let (what, kinds) =
-                    if of_genes { ("genes", "`mlp`") } else { ("patches", "`cnn` or `resnet`") };
+            if encoder.encodes() != encodes {
+                let (what, kinds) = encodes.told();
                 return Err(Error::invalid(format!(
                     "`{name}` of `{objective}` encodes {what}: its kind must be {kinds}, not `{}`",
                     encoder.name()
@@ -367,6 +420,7 @@ impl PretrainParams {
         within("weight_decay", self.weight_decay, 0.0, 10.0)?;
         within("grad_clip", self.grad_clip, 0.0, 1e9)?;
         within("mask_rate", self.mask_rate, 0.01, 0.99)?;
+        within("gamma", self.gamma, 1.0, 10.0)?;
         within("view_mask", self.view_mask, 0.0, 0.99)?;
         within("view_noise", self.view_noise, 0.0, 10.0)?;
         within("view_swap", self.view_swap, 0.0, 1.0)?;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use rand::Rng;
-use restage_nn::{Device, Layer, Linear, Network, Params, Prototypes, VicRegWeights};
+use restage_nn::{Device, Layer, Linear, MaskToken, Network, Params, Projection, Prototypes, VicRegWeights};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Artifact, Metrics, Model, Patches, Split, Table},
+    artifact::{Artifact, Graph, Metrics, Model, Patches, Split, Table},
 };
 use serde_json::json;
 
@@ -14,13 +14,16 @@ use crate::{
     architecture::{ALONE, Architecture, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
     augment::Augment,
     cross_modal::CrossModal,
-    encoder::{Encoder, Net, Projector},
+    dgi::Dgi,
+    encoder::{Encoder, GraphLayer, Net, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
+    graph_autoencoder::{GraphAutoencoder, Mask},
     joint::{Joint, Method},
     optical_density::{Colours, Sees},
     params::{Contrast, Objective, PretrainParams},
     pretext::{Decoder, Pretext, Reconstruct},
+    sections::Sections,
     train::{self, Curves, train},
     views::{GeneViews, PatchViews, Views},
 };
@@ -34,10 +37,15 @@ impl Stage for Pretrain {
     type Params = PretrainParams;
 
     fn ports() -> Ports {
-        Ports::new("Trains an encoder without labels: on genes or on patches.")
+        Ports::new("Trains an encoder without labels: on genes, on genes of spots on a graph, or on patches.")
             .optional::<Table>(
                 "table",
-                "Normalised expression; what `gene_mask`, `gene_contrast` and `cross_modal` train on",
+                "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `dgi`, `graph_ae` and `graph_mask` train on",
+            )
+            .optional::<Graph>(
+                "graph",
+                "Who is a neighbour, beside the table: for `dgi`, `graph_ae` and `graph_mask`, which see no edge to a spot outside of \
+                 `split`'s training spots, and make the weights of those that are left",
             )
             .optional::<Patches>("patches", "Patches; what all other objectives train on")
             .optional::<Split>("split", "Train on its training spots only; without it on all spots")
@@ -67,6 +75,15 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
             let table: Table = connected(ctx, "table", name)?;
             let rows = training(&table.obs.index, split.as_ref(), "table")?;
             on_genes(params, ctx, &table, &rows, device)?
+        }
+        Objective::Dgi | Objective::GraphAe | Objective::GraphMask => {
+            if device.is_some() {
+                tracing::info!("objective `{name}` computes on the CPU: no device has layers on a graph");
+            }
+            let table: Table = connected(ctx, "table", name)?;
+            let graph: Graph = connected(ctx, "graph", name)?;
+            let rows = training(&table.obs.index, split.as_ref(), "table")?;
+            on_graph(params, ctx, &table, &graph, &rows)?
         }
         Objective::CrossModal => {
             let patches: Patches = connected(ctx, "patches", name)?;
@@ -99,6 +116,9 @@ impl Trained {
         let epochs = self.curves.get("loss").map_or(0, Vec::len);
         values.insert("epochs".into(), epochs as f64);
         values.insert("training_spots".into(), training_spots as f64);
+        if let Some(edges) = self.architecture.provenance.training_edges {
+            values.insert("training_edges".into(), edges as f64);
+        }
         values.insert("parameters".into(), self.params.count() as f64);
         let details = json!({
             "embedding_std": "sd over spots of embeddings scaled to length 1, mean over dimensions, times their \
@@ -120,15 +140,8 @@ fn on_genes(
     rows: &[usize],
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    let names = &table.var.index;
-    if names.is_empty() {
-        return Err(Error::invalid(
-            "the table has no genes left: loosen the selection of genes before this stage",
-        ));
-    }
-    Scaler::check_table(table)?;
     check_prototypes(options, rows.len())?;
-    let scaler = Scaler::fit(names, &table.x.select_rows(rows));
+    let scaler = scaler(table, rows)?;
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = options.encoder.clone().unwrap_or_else(Encoder::of_genes);
     let kind = OfGenes { scaler: scaler.clone(), encoder, dim: options.dim };
@@ -136,7 +149,7 @@ fn on_genes(
     let kind = Kind::Genes(kind);
     let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
-        let decoder = Linear::new(&mut params, "decoder", options.dim, names.len(), &mut rng);
+        let decoder = Linear::new(&mut params, "decoder", options.dim, table.n_genes(), &mut rng);
         let decoder = Network(vec![Layer::Linear(decoder)]);
         let (mask_rate, seed) = (options.mask_rate, ctx.seed());
         let expression = Expression::new(table, rows, scaler)?;
@@ -146,6 +159,53 @@ fn on_genes(
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
     trained(ctx, options, architecture, params, objective.as_ref(), device)
+}
+
+/// The scaling of genes that is fitted to these rows of a table.
+fn scaler(table: &Table, rows: &[usize]) -> Result<Scaler> {
+    let names = &table.var.index;
+    if names.is_empty() {
+        return Err(Error::invalid(
+            "the table has no genes left: loosen the selection of genes before this stage",
+        ));
+    }
+    Scaler::check_table(table)?;
+    Ok(Scaler::fit(names, &table.x.select_rows(rows)))
+}
+
+/// Trains a GCN or GAT on the genes of spots on a graph.
+fn on_graph(
+    options: &PretrainParams,
+    ctx: &Context,
+    table: &Table,
+    graph: &Graph,
+    rows: &[usize],
+) -> Result<Trained> {
+    let scaler = scaler(table, rows)?;
+    let sections = Sections::new(table, graph, rows)?;
+    let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
+    let kind = options.encoder.clone().unwrap_or_else(Encoder::of_graph);
+    let of = OfGenes { scaler: scaler.clone(), encoder: kind.clone(), dim: options.dim };
+    let encoder = of.graph_net(&mut params, ALONE, &mut rng)?;
+    let mut architecture = Architecture::new(Kind::Graph(of), options, ctx.seed(), rows.len())?;
+    architecture.provenance.training_edges = Some(sections.edges());
+    let expression = Expression::new(table, rows, scaler)?;
+    let (seed, dim) = (ctx.seed(), options.dim);
+    let objective: Box<dyn train::Objective> = if options.objective == Objective::Dgi {
+        let discriminator = Projection::new(&mut params, "discriminator", dim, dim, &mut rng);
+        Box::new(Dgi { expression, sections, encoder, discriminator, readout: options.readout, seed })
+    } else {
+        let sizes = (dim, expression.genes());
+        let decoder = GraphLayer::decoder(&mut params, "decoder", &kind, sizes, &mut rng);
+        let mask = (options.objective == Objective::GraphMask).then(|| Mask {
+            rate: options.mask_rate,
+            token: MaskToken::new(&mut params, "token", expression.genes()),
+            bridge: Projection::new(&mut params, "bridge", dim, dim, &mut rng),
+            gamma: options.gamma,
+        });
+        Box::new(GraphAutoencoder { expression, sections, encoder, decoder, mask, seed })
+    };
+    trained(ctx, options, architecture, params, objective.as_ref(), None)
 }
 
 /// Trains a CNN on patches.

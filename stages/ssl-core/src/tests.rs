@@ -1,5 +1,7 @@
 //! Both stage types from artifacts to artifacts.
 
+mod graph;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -213,30 +215,39 @@ fn gene_mask_learns_to_predict_hidden_genes() {
 fn a_killed_training_goes_on_and_ends_with_the_same_model() {
     let bench = Bench::new().with("table", &table(70, 12)).with("patches", &patches(40, 16));
     for (number, (_, params)) in every_objective(6).into_iter().enumerate() {
-        let undisturbed = bench.pretrain(params.clone());
-        let mut stopped = 0;
-        for steps in [1, 7, 4, 100] {
-            let listener = Box::new(StopAfter(AtomicUsize::new(steps)));
-            match bench.run::<Pretrain>(params.clone(), &format!("killed-{number}"), listener) {
-                Err(Error::Cancelled) => stopped += 1,
-                Err(error) => panic!("{params}: {error}"),
-                Ok(results) => assert!(undisturbed == trained(&results), "{params}"),
-            }
-        }
-        assert_eq!(stopped, 3, "{params}");
+        killed_and_resumed(&bench, params, &format!("killed-{number}"));
     }
+}
+
+/// Asserts that a training that is stopped three times ends as one that is not.
+fn killed_and_resumed(bench: &Bench, params: Value, scratch: &str) {
+    let undisturbed = bench.pretrain(params.clone());
+    let mut stopped = 0;
+    for steps in [1, 7, 4, 100] {
+        let listener = Box::new(StopAfter(AtomicUsize::new(steps)));
+        match bench.run::<Pretrain>(params.clone(), scratch, listener) {
+            Err(Error::Cancelled) => stopped += 1,
+            Err(error) => panic!("{params}: {error}"),
+            Ok(results) => assert!(undisturbed == trained(&results), "{params}"),
+        }
+    }
+    assert_eq!(stopped, 3, "{params}");
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let bench = Bench::new().with("table", &table(70, 12)).with("patches", &patches(40, 16));
     for (_, params) in every_objective(3) {
-        let [one, two] = [1, 2].map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| bench.pretrain(params.clone()))
-        });
-        assert!(one == two, "{params}");
+        same_with_two_threads(&bench, params);
     }
+}
+
+fn same_with_two_threads(bench: &Bench, params: Value) {
+    let [one, two] = [1, 2].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| bench.pretrain(params.clone()))
+    });
+    assert!(one == two, "{params}");
 }
 
 /// Of every objective the loss falls, embeddings stay apart, and the model embeds.

@@ -3,8 +3,8 @@
 use std::{path::Path, process::Command};
 
 use restage_nn::{
-    AdamW, Linear, Matrix, Params, Recording, Scalar, Source, VicRegWeights, dfdx::prelude::*, masked_mse,
-    nt_xent, tensor, vicreg,
+    AdamW, Linear, Matrix, Params, Recording, Scalar, Source, Sparse, VicRegWeights, dfdx::prelude::*,
+    masked_mse, nt_xent, tensor, vicreg,
 };
 use restage_stage::{
     artifact::{Artifact, Model, Weight},
@@ -13,7 +13,7 @@ use restage_stage::{
 use serde_json::{Value, json};
 
 use crate::{
-    encoder::{Encoder, Net, Projector},
+    encoder::{Encoder, GraphLayer, GraphNet, Net, Projector},
     safetensors::Exported,
 };
 
@@ -42,7 +42,32 @@ def nt_xent(a, b, t=0.2):
     s.fill_diagonal_(float("-inf"))
     n = len(a)
     return F.cross_entropy(s, (torch.arange(2 * n) + n) % (2 * n))
-if task["kind"] == "mlp":
+class OnGraph(nn.Module):
+    def __init__(self, name, edges):
+        super().__init__()
+        weights = {k[len(name) + 1:]: v for k, v in state.items() if k.startswith(name + ".")}
+        self.names = list(weights)
+        self.w = nn.ParameterList(weights.values())
+        self.edges = edges
+    def forward(self, x):
+        w = dict(zip(self.names, self.w))
+        h = x @ w["lin.weight"].T
+        if "att_src" not in w:
+            return self.edges @ h + w["bias"]
+        heads, width = w["att_src"].shape[1:]
+        h = h.reshape(len(h), heads, width)
+        scores = F.leaky_relu((h * w["att_src"]).sum(-1)[None] + (h * w["att_dst"]).sum(-1)[:, None], 0.2)
+        scores = scores.masked_fill(self.edges[:, :, None] == 0, float("-inf"))
+        return torch.einsum("ijh,jhd->ihd", scores.softmax(1), h).flatten(1) + w["bias"]
+if task["kind"] in ("gcn", "gat"):
+    edges = torch.tensor(task["edges"]).reshape(32, 32)
+    layer, rest = OnGraph("encoder.0", edges), nn.Sequential(nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
+    rest.load_state_dict({f"{int(k[8]) - 1}{k[9:]}": v for k, v in state.items() if k[:9] in ("encoder.1", "encoder.3")})
+    decoder = OnGraph("decoder", edges)
+    nets = [layer, rest, decoder]
+    x = torch.tensor(task["input"]).reshape(32, 12)
+    loss = lambda: F.mse_loss(decoder(rest(layer(x))), x)
+elif task["kind"] == "mlp":
     encoder = part("encoder", nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
     decoder = nn.Linear(8, 12)
     decoder.load_state_dict({k[8:]: v for k, v in state.items() if k.startswith("decoder.")})
@@ -140,6 +165,33 @@ fn ten_steps_on_genes_are_those_of_pytorch() {
         let prediction = decoder.forward(params, encoder.forward(params, x), Source::Op);
         masked_mse(prediction, target.clone(), mask.clone())
     });
+}
+
+/// `graph_ae`, in PyTorch on a dense matrix of edges.
+#[test]
+fn ten_steps_on_a_graph_are_those_of_pytorch() {
+    let kinds = [Encoder::Gcn { hidden: vec![16] }, Encoder::Gat { hidden: vec![16], heads: 4 }];
+    // Rings of spots, each with some more neighbours.
+    let near =
+        |spot: usize| (0..32).filter(move |other| (spot + 32 - other) % 32 < 3 || (spot * other) % 13 == 5);
+    let weight = |spot: usize, other: usize| 0.1 + ((spot + 2 * other) as f32).sin().abs();
+    let row = |spot: usize| near(spot).map(|other| (other, weight(spot, other))).collect::<Vec<_>>();
+    let mut dense = vec![0.0; 32 * 32];
+    (0..32).for_each(|spot| row(spot).iter().for_each(|(other, weight)| dense[spot * 32 + other] = *weight));
+    let edges = Sparse::from_rows(32, (0..32).map(row));
+    let input = draws("input", 32 * 12);
+    for kind in kinds {
+        let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+        let encoder = GraphNet::new(&mut params, "encoder", &kind, (12, 8), &mut rng).unwrap();
+        let decoder = GraphLayer::decoder(&mut params, "decoder", &kind, (8, 12), &mut rng);
+        let task = json!({ "kind": kind.name(), "rate": 0.003, "input": input, "edges": dense });
+        compare(params, task, |params| {
+            let x = tensor(input.clone(), (32, 12)).leaky_traced();
+            let embeddings = encoder.forward(params, &edges, x, Source::Data);
+            let prediction = decoder.forward(params, &edges, embeddings, Source::Op);
+            masked_mse(prediction, input.clone(), vec![true; 32 * 12])
+        });
+    }
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    Centre, Device, Matrix, ParamGradients, ParamId, Params, Recording, Scalar, dfdx::prelude::AsArray,
+    Centre, Device, Matrix, ParamGradients, ParamId, Params, Recording, Scalar,
+    dfdx::prelude::{AsArray, HasShape},
     warmup_cosine,
 };
 use restage_stage::{Context, Error, Result};
@@ -23,13 +24,19 @@ pub(crate) type Curves = BTreeMap<String, Vec<f64>>;
 
 /// What is minimised.
 pub(crate) trait Objective {
-    /// Number of training spots.
+    /// Number of training spots; of sections, where whole ones are trained on.
     fn items(&self) -> usize;
 
     /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only.
     ///
     /// [`Network`]: restage_nn::Network
     fn parameters(&self) -> Vec<ParamId>;
+
+    /// Batches an epoch, for so many spots in each at most.
+    fn batches(&self, spots: usize) -> usize {
+        // None of one spot: there is nothing to compare it with.
+        self.items().div_ceil(spots).min(self.items() / 2).max(1)
+    }
 
     /// What it remembers besides the parameters, at the beginning.
     fn begin(&self, _: &Params) -> Memory {
@@ -81,8 +88,7 @@ pub(crate) fn train(
 ) -> Result<(Curves, Memory)> {
     let identity = &identity(architecture)?;
     let items = objective.items();
-    // None of one spot: there is nothing to compare it with.
-    let batches = items.div_ceil(options.batch_size()).min(items / 2).max(1);
+    let batches = objective.batches(options.batch_size());
     // A step is of several batches where gradients are gathered.
     let steps_per_epoch = batches.div_ceil(options.accumulate);
     let steps = steps_per_epoch * options.epochs;
@@ -137,7 +143,7 @@ pub(crate) fn train(
             if let Some(of_genes) = of_genes {
                 gene_spread.get_or_insert_default().add(&of_genes, None);
             }
-            let weight = members.len() as f64;
+            let weight = embeddings.shape().0 as f64;
             let norm = norm.map(|norm| ("gradient_norm", norm));
             for (name, value) in std::iter::once(("loss", value)).chain(norm).chain(terms) {
                 means.add(name, f64::from(value), weight);

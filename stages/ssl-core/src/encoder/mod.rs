@@ -1,6 +1,7 @@
 //! Encoders: their kinds and sizes, and the networks that these make.
 
 mod cnn;
+mod graph;
 mod mlp;
 mod resnet;
 
@@ -13,6 +14,7 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use graph::{GraphLayer, GraphNet};
 pub(crate) use mlp::Projector;
 
 /// A kind of encoder, and its sizes.
@@ -24,6 +26,21 @@ pub enum Encoder {
         /// Sizes of the hidden layers. Default `[256]`.
         #[serde(default = "hidden")]
         hidden: Vec<usize>,
+    },
+    /// Of genes on a graph: the same, but a layer sees the sum over a spot and its neighbours (GCN; Kipf & Welling 2017).
+    Gcn {
+        /// Sizes of the hidden layers; each reaches one ring further. Default `[64]`.
+        #[serde(default = "graph_hidden")]
+        hidden: Vec<usize>,
+    },
+    /// Of genes on a graph: the same, but what a neighbour weighs is learned (GAT; Veličković et al. 2018).
+    Gat {
+        /// Sizes of the hidden layers, of all heads together. Default `[64]`.
+        #[serde(default = "graph_hidden")]
+        hidden: Vec<usize>,
+        /// Heads of attention. Default 4.
+        #[serde(default = "heads")]
+        heads: usize,
     },
     /// Of patches: 3 x 3 convolutions with stride 2, group norm and ReLU.
     Cnn {
@@ -40,6 +57,26 @@ pub enum Encoder {
         #[serde(default = "width")]
         width: usize,
     },
+}
+
+/// What an encoder encodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Encodes {
+    Genes,
+    Patches,
+    /// Genes, of spots on a graph.
+    Graph,
+}
+
+impl Encodes {
+    /// What it is called in messages, and the kinds of encoders for it.
+    pub(crate) fn told(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Genes => ("genes", "`mlp`"),
+            Self::Patches => ("patches", "`cnn` or `resnet`"),
+            Self::Graph => ("genes on a graph", "`gcn` or `gat`"),
+        }
+    }
 }
 
 /// Layers of a ResNet that have weights, as it is called by.
@@ -79,6 +116,14 @@ fn hidden() -> Vec<usize> {
     vec![256]
 }
 
+fn graph_hidden() -> Vec<usize> {
+    vec![64]
+}
+
+fn heads() -> usize {
+    4
+}
+
 fn channels() -> Vec<usize> {
     vec![16, 32, 64]
 }
@@ -93,6 +138,11 @@ impl Encoder {
         Self::Mlp { hidden: hidden() }
     }
 
+    /// What genes on a graph are encoded with where nothing is said.
+    pub(crate) fn of_graph() -> Self {
+        Self::Gcn { hidden: graph_hidden() }
+    }
+
     /// What patches are encoded with where nothing is said.
     pub(crate) fn of_patches() -> Self {
         Self::Cnn { channels: channels() }
@@ -102,6 +152,8 @@ impl Encoder {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Mlp { .. } => "mlp",
+            Self::Gcn { .. } => "gcn",
+            Self::Gat { .. } => "gat",
             Self::Cnn { .. } => "cnn",
             Self::Resnet { .. } => "resnet",
         }
@@ -111,6 +163,17 @@ impl Encoder {
     pub(crate) fn validate(&self, name: &str) -> Result<()> {
         let (sizes, what) = match self {
             Self::Mlp { hidden } => (&hidden[..], "hidden"),
+            Self::Gcn { hidden } | Self::Gat { hidden, .. } if hidden.is_empty() => {
+                return Err(Error::invalid(format!(
+                    "`{name}.hidden` must list 1 or more layers: only they see the graph"
+                )));
+            }
+            Self::Gat { hidden, heads } if hidden.iter().any(|size| *heads == 0 || size % heads != 0) => {
+                return Err(Error::invalid(format!(
+                    "`{name}.hidden`: {hidden:?} cannot be shared out among {heads} `heads`: choose multiples of it"
+                )));
+            }
+            Self::Gcn { hidden } | Self::Gat { hidden, .. } => (&hidden[..], "hidden"),
             Self::Cnn { channels } if channels.is_empty() => {
                 return Err(Error::invalid(format!("`{name}.channels` must list 1 or more convolutions")));
             }
@@ -125,10 +188,19 @@ impl Encoder {
         }
     }
 
+    /// What it encodes.
+    pub(crate) fn encodes(&self) -> Encodes {
+        match self {
+            Self::Mlp { .. } => Encodes::Genes,
+            Self::Gcn { .. } | Self::Gat { .. } => Encodes::Graph,
+            Self::Cnn { .. } | Self::Resnet { .. } => Encodes::Patches,
+        }
+    }
+
     /// How often it halves an image; nothing of one of genes.
     pub(crate) fn halvings(&self) -> Option<usize> {
         match self {
-            Self::Mlp { .. } => None,
+            Self::Mlp { .. } | Self::Gcn { .. } | Self::Gat { .. } => None,
             Self::Cnn { channels } => Some(channels.len()),
             Self::Resnet { .. } => Some(resnet::HALVINGS),
         }
@@ -176,7 +248,9 @@ impl Net {
         rng: &mut impl Rng,
     ) -> Result<Self> {
         let (body, last, channels) = match kind {
-            Encoder::Mlp { .. } => return Err(Error::invalid("an encoder of patches cannot be an mlp")),
+            Encoder::Mlp { .. } | Encoder::Gcn { .. } | Encoder::Gat { .. } => {
+                return Err(Error::invalid(format!("an encoder of patches cannot be a {}", kind.name())));
+            }
             Encoder::Cnn { channels } => {
                 let last = format!("{name}.{}", 3 * channels.len() + 2);
                 (cnn::layers(params, name, channels, rng), last, channels.last().copied().unwrap_or(3))

@@ -1,0 +1,235 @@
+//! Objectives and encoders on a graph.
+
+use restage_stage::artifact::{Categorical, Column, Graph};
+
+use super::*;
+
+/// Side of a section, a square of spots.
+const SIDE: usize = 8;
+
+/// Spots on squares, section by section: the left half of each has the even genes, the right half the odd ones, under noise that
+/// only neighbours tell from it.
+fn tissue(sections: usize, genes: usize) -> Table {
+    let mut rng = rng(3, "tissue");
+    let spots = sections * SIDE * SIDE;
+    let row = |spot: usize| {
+        let right = usize::from(spot % SIDE >= SIDE / 2);
+        let value = |gene: usize| if gene % 2 == right { 1.2 } else { 0.8 };
+        (0..genes).map(|gene| (gene as i32, value(gene) + rng.random_range(0.0..1.0))).collect()
+    };
+    let rows: Vec<_> = (0..spots).map(row).collect();
+    let names: Vec<String> = (0..spots).map(|spot| format!("section {}", spot / (SIDE * SIDE))).collect();
+    let section = Column::Categorical(Categorical::encode(names.iter().map(|name| Some(name.as_str()))));
+    Table {
+        x: Csr::from_rows(genes, rows),
+        obs: Frame { index: ids(spots), columns: vec![("section".into(), section)] },
+        var: Frame { index: (0..genes).map(|gene| format!("g{gene}")).collect(), ..Frame::default() },
+        spatial: vec![[0.0; 2]; spots],
+        ..Table::default()
+    }
+}
+
+/// Each spot's neighbours left, right, above, below.
+fn grid(sections: usize) -> Graph {
+    let spots = sections * SIDE * SIDE;
+    let place = |spot: usize| (spot / (SIDE * SIDE), spot / SIDE % SIDE, spot % SIDE);
+    let are_near = |a: usize, b: usize| {
+        let ((of_a, y, x), (of_b, v, u)) = (place(a), place(b));
+        of_a == of_b && y.abs_diff(v) + x.abs_diff(u) == 1
+    };
+    let row =
+        |spot: usize| (0..spots).filter(|other| are_near(spot, *other)).map(|o| (o as i32, 1.0)).collect();
+    Graph { spots: ids(spots), edges: Csr::from_rows(spots, (0..spots).map(row)) }
+}
+
+fn bench(sections: usize) -> Bench {
+    Bench::new().with("table", &tissue(sections, 12)).with("graph", &grid(sections))
+}
+
+/// Every objective with every encoder, small.
+fn every_graph_objective(epochs: usize) -> Vec<Value> {
+    let encoders = [
+        json!({ "kind": "gcn", "hidden": [16] }),
+        json!({ "kind": "gcn", "hidden": [16, 8] }),
+        json!({ "kind": "gat", "hidden": [12], "heads": 3 }),
+    ];
+    let with = |encoder: &Value| {
+        [json!({ "objective": "dgi" }), json!({ "objective": "dgi", "readout": "neighbours" })]
+            .into_iter()
+            .chain(["graph_ae", "graph_mask"].map(|objective| json!({ "objective": objective })))
+            .map(|mut params| {
+                params["encoder"] = encoder.clone();
+                for (name, value) in [("dim", 8), ("epochs", epochs), ("checkpoint_every", 2)] {
+                    params[name] = json!(value);
+                }
+                params["learning_rate"] = json!(0.01);
+                params
+            })
+            .collect::<Vec<_>>()
+    };
+    encoders.iter().flat_map(with).collect()
+}
+
+#[test]
+fn a_killed_training_on_a_graph_goes_on_and_ends_with_the_same_model() {
+    let bench = bench(3);
+    for (number, params) in every_graph_objective(6).into_iter().enumerate() {
+        killed_and_resumed(&bench, params, &format!("killed-graph-{number}"));
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing_on_a_graph() {
+    let bench = bench(3);
+    for mut params in every_graph_objective(3) {
+        // Two sections in one step, one in the other.
+        params["batch_size"] = json!(100);
+        same_with_two_threads(&bench, params);
+    }
+}
+
+/// Of every objective the loss falls below what says nothing, and the model embeds.
+#[test]
+fn every_objective_learns_on_a_graph() {
+    let bench = bench(4);
+    for params in every_graph_objective(40) {
+        let (model, training) = bench.pretrain(params.clone());
+        let loss = &training.curves["loss"];
+        let (early, late) = (loss[..3].iter().sum::<f64>() / 3.0, loss[37..].iter().sum::<f64>() / 3.0);
+        println!(
+            "{} {} {}: {early:.4} -> {late:.4}, std {:.3}",
+            params["objective"],
+            params["readout"],
+            params["encoder"]["kind"],
+            training.values["embedding_std"]
+        );
+        // Equal chances; the mean of standardised genes; no cosine at all.
+        let nothing = if params["objective"] == "dgi" { 2.0_f64.ln() } else { 1.0 };
+        assert!(late < early && late < 0.95 * nothing, "{params}: {loss:?}");
+        assert_eq!(training.values["training_spots"], 256.0);
+        assert_eq!(training.values["training_edges"], f64::from(4 * 2 * 2 * 8 * 7));
+        let whole = bench.embed(&model);
+        assert_eq!((whole.dims, whole.spots.len()), (8, 256));
+        assert!(whole.values.iter().all(|value| value.is_finite()));
+    }
+}
+
+/// Whatever lies on spots outside of the training split, and whoever is their neighbour, is not seen.
+#[test]
+fn a_graph_outside_of_the_training_split_has_no_part_in_the_model() {
+    // The third section is for tests, and so is a corner of the first.
+    let role = |spot: usize| if (10..128).contains(&spot) { Role::Train } else { Role::Test };
+    let split = Split { spots: ids(192), roles: (0..192).map(role).collect() };
+    let (whole, near) = (tissue(3, 12), grid(3));
+    let mut other = whole.clone();
+    for spot in (0..192).filter(|spot| role(*spot) == Role::Test) {
+        let of = other.x.indptr[spot] as usize..other.x.indptr[spot + 1] as usize;
+        other.x.data[of].iter_mut().for_each(|value| *value *= 7.0);
+    }
+    // No spot of a test keeps its edges.
+    let is_kept = |a: usize, b: usize| role(a) == Role::Train && role(b) == Role::Train;
+    let row = |spot: usize| {
+        near.edges.entries(spot).filter(|(o, _)| is_kept(spot, *o)).map(|(o, w)| (o as i32, w)).collect()
+    };
+    let cut = Graph { spots: near.spots.clone(), edges: Csr::from_rows(192, (0..192).map(row)) };
+    for params in every_graph_objective(3) {
+        let [a, b] = [(&whole, &near), (&other, &cut)].map(|(table, graph)| {
+            let bench = Bench::new().with("table", table).with("graph", graph).with("split", &split);
+            bench.pretrain(params.clone())
+        });
+        assert!(a == b, "{params}");
+        assert_eq!(a.1.values["training_spots"], 118.0);
+        assert_eq!(a.0.architecture["provenance"]["training_edges"], cut.edges.data.len());
+    }
+}
+
+/// A spot's embedding is of itself and as many rings around it as there are hidden layers; sections have no part in each other.
+#[test]
+fn embeddings_reach_as_far_as_layers_do() {
+    let (table, graph) = (tissue(2, 12), grid(2));
+    let bench = Bench::new().with("table", &table).with("graph", &graph);
+    for (hidden, heads) in [(vec![16], None), (vec![16, 8], None), (vec![12, 6], Some(2))] {
+        let mut params = json!({ "objective": "graph_ae", "epochs": 2, "dim": 4 });
+        params["encoder"] = match heads {
+            None => json!({ "kind": "gcn", "hidden": hidden }),
+            Some(heads) => json!({ "kind": "gat", "hidden": hidden, "heads": heads }),
+        };
+        let (model, _) = bench.pretrain(params);
+        let mut other = table.clone();
+        // The spot in the corner of the first section.
+        other.x.data[..12].iter_mut().for_each(|value| *value += 3.0);
+        let [before, after] = [&table, &other]
+            .map(|table| Bench::new().with("table", table).with("graph", &graph).embed(&model));
+        for spot in 0..128 {
+            let distance = if spot < 64 { spot / SIDE + spot % SIDE } else { usize::MAX };
+            let changed = before.row(spot) != after.row(spot);
+            assert_eq!(changed, distance <= hidden.len(), "{spot}");
+        }
+        // Alone, a section is what it is among others.
+        let second = Bench::new().with("table", &table.select_spots(&(64..128).collect::<Vec<_>>()));
+        let second = second.with("graph", &graph).embed(&model);
+        for spot in 0..64 {
+            assert_eq!(second.row(spot), before.row(64 + spot), "{spot}");
+        }
+    }
+}
+
+#[test]
+fn a_graph_encoder_goes_out_and_comes_back() {
+    let bench = bench(1);
+    for encoder in [json!({ "kind": "gcn" }), json!({ "kind": "gat", "hidden": [8], "heads": 2 })] {
+        let (model, _) =
+            bench.pretrain(json!({ "objective": "dgi", "encoder": encoder, "dim": 4, "epochs": 1 }));
+        let names: Vec<&str> = model.weights.keys().map(String::as_str).collect();
+        let attention = ["encoder.0.att_dst", "encoder.0.att_src"];
+        let attention = if encoder["kind"] == "gat" { &attention[..] } else { &[] };
+        let others = [
+            "encoder.0.bias",
+            "encoder.0.lin.weight",
+            "encoder.1.bias",
+            "encoder.1.weight",
+            "encoder.3.bias",
+            "encoder.3.weight",
+        ];
+        assert_eq!(names, [attention, &others].concat());
+        let exports = Bench::new().with("model", &model);
+        let exported = exports.run::<Export>(json!({}), "export", Box::new(Silence)).unwrap();
+        let path = exported.join("files/model.safetensors");
+        let imports = Bench::new();
+        let imported = imports.run::<Import>(json!({ "path": path }), "import", Box::new(Silence)).unwrap();
+        assert!(Model::read(&imported.join("model")).unwrap() == model);
+    }
+}
+
+#[test]
+fn what_is_not_connected_or_not_a_graphs_is_named() {
+    let error = |bench: &Bench, params: Value| {
+        bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err().to_string()
+    };
+    let table = Bench::new().with("table", &tissue(1, 12));
+    assert_eq!(
+        error(&table, json!({ "objective": "dgi" })),
+        "objective `dgi` trains on input `graph`, which is not connected"
+    );
+    let wrong = |objective: &str, encoder: Value| {
+        error(&bench(1), json!({ "objective": objective, "encoder": encoder }))
+    };
+    assert_eq!(
+        wrong("graph_mask", json!({ "kind": "mlp" })),
+        "`encoder` of `graph_mask` encodes genes on a graph: its kind must be `gcn` or `gat`, not `mlp`"
+    );
+    assert_eq!(
+        wrong("gene_mask", json!({ "kind": "gat" })),
+        "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, not `gat`"
+    );
+    assert_eq!(
+        wrong("dgi", json!({ "kind": "gat", "hidden": [10], "heads": 4 })),
+        "`encoder.hidden`: [10] cannot be shared out among 4 `heads`: choose multiples of it"
+    );
+    assert!(wrong("dgi", json!({ "kind": "gat", "heads": 0 })).contains("among 0 `heads`"));
+    assert!(wrong("dgi", json!({ "kind": "gcn", "hidden": [] })).contains("must list 1 or more layers"));
+
+    let (model, _) = bench(1).pretrain(json!({ "objective": "graph_mask", "epochs": 1 }));
+    let told = table.with("model", &model).run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap_err();
+    assert_eq!(told.to_string(), "the model is an encoder of genes on a graph: connect input `graph`");
+}
