@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     device::Choice,
-    encoder::{Encoder, Encodes},
+    encoder::{Encoder, Encodes, vit},
+    mae::MaeDecoder,
     optical_density::Sees,
     optimizer::Optimizer,
 };
@@ -34,6 +35,8 @@ pub enum Objective {
     Inpaint,
     /// Predict a patch's colours from what `sees` leaves of them: a CNN on input `patches`.
     Colorize,
+    /// Predict most squares of a patch from the few that are left: a ViT on input `patches` (He et al. 2022).
+    Mae,
     /// Two views of a patch should agree; statistics of the batch keep patches apart (Bardes et al. 2022).
     Vicreg,
     /// The same; dimensions should not repeat each other (Zbontar et al. 2021).
@@ -118,6 +121,7 @@ impl Objective {
             Self::GraphMask => "graph_mask",
             Self::Inpaint => "inpaint",
             Self::Colorize => "colorize",
+            Self::Mae => "mae",
             Self::Vicreg => "vicreg",
             Self::Barlow => "barlow",
             Self::Simclr => "simclr",
@@ -182,9 +186,10 @@ pub struct PretrainParams {
     #[serde(default)]
     pub patience: Option<usize>,
 
-    /// What encodes, e.g. `{ kind: resnet, depth: 10, width: 32 }`: of genes an `mlp`, of patches (of `cross_modal` as well) a `cnn`
-    /// or a `resnet`, of genes on a graph a `gcn` or a `gat`. Default: `{ kind: mlp, hidden: [256] }`,
-    /// `{ kind: cnn, channels: [16, 32, 64] }`, `{ kind: gcn, hidden: [64] }`.
+    /// What encodes, e.g. `{ kind: resnet, depth: 10, width: 32 }`: of genes an `mlp`, of patches (of `cross_modal` as well) a `cnn`,
+    /// a `resnet` or a `vit`, of genes on a graph a `gcn` or a `gat`. Default: `{ kind: mlp, hidden: [256] }`,
+    /// `{ kind: cnn, channels: [16, 32, 64] }`, of `mae` `{ kind: vit, patch: 8, width: 192, depth: 6, heads: 3 }`,
+    /// `{ kind: gcn, hidden: [64] }`.
     #[serde(default)]
     pub encoder: Option<Encoder>,
     /// `cross_modal`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
@@ -228,6 +233,15 @@ pub struct PretrainParams {
     /// `colorize`: what the encoder sees, in training and when it embeds. Default `grey`.
     #[serde(default = "default::sees")]
     pub sees: Sees,
+    /// `mae`: share of a patch's squares that the encoder does not see, drawn anew for every spot and epoch. Default 0.75.
+    #[serde(default = "default::mask_ratio")]
+    pub mask_ratio: f64,
+    /// `mae`: whether pixels are predicted about the mean of their square, in units of their spread there. Default true.
+    #[serde(default = "default::norm_pixels")]
+    pub norm_pixels: bool,
+    /// `mae`: the transformer that predicts pixels, in training only. Default `{ width: 96, depth: 2, heads: 3 }`.
+    #[serde(default)]
+    pub decoder: MaeDecoder,
     /// With two views: sizes of the projector's layers, which sit on the embedding during training only. Default
     /// `[128, 128]`.
     #[serde(default = "default::projector")]
@@ -299,6 +313,8 @@ defaults! {
     view_noise: f64 = 0.5;
     view_swap: f64 = 0.1;
     segment: f64 = 0.25;
+    mask_ratio: f64 = 0.75;
+    norm_pixels: bool = true;
     sees: Sees = Sees::Grey;
     predictor: usize = 64;
     queue: usize = 4096;
@@ -343,15 +359,18 @@ impl PretrainParams {
             | Objective::GraphAe
             | Objective::GraphMask
             | Objective::Inpaint
-            | Objective::Colorize => {
-                return None;
-            }
+            | Objective::Colorize
+            | Objective::Mae => return None,
         })
     }
 
-    /// How often the encoder of patches halves them.
-    pub(crate) fn halvings(&self) -> usize {
-        self.encoder.as_ref().unwrap_or(&Encoder::of_patches()).halvings().unwrap_or(0)
+    /// What encodes patches.
+    pub(crate) fn of_patches(&self) -> Encoder {
+        let default = match self.objective {
+            Objective::Mae => Encoder::of_tokens,
+            _ => Encoder::of_patches,
+        };
+        self.encoder.clone().unwrap_or_else(default)
     }
 
     /// Refuses encoders of the other modality, and sizes that no network has.
@@ -370,6 +389,12 @@ impl PretrainParams {
                     encoder.name()
                 )));
             }
+        }
+        if self.objective == Objective::Mae && !matches!(self.of_patches(), Encoder::Vit { .. }) {
+            return Err(Error::invalid(format!(
+                "`mae` leaves tokens out: `encoder` must be a `vit`, not `{}`",
+                self.of_patches().name()
+            )));
         }
         if self.gene_encoder.is_some() && self.objective != Objective::CrossModal {
             return Err(Error::invalid(format!(
@@ -425,6 +450,8 @@ impl PretrainParams {
         within("view_noise", self.view_noise, 0.0, 10.0)?;
         within("view_swap", self.view_swap, 0.0, 1.0)?;
         within("segment", self.segment, 0.001, 0.95)?;
+        within("mask_ratio", self.mask_ratio, 0.01, 0.99)?;
+        vit::validate("decoder", (self.decoder.width, self.decoder.depth, self.decoder.heads))?;
         within("intra", self.intra, 0.0, 1e6)?;
         within("temperature", self.temperature.unwrap_or(0.1), 0.001, 100.0)?;
         within("momentum", self.momentum, 0.0, 1.0)?;

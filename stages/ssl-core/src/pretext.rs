@@ -1,7 +1,7 @@
 //! What the course's brief names for images: to predict a segment of a patch (`inpaint`), to give a grey one its colours
 //! (`colorize`).
 //!
-//! The decoder is linear, and sees two things of each place of the CNN's last map: the place's own embedding and the patch's,
+//! The decoder is linear, and sees two things of each place of the encoder's last map: the place's own embedding and the patch's,
 //! which is the mean of its places'. So what it shall predict must lie open in the embedding.
 
 use rand::Rng;
@@ -44,9 +44,8 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Adds `decoder.place` and `decoder.patch`, of a CNN that halves an image so many times.
-    pub(crate) fn new(params: &mut Params, dim: usize, halvings: usize, rng: &mut impl Rng) -> Self {
-        let block = 1 << halvings;
+    /// Adds `decoder.place` and `decoder.patch`, of an encoder whose places stand for squares of so many pixels' side.
+    pub(crate) fn new(params: &mut Params, dim: usize, block: usize, rng: &mut impl Rng) -> Self {
         let pixels = block * block * 3;
         let of_place = Linear::new(params, "decoder.place", dim, pixels, rng);
         let of_patch = Linear::new(params, "decoder.patch", dim, pixels, rng);
@@ -55,35 +54,6 @@ impl Decoder {
 }
 
 impl Reconstruct<'_> {
-    /// Where the pixels of a batch's patches lie in the decoder's output: place by place, in each row by row. Pixels outside of a
-    /// patch, which a last place may have, are nowhere.
-    fn by_places<T: Copy + Default + Send + Sync>(
-        &self,
-        images: &[T],
-        channels: usize,
-        map: usize,
-    ) -> Vec<T> {
-        let (size, block) = (self.views.patches.size, self.decoder.block);
-        let mut places =
-            vec![T::default(); images.len() / (size * size * channels) * map * map * block * block * 3];
-        places
-            .par_chunks_mut(map * map * block * block * 3)
-            .zip(images.par_chunks(size * size * channels))
-            .for_each(|(places, image)| {
-                for (at, pixel) in places.chunks_exact_mut(3).enumerate() {
-                    let (place, within) = (at / (block * block), at % (block * block));
-                    let row = place / map * block + within / block;
-                    let column = place % map * block + within % block;
-                    if row < size && column < size {
-                        for (channel, value) in pixel.iter_mut().enumerate() {
-                            *value = image[(row * size + column) * channels + channel.min(channels - 1)];
-                        }
-                    }
-                }
-            });
-        places
-    }
-
     /// Per pixel of the batch's patches whether its error counts; what is hidden is no longer in the input.
     fn hide(&self, input: &mut [f32], epoch: usize, batch: &[usize]) -> Vec<bool> {
         let size = self.views.patches.size;
@@ -145,7 +115,39 @@ impl Objective for Reconstruct<'_> {
         let kept = embeddings.retaped::<NoneTape>();
         let (_, map, _, _) = *places.shape();
         let prediction = self.decode(params, embeddings, places);
-        let loss = masked_mse(prediction, self.by_places(&target, 3, map), self.by_places(&counts, 1, map));
+        let (size, block) = (self.views.patches.size, self.decoder.block);
+        let (target, counts) =
+            (by_places(&target, 3, size, block, map), by_places(&counts, 1, size, block, map));
+        let loss = masked_mse(prediction, target, counts);
         Step { loss, terms: Vec::new(), embeddings: kept, others: None, of_genes: None, seen: Vec::new() }
     }
+}
+
+/// Where the pixels of patches of side `size` lie, square by square of `map` x `map`, in each row by row. Pixels outside of a patch,
+/// which a last square may have, are nowhere.
+pub(crate) fn by_places<T: Copy + Default + Send + Sync>(
+    images: &[T],
+    channels: usize,
+    size: usize,
+    block: usize,
+    map: usize,
+) -> Vec<T> {
+    let count = images.len() / (size * size * channels);
+    let mut places = vec![T::default(); count * map * map * block * block * 3];
+    places
+        .par_chunks_mut(map * map * block * block * 3)
+        .zip(images.par_chunks(size * size * channels))
+        .for_each(|(places, image)| {
+            for (at, pixel) in places.chunks_exact_mut(3).enumerate() {
+                let (place, within) = (at / (block * block), at % (block * block));
+                let row = place / map * block + within / block;
+                let column = place % map * block + within % block;
+                if row < size && column < size {
+                    for (channel, value) in pixel.iter_mut().enumerate() {
+                        *value = image[(row * size + column) * channels + channel.min(channels - 1)];
+                    }
+                }
+            }
+        });
+    places
 }

@@ -20,6 +20,7 @@ use crate::{
     gene_mask::GeneMask,
     graph_autoencoder::{GraphAutoencoder, Mask},
     joint::{Joint, Method},
+    mae::{self, Mae},
     optical_density::{Colours, Sees},
     params::{Contrast, Objective, PretrainParams},
     pretext::{Decoder, Pretext, Reconstruct},
@@ -216,7 +217,7 @@ fn on_patches(
     positions: &[usize],
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    check_size(options, patches)?;
+    options.of_patches().check_size(patches.size)?;
     check_prototypes(options, positions.len())?;
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
@@ -224,16 +225,22 @@ fn on_patches(
     let kind = of_patches(options, patches, &colours, sees);
     let encoder = kind.net(&mut params, ALONE, &mut rng)?;
     let architecture = Architecture::new(Kind::Patches(kind), options, ctx.seed(), positions.len())?;
-    let augment = augment(options);
+    let (augment, place) = (augment(options), options.of_patches().place().unwrap_or(1));
     let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
     let objective: Box<dyn train::Objective> = match options.two_views() {
         Some(contrast) => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
+        None if options.objective == Objective::Mae => {
+            check_tokens(patches, place)?;
+            let decoder = mae::Decoder::new(&mut params, &options.decoder, (options.dim, place), &mut rng);
+            let (hidden, normalised) = (options.mask_ratio, options.norm_pixels);
+            Box::new(Mae { views, decoder, hidden, normalised })
+        }
         None => {
             let pretext = match options.objective {
                 Objective::Inpaint => Pretext::Inpaint { hidden: options.segment },
                 _ => Pretext::Colorize,
             };
-            let decoder = Decoder::new(&mut params, options.dim, options.halvings(), &mut rng);
+            let decoder = Decoder::new(&mut params, options.dim, place, &mut rng);
             Box::new(Reconstruct { views, pretext, sees, decoder })
         }
     };
@@ -249,7 +256,7 @@ fn on_both(
     split: Option<&Split>,
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    check_size(options, patches)?;
+    options.of_patches().check_size(patches.size)?;
     Scaler::check_table(table)?;
     let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
     let both = |position: usize| Some((position, *rows.get(patches.spots[position].as_str())?));
@@ -302,7 +309,7 @@ fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, se
         colours: colours.clone(),
         sees,
         size: patches.size,
-        encoder: options.encoder.clone().unwrap_or_else(Encoder::of_patches),
+        encoder: options.of_patches(),
         dim: options.dim,
     }
 }
@@ -333,14 +340,12 @@ fn gene_views<'a>(
     })
 }
 
-/// Refuses patches that the encoder would make nothing of.
-fn check_size(options: &PretrainParams, patches: &Patches) -> Result<()> {
-    let halvings = options.halvings();
-    let least = 8.max(1_usize << halvings.min(30));
-    if patches.size < least {
+/// Refuses patches of too few tokens to leave most out.
+fn check_tokens(patches: &Patches, side: usize) -> Result<()> {
+    let tokens = (patches.size / side).pow(2);
+    if tokens < 4 {
         return Err(Error::invalid(format!(
-            "the patches are {} pixels wide, and the encoder halves them {halvings} times: make them {least} or more, or choose \
-             another `encoder`",
+            "`mae` leaves out most of the squares of a patch, and one of {} pixels has {tokens} of {side}: 4 are the least; make              patches larger, or `encoder.patch` smaller",
             patches.size
         )));
     }

@@ -161,6 +161,13 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         params["queue"] = json!(24);
         ("patches", params)
     });
+    let vit = json!({ "kind": "vit", "patch": 4, "width": 16, "depth": 2, "heads": 2 });
+    let of_tokens = ["mae", "simclr", "inpaint"].map(|objective| {
+        let mut params = patches_params(epochs);
+        (params["objective"], params["encoder"]) = (json!(objective), vit.clone());
+        params["decoder"] = json!({ "width": 12, "depth": 1 });
+        ("patches", params)
+    });
     let of_genes = contrast.into_iter().map(|contrast| {
         let mut params = genes_params(epochs);
         params["objective"] = json!("gene_contrast");
@@ -182,7 +189,7 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         ("table", params)
     });
     let plain = [("table", genes_params(epochs))];
-    of_patches.chain(of_genes).chain(across).chain(stepped).chain(plain).collect()
+    of_patches.chain(of_tokens).chain(of_genes).chain(across).chain(stepped).chain(plain).collect()
 }
 
 #[test]
@@ -356,6 +363,68 @@ fn a_resnet_is_an_encoder_like_others() {
     }
 }
 
+/// The whole way with a ViT: trained on what is left of patches, embedded whole; written and read.
+#[test]
+fn a_vit_learns_from_what_is_left_of_a_patch() {
+    let bench = Bench::new().with("patches", &patches(200, 16));
+    let params = json!({
+        "objective": "mae", "encoder": { "kind": "vit", "patch": 4, "width": 32, "depth": 2, "heads": 4 }, "dim": 16, "epochs": 30,
+        "decoder": { "width": 24, "depth": 1 }, "batch_size": 25, "learning_rate": 0.003, "stain_jitter": 0.0,
+        "colour_jitter": 0.0, "min_crop": 1.0
+    });
+    let (model, training) = bench.pretrain(params.clone());
+    // Squares are normalised: predicting their mean gives 1, less a 48th.
+    let loss = training.values["loss"];
+    println!("mae: {loss:.3}");
+    assert!(loss < 0.9, "{loss}");
+    let shape = |name: &str| model.weights[&format!("encoder.{name}")].shape.clone();
+    assert_eq!(shape("patch_embed.proj.weight"), [32, 3, 4, 4]);
+    assert_eq!(shape("blocks.1.attn.qkv.weight"), [96, 32]);
+    assert_eq!(shape("blocks.0.mlp.fc2.bias"), [32]);
+    assert_eq!((shape("norm.weight"), shape("head.weight")), (vec![32], vec![16, 32]));
+    assert!(model.weights.keys().all(|name| name.starts_with("encoder.")), "the decoder is left behind");
+    let embedding = bench.embed(&model);
+    assert_eq!((embedding.dims, embedding.spots.len()), (16, 200));
+    let exported = Bench::new().with("model", &model);
+    let exported = exported.run::<Export>(json!({}), "export", Box::new(Silence)).unwrap();
+    let path = json!({ "path": exported.join("files/model.safetensors") });
+    let importing = Bench::new();
+    let imported = importing.run::<Import>(path, "import", Box::new(Silence)).unwrap();
+    assert!(Model::read(&imported.join("model")).unwrap() == model);
+
+    let mut other = params;
+    other["mask_ratio"] = json!(0.5);
+    assert!(bench.pretrain(other).1.values["loss"] < loss, "less to predict, from more");
+}
+
+#[test]
+fn a_vit_is_for_patches_of_whole_squares() {
+    let bench = Bench::new().with("patches", &patches(10, 18));
+    let error = |params: &Value| {
+        bench.run::<Pretrain>(params.clone(), "scratch", Box::new(Silence)).unwrap_err().to_string()
+    };
+    let mut params = patches_params(1);
+    params["encoder"] = json!({ "kind": "vit" });
+    let told = error(&params);
+    assert!(told.contains("18 pixels wide, and the encoder cuts them into squares of 8"), "{told}");
+    assert!(told.contains("make them 16 or 24, or choose another `patch`"), "{told}");
+    params["objective"] = json!("mae");
+    params["encoder"] = json!({ "kind": "vit", "patch": 18 });
+    let told = error(&params);
+    assert!(told.contains("has 1 of 18: 4 are the least"), "{told}");
+    params["encoder"] = json!({ "kind": "cnn" });
+    assert_eq!(error(&params), "`mae` leaves tokens out: `encoder` must be a `vit`, not `cnn`");
+    params["encoder"] = json!({ "kind": "vit", "width": 100 });
+    let told = error(&params);
+    assert!(
+        told.starts_with("`encoder.width` must be a multiple of 4, for positions, and of its 3 `heads`"),
+        "{told}"
+    );
+    params["encoder"] = json!({ "kind": "vit" });
+    params["decoder"] = json!({ "depth": 0 });
+    assert_eq!(error(&params), "`decoder.depth` must be from 1 to 64 blocks, not 0");
+}
+
 /// Of a loss that is a mean over spots, two halves of a batch make its step.
 #[test]
 fn gathered_gradients_are_those_of_the_whole_batch() {
@@ -390,7 +459,7 @@ fn encoders_are_of_what_the_objective_sees() {
     assert_eq!(error(params), "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, not `resnet`");
     let mut params = patches_params(1);
     params["encoder"] = json!({ "kind": "mlp" });
-    assert!(error(params).ends_with("its kind must be `cnn` or `resnet`, not `mlp`"));
+    assert!(error(params).ends_with("its kind must be `cnn`, `resnet` or `vit`, not `mlp`"));
     let mut params = patches_params(1);
     params["encoder"] = json!({ "kind": "cnn", "channels": [] });
     assert!(error(params).contains("must list 1 or more convolutions"));

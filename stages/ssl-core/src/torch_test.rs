@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 use crate::{
     encoder::{Encoder, GraphLayer, GraphNet, Net, Projector},
+    mae::{self, MaeDecoder},
+    pretext::by_places,
     safetensors::Exported,
 };
 
@@ -42,6 +44,33 @@ def nt_xent(a, b, t=0.2):
     s.fill_diagonal_(float("-inf"))
     n = len(a)
     return F.cross_entropy(s, (torch.arange(2 * n) + n) % (2 * n))
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+    def forward(self, x):
+        z = self.norm1(x)
+        x = x + self.attn(z, z, z, need_weights=False)[0]
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
+def sincos(side, width):
+    angle = torch.arange(side)[:, None] / 10000 ** (torch.arange(width // 4) / (width // 4))
+    along = torch.cat([angle.sin(), angle.cos()], 1)
+    return torch.cat([along.repeat(side, 1), along.repeat_interleave(side, 0)], 1)
+class Transformer(nn.Module):
+    """Names as timm has them; PyTorch's attention, whose names differ."""
+    def __init__(self, name, blocks, heads, **layers):
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(layers["norm"].normalized_shape[0], heads) for _ in range(blocks)])
+        for key, layer in layers.items(): setattr(self, key, layer)
+        rename = lambda k: k[len(name) + 1:].replace("patch_embed.proj", "embed").replace("attn.qkv.", "attn.in_proj_").replace("attn.proj", "attn.out_proj")
+        found = {rename(k): v for k, v in state.items() if k.startswith(name + ".")}
+        if "mask_token" in found: self.mask_token = nn.Parameter(torch.zeros(found["mask_token"].shape))
+        self.load_state_dict(found)
+    def through(self, x):
+        for block in self.blocks: x = block(x)
+        return self.norm(x)
 class OnGraph(nn.Module):
     def __init__(self, name, edges):
         super().__init__()
@@ -75,6 +104,26 @@ elif task["kind"] == "mlp":
     x, target = (torch.tensor(task[k]).reshape(32, 12) for k in ("input", "target"))
     mask = torch.tensor(task["mask"]).reshape(32, 12)
     loss = lambda: ((decoder(encoder(x)) - target)[mask] ** 2).mean()
+elif task["kind"] in ("vit", "mae"):
+    encoder = Transformer("encoder", 2, 3, embed=nn.Conv2d(3, 12, 4, 4), norm=nn.LayerNorm(12), head=nn.Linear(12, 8))
+    views = [torch.tensor(task[k]).reshape(20, 12, 12, 3).permute(0, 3, 1, 2) for k in ("input", "target")]
+    tokens = lambda images: encoder.embed(images).flatten(2).transpose(1, 2) + sincos(3, 12)
+    if task["kind"] == "vit":
+        nets = [encoder]
+        loss = lambda: nt_xent(*[encoder.head(encoder.through(tokens(view)).mean(1)) for view in views])
+    else:
+        decoder = Transformer("decoder", 1, 2, embed=nn.Linear(8, 8), norm=nn.LayerNorm(8), pred=nn.Linear(8, 48))
+        nets = [encoder, decoder]
+        seen = torch.tensor(task["seen"]).reshape(20, -1, 1)
+        target = views[0].reshape(20, 3, 3, 4, 3, 4).permute(0, 2, 4, 3, 5, 1).reshape(20, 9, 48)
+        target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
+        hidden = torch.ones(20, 9).scatter(1, seen[:, :, 0], 0.0)
+        def loss():
+            x = tokens(views[0]).gather(1, seen.expand(-1, -1, 12))
+            x = decoder.embed(encoder.head(encoder.through(x)))
+            x = decoder.mask_token.expand(20, 9, -1).scatter(1, seen.expand(-1, -1, 8), x) + sincos(3, 8)
+            errors = ((decoder.pred(decoder.through(x)) - target) ** 2).mean(2)
+            return (errors * hidden).sum() / hidden.sum()
 else:
     encoder = part("encoder", nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.GroupNorm(8, 8), nn.ReLU(),
                    nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU(),
@@ -194,23 +243,24 @@ fn ten_steps_on_a_graph_are_those_of_pytorch() {
     }
 }
 
+/// Twenty images of 12 pixels, each with stripes of its own.
+fn stripes(name: &str) -> Vec<f32> {
+    let stripes = draws("stripes", 2 * 20);
+    let pixels = draws(name, 20 * 12 * 12 * 3).into_iter().enumerate();
+    let stripe = |at: usize| {
+        let (image, row, column) = (at / 432, at % 432 / 36, at % 36 / 3);
+        (stripes[2 * image] * row as f32 + stripes[2 * image + 1] * column as f32 + (at % 3) as f32).sin()
+    };
+    pixels.map(|(at, noise)| stripe(at) + 0.1 * noise).collect()
+}
+
 #[test]
 fn ten_steps_on_patches_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
     let kind = Encoder::Cnn { channels: vec![8, 16] };
     let encoder = Net::of_patches(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
     let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
-    // Each image with stripes of its own.
-    let stripes = draws("stripes", 2 * 20);
-    let of = |name: &str| -> Vec<f32> {
-        let pixels = draws(name, 20 * 12 * 12 * 3).into_iter().enumerate();
-        let stripe = |at: usize| {
-            let (image, row, column) = (at / 432, at % 432 / 36, at % 36 / 3);
-            (stripes[2 * image] * row as f32 + stripes[2 * image + 1] * column as f32 + (at % 3) as f32).sin()
-        };
-        pixels.map(|(at, noise)| stripe(at) + 0.1 * noise).collect()
-    };
-    let (left, right) = (of("left"), of("right"));
+    let (left, right) = (stripes("left"), stripes("right"));
     let project = |params: &Params, view: &[f32]| -> Matrix<Recording> {
         let images = tensor(view.to_vec(), (20, 12, 12, 3)).leaky_traced();
         projector.forward(params, encoder.forward(params, images))
@@ -225,4 +275,33 @@ fn ten_steps_on_patches_are_those_of_pytorch() {
             if kind == "vicreg" { vicreg(a, b, weights).loss } else { nt_xent(a, b, 0.2) }
         });
     }
+}
+
+#[test]
+fn ten_steps_of_a_transformer_are_those_of_pytorch() {
+    let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+    let kind = Encoder::Vit { patch: 4, width: 12, depth: 2, heads: 3 };
+    let encoder = Net::of_patches(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
+    let (left, right) = (stripes("left"), stripes("right"));
+    let images = |view: &[f32]| tensor(view.to_vec(), (20, 12, 12, 3)).leaky_traced();
+    let task = json!({ "kind": "vit", "rate": 0.0003, "input": left, "target": right });
+    compare(params.clone(), task, |params| {
+        let [a, b] = [&left, &right].map(|view| encoder.forward(params, images(view)));
+        nt_xent(a, b, 0.2)
+    });
+
+    let sizes = MaeDecoder { width: 8, depth: 1, heads: 2 };
+    let decoder = mae::Decoder::new(&mut params, &sizes, (8, 4), &mut rng);
+    // Of nine tokens two others in every patch.
+    let seen: Vec<[usize; 2]> = (0..20).map(|patch| [patch % 4, 4 + patch % 5]).collect();
+    let rows: Vec<usize> =
+        seen.iter().enumerate().flat_map(|(patch, seen)| seen.map(|token| 9 * patch + token)).collect();
+    let mut target = by_places(&left, 3, 12, 4, 3);
+    mae::normalise(&mut target, 48);
+    let mask: Vec<bool> = (0..target.len()).map(|at| !rows.contains(&(at / 48))).collect();
+    let task = json!({ "kind": "mae", "rate": 0.001, "input": left, "target": right, "seen": seen });
+    compare(params, task, |params| {
+        let tokens = encoder.forward_seen(params, images(&left), &rows);
+        masked_mse(decoder.forward(params, tokens, &rows, 3), target.clone(), mask.clone())
+    });
 }

@@ -4,11 +4,12 @@ mod cnn;
 mod graph;
 mod mlp;
 mod resnet;
+pub(crate) mod vit;
 
 use rand::Rng;
 use restage_nn::{
     Images, Layer, Linear, Matrix, Network, ParamId, Params, Recording, Source, Value, dfdx::prelude::*,
-    global_average_pool,
+    global_average_pool, pick,
 };
 use restage_stage::{Error, Result};
 use schemars::JsonSchema;
@@ -57,6 +58,21 @@ pub enum Encoder {
         #[serde(default = "width")]
         width: usize,
     },
+    /// Of patches: a ViT, with fixed positions and the mean of its tokens.
+    Vit {
+        /// Side in pixels of the squares that become tokens; the side of a patch must be a multiple of it. Default 8.
+        #[serde(default = "vit::patch")]
+        patch: usize,
+        /// Length of a token: a multiple of 4 and of `heads`. Default 192.
+        #[serde(default = "vit::width")]
+        width: usize,
+        /// Number of blocks. Default 6.
+        #[serde(default = "vit::depth")]
+        depth: usize,
+        /// Heads of each block's attention. Default 3.
+        #[serde(default = "vit::heads")]
+        heads: usize,
+    },
 }
 
 /// What an encoder encodes.
@@ -73,7 +89,7 @@ impl Encodes {
     pub(crate) fn told(self) -> (&'static str, &'static str) {
         match self {
             Self::Genes => ("genes", "`mlp`"),
-            Self::Patches => ("patches", "`cnn` or `resnet`"),
+            Self::Patches => ("patches", "`cnn`, `resnet` or `vit`"),
             Self::Graph => ("genes on a graph", "`gcn` or `gat`"),
         }
     }
@@ -148,6 +164,11 @@ impl Encoder {
         Self::Cnn { channels: channels() }
     }
 
+    /// The same where tokens are to be left out.
+    pub(crate) fn of_tokens() -> Self {
+        Self::Vit { patch: vit::patch(), width: vit::width(), depth: vit::depth(), heads: vit::heads() }
+    }
+
     /// Its name in workflows.
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -156,6 +177,7 @@ impl Encoder {
             Self::Gat { .. } => "gat",
             Self::Cnn { .. } => "cnn",
             Self::Resnet { .. } => "resnet",
+            Self::Vit { .. } => "vit",
         }
     }
 
@@ -179,6 +201,10 @@ impl Encoder {
             }
             Self::Cnn { channels } => (&channels[..], "channels"),
             Self::Resnet { width, .. } => (std::slice::from_ref(width), "width"),
+            Self::Vit { patch, width, depth, heads } => {
+                vit::validate(name, (*width, *depth, *heads))?;
+                (std::slice::from_ref(patch), "patch")
+            }
         };
         match sizes.iter().find(|size| !(1..=1 << 14).contains(*size)) {
             Some(size) => {
@@ -193,17 +219,41 @@ impl Encoder {
         match self {
             Self::Mlp { .. } => Encodes::Genes,
             Self::Gcn { .. } | Self::Gat { .. } => Encodes::Graph,
-            Self::Cnn { .. } | Self::Resnet { .. } => Encodes::Patches,
+            Self::Cnn { .. } | Self::Resnet { .. } | Self::Vit { .. } => Encodes::Patches,
         }
     }
 
-    /// How often it halves an image; nothing of one of genes.
-    pub(crate) fn halvings(&self) -> Option<usize> {
+    /// Side in pixels of the square that a place of its last map stands for; nothing of one of genes.
+    pub(crate) fn place(&self) -> Option<usize> {
         match self {
             Self::Mlp { .. } | Self::Gcn { .. } | Self::Gat { .. } => None,
-            Self::Cnn { channels } => Some(channels.len()),
-            Self::Resnet { .. } => Some(resnet::HALVINGS),
+            Self::Cnn { channels } => Some(1 << channels.len().min(30)),
+            Self::Resnet { .. } => Some(1 << resnet::HALVINGS),
+            Self::Vit { patch, .. } => Some(*patch),
         }
+    }
+
+    /// Refuses patches of so many pixels that it would make nothing of.
+    pub(crate) fn check_size(&self, size: usize) -> Result<()> {
+        let Some(place) = self.place() else { return Ok(()) };
+        let told = match self {
+            Self::Vit { .. } if !size.is_multiple_of(place) => {
+                let (less, more) = (size / place * place, size.next_multiple_of(place));
+                let fits = if less > 0 { format!("{less} or {more}") } else { more.to_string() };
+                format!(
+                    "cuts them into squares of {place} (`patch`): make them {fits}, or choose another `patch`"
+                )
+            }
+            Self::Vit { .. } => return Ok(()),
+            _ if size < place.max(8) => {
+                let (halvings, least) = (place.ilog2(), place.max(8));
+                format!(
+                    "halves them {halvings} times: make them {least} or more, or choose another `encoder`"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(format!("the patches are {size} pixels wide, and the encoder {told}")))
     }
 }
 
@@ -236,7 +286,8 @@ impl Net {
         Ok(Self { body, output: Linear::new(params, &last, width, dim, rng), of_patches: false })
     }
 
-    /// The same of patches; the linear layer as the last of a `Sequential` after pooling and flattening, or as torchvision's `fc`.
+    /// The same of patches; the linear layer as the last of a `Sequential` after pooling and flattening, or as torchvision's `fc`,
+    /// timm's `head`.
     ///
     /// # Errors
     /// If it is a kind of encoder for genes.
@@ -261,6 +312,10 @@ impl Net {
                     Depth::Eighteen => 2,
                 };
                 (resnet::layers(params, name, blocks, *width, rng), format!("{name}.fc"), 8 * width)
+            }
+            Encoder::Vit { patch, width, depth, heads } => {
+                let body = vit::layers(params, name, *patch, (*width, *depth, *heads), rng);
+                (body, format!("{name}.head"), *width)
             }
         };
         let output = Linear::new(params, &last, channels, dim, rng);
@@ -295,11 +350,27 @@ impl Net {
         x: Images<Recording>,
     ) -> (Matrix<Recording>, Images<Recording>) {
         let features = self.body.forward(params, x.into(), Source::Data).images();
-        let (count, height, width, channels) = *features.shape();
         let pooled = self.output.forward(params, global_average_pool(features.with_empty_tape()), Source::Op);
-        let places = features.reshape_like(&(count * height * width, channels));
-        let places = self.output.forward(params, places, Source::Op);
-        let dim = places.shape().1;
-        (pooled, places.reshape_like(&(count, height, width, dim)))
+        (pooled, self.places(params, features))
+    }
+
+    /// What the embedding is the mean of, for those of a ViT's tokens that `seen` lists, of each patch as many, and with none of the
+    /// others: patches x 1 x tokens x dim.
+    pub(crate) fn forward_seen(
+        &self,
+        params: &Params,
+        x: Images<Recording>,
+        seen: &[usize],
+    ) -> Images<Recording> {
+        let (embed, blocks) = self.body.0.split_at(1);
+        let tokens = Network(embed.to_vec()).forward(params, x.into(), Source::Data).images();
+        let (count, height, width, channels) = *tokens.shape();
+        let kept = pick(tokens.reshape_like(&(count * height * width, channels)), seen);
+        let kept = kept.reshape_like(&(count, 1, seen.len() / count, channels));
+        self.places(params, Network(blocks.to_vec()).forward(params, kept.into(), Source::Op).images())
+    }
+
+    fn places(&self, params: &Params, features: Images<Recording>) -> Images<Recording> {
+        Network(vec![Layer::Linear(self.output)]).forward(params, features.into(), Source::Op).images()
     }
 }
