@@ -2,11 +2,11 @@
 """How long a training step takes beside PyTorch's, on the same networks and sizes, with one thread and with two.
 
     just bench-train PYTHON             # builds what it needs, then:
-    tests/bench/train.py target/release/examples/steps PYTHON
+    tests/bench/train.py target/release/examples/steps PYTHON [mlp] [cnn] [resnet] [vit]
 
 PYTHON has torch. A step is forward, backward and AdamW; each figure is the median of ten, the better of two processes. Memory is
 the largest resident set; of PyTorch's process less what it had after its imports. `GFLOP` counts products and sums of the
-matrix products of a step, three times those of the forward pass; beside them stands what a plain product of 1024 x 1024
+products with weights in a step (not those of tokens by tokens), three times those of the forward pass; beside them stands what a plain product of 1024 x 1024
 matrices in PyTorch reaches with as many threads.
 """
 import json
@@ -25,6 +25,22 @@ class Block(nn.Module):
         self.a = nn.Sequential(nn.Conv2d(i, o, 3, s, 1, bias=False), nn.GroupNorm(8, o), nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.GroupNorm(8, o))
         self.b = nn.Sequential(nn.Conv2d(i, o, 1, s, bias=False), nn.GroupNorm(8, o)) if s > 1 or i != o else nn.Identity()
     def forward(self, x): return F.relu(self.a(x) + self.b(x))
+class Transformer(nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.a, self.b, self.qkv, self.proj = nn.LayerNorm(w), nn.LayerNorm(w), nn.Linear(w, 3 * w), nn.Linear(w, w)
+        self.mlp = nn.Sequential(nn.Linear(w, 4 * w), nn.GELU(), nn.Linear(4 * w, w))
+    def forward(self, x):
+        q, k, v = self.qkv(self.a(x)).unflatten(2, (3, 3, 64)).permute(2, 0, 3, 1, 4)
+        x = x + self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.b(x))
+class Tokens(nn.Module):
+    def __init__(self, w):
+        super().__init__()
+        self.proj, self.places = nn.Conv2d(3, w, 8, 8), torch.rand(64, w)
+    def forward(self, x): return self.proj(x).flatten(2).transpose(1, 2) + self.places
+class Mean(nn.Module):
+    def forward(self, x): return x.mean(1)
 conv = lambda i, o: [nn.Conv2d(i, o, 3, 2, 1, bias=False), nn.GroupNorm(8, o), nn.ReLU()]
 tail = lambda c: [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 64)]
 def nt_xent(a, b, t=0.2):
@@ -36,6 +52,7 @@ if net == "mlp":
     loss = lambda: ((model(x) - y)[mask] ** 2).mean()
 else:
     body = conv(3, 16) + conv(16, 32) + conv(32, 64) + tail(64) if net == "cnn" else \
+        [Tokens(192), *[Transformer(192) for _ in range(6)], nn.LayerNorm(192), Mean(), nn.Linear(192, 64)] if net == "vit" else \
         conv(3, 32) + [Block(32, 32, 1), Block(32, 64, 2), Block(64, 128, 2), Block(128, 256, 2)] + tail(256)
     model = nn.Sequential(*body)
     views = [torch.rand(64, 3, 64, 64) for _ in range(2)]
@@ -75,7 +92,7 @@ def best(command, threads):
 
 def main():
     steps, python = sys.argv[1:3]
-    for net in ["mlp", "cnn", "resnet"]:
+    for net in sys.argv[3:] or ["mlp", "cnn", "resnet", "vit"]:
         for threads in [1, 2]:
             ours = best([steps, net], threads)
             theirs = best([python, "-W", "ignore", "-c", TORCH, net, threads], threads)

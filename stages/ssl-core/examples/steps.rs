@@ -1,5 +1,5 @@
 //! Seconds of one step (forward, backward, AdamW) of an encoder, on random data of fixed sizes, and the most memory that the
-//! process had: `cargo run --release -p restage-ssl-core --example steps -- mlp|cnn|resnet [steps]`. One line of JSON, which
+//! process had: `cargo run --release -p restage-ssl-core --example steps -- mlp|cnn|resnet|vit [steps]`. One line of JSON, which
 //! `tests/bench/train.py` sets beside PyTorch's.
 
 #![expect(clippy::unwrap_used, reason = "a measurement ends with what went wrong")]

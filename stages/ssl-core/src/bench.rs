@@ -17,6 +17,8 @@ pub enum Task {
     Cnn,
     /// The same through a ResNet-10 of width 32.
     Resnet,
+    /// The same through a ViT of six blocks, 192 wide, on squares of 8 pixels.
+    Vit,
 }
 
 /// Makes a network and its data; each call is a step, and gives the loss.
@@ -44,6 +46,7 @@ pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
         }
         Task::Cnn => Encoder::of_patches(),
         Task::Resnet => Encoder::Resnet { depth: Depth::Ten, width: 32 },
+        Task::Vit => Encoder::of_tokens(),
     };
     let (patches, size) = (64, 64);
     let encoder = Net::of_patches(&mut params, "encoder", &kind, 64, &mut init)?;
