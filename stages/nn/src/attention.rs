@@ -6,9 +6,10 @@ use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{View, gemm, par_gemm, view},
+    gemm::{View, gemm, view},
     params::{ParamId, Params},
-    tensor::{self, Images, Source, gradient_mut},
+    tensor::{self, Images, Source, add},
+    weights::Weights,
     wide::{self, exp, largest, sum_of},
 };
 
@@ -16,7 +17,7 @@ use crate::{
 /// as its query agrees with their keys. No dropout, no mask.
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
-    heads: Heads,
+    pub(crate) heads: Heads,
     /// Weight and bias of what makes queries, keys and values.
     pub qkv: (ParamId, ParamId),
     /// Weight and bias of what joins the heads.
@@ -62,36 +63,21 @@ impl Attention {
         let (heads, tokens) = (self.heads, height * width);
         let rows = count * tokens;
         let (x, mut tape) = x.split_tape();
-        let tensors =
-            |(weight, bias): (ParamId, ParamId)| (params[weight].tensor.clone(), params[bias].tensor.clone());
-        let ((qkv_weight, qkv_bias), (proj_weight, proj_bias)) = (tensors(self.qkv), tensors(self.proj));
-        let (input, qkv_w, proj_w) =
-            (tensor::values(&x), tensor::values(&qkv_weight), tensor::values(&proj_weight));
-
-        let mut qkv = tensor::values(&qkv_bias).repeat(rows);
-        par_gemm(view(&input, rows, dim), view(&qkv_w, 3 * dim, dim).reversed_axes(), 1.0, &mut qkv);
+        let (input, qkv_layer, proj) =
+            (tensor::values(&x), Weights::new(params, self.qkv), Weights::new(params, self.proj));
+        let qkv = qkv_layer.apply(&input, rows);
         let context = heads.attend(&qkv, tokens);
-        let mut output = tensor::values(&proj_bias).repeat(rows);
-        par_gemm(view(&context, rows, dim), view(&proj_w, dim, dim).reversed_axes(), 1.0, &mut output);
-        let y = tensor::tensor(output, (count, height, width, dim));
+        let y = tensor::tensor(proj.apply(&context, rows), (count, height, width, dim));
 
         // Without their values, which the next op has.
         let (x, out) = (x.ghost(), y.ghost());
         tape.add_backward_op(move |gradients| {
             let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-            let dy_view = view(&dy, rows, dim);
-            let dw = gradient_mut(gradients, &proj_weight)?;
-            par_gemm(dy_view.reversed_axes(), view(&context, rows, dim), 1.0, dw);
-            tensor::add_rows(gradient_mut(gradients, &proj_bias)?, &dy);
-            let mut dcontext = vec![0.0; rows * dim];
-            par_gemm(dy_view, view(&proj_w, dim, dim), 0.0, &mut dcontext);
+            let dcontext = proj.back(gradients, &dy, &context)?;
             let dqkv = heads.slopes(&qkv, &dcontext, tokens);
-            let dqkv_view = view(&dqkv, rows, 3 * dim);
-            let dw = gradient_mut(gradients, &qkv_weight)?;
-            par_gemm(dqkv_view.reversed_axes(), view(&input, rows, dim), 1.0, dw);
-            tensor::add_rows(gradient_mut(gradients, &qkv_bias)?, &dqkv);
+            let dx = qkv_layer.back(gradients, &dqkv, &input)?;
             if source == Source::Op {
-                par_gemm(dqkv_view, view(&qkv_w, 3 * dim, dim), 1.0, gradients.get_or_alloc_mut(&x)?);
+                add(gradients.get_or_alloc_mut(&x)?, &dx);
             }
             Ok(())
         });
@@ -101,8 +87,8 @@ impl Attention {
 
 /// How queries, keys and values lie: tokens x (queries, keys, values) x heads x width of a head.
 #[derive(Clone, Copy, Debug)]
-struct Heads {
-    dim: usize,
+pub(crate) struct Heads {
+    pub(crate) dim: usize,
     heads: usize,
 }
 
@@ -138,7 +124,7 @@ impl Heads {
     }
 
     /// What every token takes, rows x dim, from sequences of so many tokens.
-    fn attend(self, qkv: &[f32], tokens: usize) -> Vec<f32> {
+    pub(crate) fn attend(self, qkv: &[f32], tokens: usize) -> Vec<f32> {
         let mut context = vec![0.0; qkv.len() / 3];
         let sequences = context.par_chunks_mut(tokens * self.dim).zip(qkv.par_chunks(tokens * 3 * self.dim));
         sequences.for_each(|(context, qkv)| {
@@ -155,7 +141,7 @@ impl Heads {
     }
 
     /// The gradients of queries, keys and values by those of what was taken.
-    fn slopes(self, qkv: &[f32], dcontext: &[f32], tokens: usize) -> Vec<f32> {
+    pub(crate) fn slopes(self, qkv: &[f32], dcontext: &[f32], tokens: usize) -> Vec<f32> {
         let mut dqkv = vec![0.0; qkv.len()];
         let sequences = dqkv.par_chunks_mut(tokens * 3 * self.dim).zip(qkv.par_chunks(tokens * 3 * self.dim));
         sequences.zip(dcontext.par_chunks(tokens * self.dim)).for_each(|((dqkv, qkv), dcontext)| {

@@ -25,12 +25,14 @@
 mod activation;
 mod adamw;
 mod attention;
+mod block;
 mod conv;
 mod gemm;
 #[cfg(test)]
 mod gradcheck;
 mod graph_attention;
 mod graph_conv;
+mod layer_norm;
 mod linear;
 mod loss;
 mod network;
@@ -49,6 +51,7 @@ mod tensor;
 #[cfg(test)]
 mod threads;
 mod token;
+mod weights;
 mod wide;
 
 pub use dfdx;

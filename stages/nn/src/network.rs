@@ -7,6 +7,7 @@ use dfdx::prelude::*;
 use crate::{
     activation::{gelu, relu},
     attention::Attention,
+    block::Half,
     conv::Conv2d,
     linear::Linear,
     norm::{GroupNorm, LayerNorm},
@@ -201,6 +202,9 @@ impl Layer {
             (Self::Relu, Value::Images(x)) => Value::Images(relu(x)),
             (Self::Pool, x) => Value::Rows(global_average_pool(x.images())),
             (Self::Residual { body, shortcut }, x) => {
+                if let Some((norm, half)) = Half::of(&body.0).filter(|_| shortcut.0.is_empty()) {
+                    return half.on(params, norm, x);
+                }
                 let aside = shortcut.forward_here(params, x.fork(), source);
                 match (body.forward_here(params, x, source), aside) {
                     (Value::Rows(x), Value::Rows(aside)) => Value::Rows(x + aside),

@@ -4,6 +4,7 @@ use dfdx::prelude::*;
 use rayon::prelude::*;
 
 use crate::{
+    layer_norm,
     params::{ParamId, Params},
     tensor::{self, Images, add_all, gradient_mut, take_gradient},
 };
@@ -64,8 +65,27 @@ impl LayerNorm {
         params: &Params,
         x: Tensor<S, f32, Cpu, T>,
     ) -> Tensor<S, f32, Cpu, T> {
-        let columns = x.shape().concrete().into_iter().last().unwrap_or_default();
-        self.0.forward(params, x, 1, columns)
+        let Norm { channels: columns, weight, bias, .. } = self.0;
+        let width = x.shape().concrete().into_iter().last().unwrap_or_default();
+        assert_eq!(width, columns, "channels of the input of a norm");
+        let (x, mut tape) = x.split_tape();
+        let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
+        let (input, gamma) = (tensor::values(&x), tensor::values(&weight));
+        let moments = layer_norm::moments(&input, columns);
+        let mut output = vec![0.0; input.len()];
+        layer_norm::normalise(&input, &moments, [&gamma, &tensor::values(&bias)], &mut output);
+        let y = tensor::tensor(output, *x.shape());
+
+        let (x, out) = (x.ghost(), y.ghost());
+        tape.add_backward_op(move |gradients| {
+            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
+            let dx = gradients.get_or_alloc_mut(&x)?;
+            let [dgamma, dbeta] = layer_norm::slopes(dx, &dy, &input, &moments, &gamma);
+            add_all(gradient_mut(gradients, &weight)?, &dgamma);
+            add_all(gradient_mut(gradients, &bias)?, &dbeta);
+            Ok(())
+        });
+        y.put_tape(tape)
     }
 }
 

@@ -42,6 +42,20 @@ pub(crate) fn add_slopes(sums: &mut [f32], slopes: &[f32], input: &[f32], deriva
     run(Slopes(sums, slopes, input, derivative));
 }
 
+/// Multiplies `slopes` by the derivative at every value, on the calling thread.
+pub(crate) fn scale_slopes(slopes: &mut [f32], input: &[f32], derivative: impl Fn(f32) -> f32) {
+    struct Slopes<'a, F>(&'a mut [f32], &'a [f32], F);
+    impl<F: Fn(f32) -> f32> NullaryFnOnce for Slopes<'_, F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            self.0.iter_mut().zip(self.1).for_each(|(slope, x)| *slope *= self.2(*x));
+        }
+    }
+    run(Slopes(slopes, input, derivative));
+}
+
 /// The sum of `value` of every pair.
 #[inline(always)]
 pub(crate) fn sum_of(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f32 {
