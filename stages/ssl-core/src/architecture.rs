@@ -108,6 +108,9 @@ pub(crate) struct Provenance {
     /// The device that its networks ran on, if not the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) device: Option<String>,
+    /// BLAKE3 of the file of gene sets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gene_sets: Option<String>,
     /// Of what was trained on a graph: the edges that it saw, each of them between two training spots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) training_edges: Option<usize>,
@@ -130,6 +133,7 @@ impl Architecture {
             epochs: params.epochs,
             training_spots,
             device: None,
+            gene_sets: None,
             training_edges: None,
         };
         Ok(Self { kind, objective: params.objective, provenance })

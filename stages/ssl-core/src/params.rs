@@ -1,6 +1,6 @@
 //! Params of `ssl/pretrain`.
 
-use restage_stage::{Error, Result};
+use restage_stage::{Error, InputPath, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,17 @@ pub enum Targets {
     Hard,
     /// Other spots' as well, as much as their own modalities are alike (Xie et al. 2023).
     Soft,
+}
+
+/// Whose errors `gene_mask` counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorOf {
+    /// Those of hidden genes.
+    #[default]
+    Hidden,
+    /// Those of all genes, as of a denoising autoencoder.
+    All,
 }
 
 /// What the summary of `dgi` is of.
@@ -200,6 +211,13 @@ pub struct PretrainParams {
     /// whose genes are hidden. Default 0.5.
     #[serde(default = "default::mask_rate")]
     pub mask_rate: f64,
+    /// `gene_mask`: a GMT file of gene sets, as MSigDB has them. They are hidden as wholes, in random order, until `mask_rate` of the
+    /// genes that are in any set is reached; genes that are in none are never hidden. Default: single genes are hidden.
+    #[serde(default)]
+    pub gene_sets: Option<InputPath>,
+    /// `gene_mask`: whose errors count. Default `hidden`.
+    #[serde(default)]
+    pub error_of: ErrorOf,
 
     /// `dgi`: what the summary is of. Default `section`.
     #[serde(default)]
@@ -410,6 +428,8 @@ impl PretrainParams {
         if let Some(fields) = value.as_object_mut() {
             fields.shift_remove("checkpoint_every");
             fields.shift_remove("device");
+            // Where the file lies; what is in it is told beside.
+            fields.shift_remove("gene_sets");
         }
         Ok(value)
     }
@@ -456,6 +476,10 @@ impl PretrainParams {
         within("temperature", self.temperature.unwrap_or(0.1), 0.001, 100.0)?;
         within("momentum", self.momentum, 0.0, 1.0)?;
         within("off_weight", self.off_weight, 0.0, 1e6)?;
+        if self.gene_sets.is_some() && self.objective != Objective::GeneMask {
+            let objective = self.objective.name();
+            return Err(Error::invalid(format!("`gene_sets` is for `gene_mask`, not `{objective}`")));
+        }
         if self.objective == Objective::Colorize && self.sees == Sees::Colour {
             return Err(Error::invalid(
                 "`sees` must be grey or haematoxylin for `colorize`: of colours, colours are no task",

@@ -18,6 +18,7 @@ use crate::{
     encoder::{Encoder, GraphLayer, Net, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
+    gene_sets::GeneSets,
     graph_autoencoder::{GraphAutoencoder, Mask},
     joint::{Joint, Method},
     mae::{self, Mae},
@@ -148,13 +149,16 @@ fn on_genes(
     let kind = OfGenes { scaler: scaler.clone(), encoder, dim: options.dim };
     let encoder = kind.net(&mut params, ALONE, &mut rng)?;
     let kind = Kind::Genes(kind);
-    let architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
+    let mut architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
         let decoder = Linear::new(&mut params, "decoder", options.dim, table.n_genes(), &mut rng);
         let decoder = Network(vec![Layer::Linear(decoder)]);
-        let (mask_rate, seed) = (options.mask_rate, ctx.seed());
+        let sets = options.gene_sets.as_ref();
+        let sets = sets.map(|path| GeneSets::read(path.as_path(), &table.var.index)).transpose()?;
+        architecture.provenance.gene_sets = sets.as_ref().map(|sets| sets.digest.clone());
+        let (mask_rate, error_of, seed) = (options.mask_rate, options.error_of, ctx.seed());
         let expression = Expression::new(table, rows, scaler)?;
-        Box::new(GeneMask { expression, encoder, decoder, mask_rate, seed })
+        Box::new(GeneMask { expression, encoder, decoder, mask_rate, sets, error_of, seed })
     } else {
         let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
