@@ -137,6 +137,25 @@ fn an_image_encoder_is_judged_on_stripes_of_a_section() {
     test_labels_reach_evaluation_only(&sandbox, &workflow, &data);
 }
 
+/// Pretraining on the graph of neighbouring spots of eight patients, one of whom is left out.
+#[test]
+fn an_encoder_on_a_graph_is_judged_on_another_patient() {
+    let Some(shared) = shared() else { return };
+    let sandbox = Sandbox::new();
+    let data = format!("params.data={}", shared.join("data/her2st").display());
+    let workflow = shipped("pretrain-graph.yaml");
+    let common = ["--json", &workflow, "--set", &data, "--set", "params.epochs=1", "--seeds", "0"];
+    let only = ["--only", "baseline", "--only", "majority class", "--only", "PCA of smoothed"];
+    let result = sandbox.json(&[&["run"], &common[..], &only[..]].concat());
+    // As of her2st.yaml.
+    let majority = mean(&result, "majority class", 1);
+    assert!((majority - 0.557).abs() < 0.005, "{majority}");
+    // Above components of single spots, 0.353 with scanpy and scikit-learn.
+    let smoothed = mean(&result, "PCA of smoothed", 0);
+    assert!((0.353..0.42).contains(&smoothed), "{smoothed}");
+    test_labels_reach_evaluation_only(&sandbox, &workflow, &data);
+}
+
 /// `plan` names every wire; only `classify/evaluate` may read test labels.
 fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &str) {
     let list = sandbox.json(&["plugin", "list", "--json", workflow]);
