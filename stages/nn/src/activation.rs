@@ -1,26 +1,46 @@
 //! Elementwise activations.
 
+use std::rc::Rc;
+
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
 use crate::{
-    tensor::{self, gradient_mut, take_gradient},
-    wide::{self, normal},
+    op::{Back, CHUNK, Shared, Step, on_tape},
+    resident::Dims,
+    scratch::Scratch,
+    tensor::Source,
+    wide::{self, exp, normal},
 };
-
-/// Values that one task takes.
-pub(crate) const CHUNK: usize = 4096;
 
 /// `max(x, 0)`.
 pub fn relu<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
-    elementwise(x, |x| x.max(0.0), |x| if x > 0.0 { 1.0 } else { 0.0 })
+    flat(x, run_relu)
 }
 
 /// `x Φ(x)` with the normal distribution's Φ (Hendrycks & Gimpel 2016), not its tanh approximation.
 ///
 /// In place of dfdx's `accurate_gelu`, whose derivative lacks a factor of 1/√2.
 pub fn gelu<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
-    elementwise(x, gelu_of, gelu_slope)
+    flat(x, run_gelu)
+}
+
+/// `1 / (1 + exp(-x))`.
+pub fn sigmoid<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
+    let sigmoid = |x: f32| 1.0 / (1.0 + exp(-x));
+    flat(x, move |x, dims| run(x, dims, sigmoid, move |x| sigmoid(x) * (1.0 - sigmoid(x))))
+}
+
+fn flat<S: Shape, T: Tape<f32, Cpu>>(
+    x: Tensor<S, f32, Cpu, T>,
+    run: impl FnOnce(Shared, Dims) -> Step,
+) -> Tensor<S, f32, Cpu, T> {
+    let shape = *x.shape();
+    on_tape(x, Source::Op, |x| run(x, Dims::rows(shape.num_elements(), 1)), |_| shape)
+}
+
+pub(crate) fn run_gelu(x: Shared, dims: Dims) -> Step {
+    run(x, dims, gelu_of, gelu_slope)
 }
 
 /// GELU of one value.
@@ -38,36 +58,52 @@ pub(crate) fn gelu_slope(x: f32) -> f32 {
     phi + x * density * SHARE
 }
 
-/// `1 / (1 + exp(-x))`.
-pub fn sigmoid<S: Shape, T: Tape<f32, Cpu>>(x: Tensor<S, f32, Cpu, T>) -> Tensor<S, f32, Cpu, T> {
-    let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
-    elementwise(x, sigmoid, move |x| sigmoid(x) * (1.0 - sigmoid(x)))
+/// A function of every value, in parallel.
+pub(crate) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Scratch {
+    let mut y = Scratch::new(x.len());
+    y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| wide::map(x, y, &function));
+    y
 }
 
-fn elementwise<S: Shape, T: Tape<f32, Cpu>>(
-    x: Tensor<S, f32, Cpu, T>,
+/// Multiplies gradients by the derivative at every value.
+pub(crate) fn scale_slopes(dy: &mut [f32], x: &[f32], derivative: impl Fn(f32) -> f32 + Sync) {
+    dy.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(dy, x)| {
+        wide::update(dy, x, |dy, x| dy * derivative(x));
+    });
+}
+
+fn run(
+    x: Shared,
+    dims: Dims,
     function: impl Fn(f32) -> f32 + Sync,
     derivative: impl Fn(f32) -> f32 + Sync + 'static,
-) -> Tensor<S, f32, Cpu, T> {
-    let (x, mut tape) = x.split_tape();
-    let input = tensor::values(&x);
-    let mut output = vec![0.0; input.len()];
-    output.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(|(output, input)| {
-        wide::map(input, output, &function);
+) -> Step {
+    let y = map(&x, function);
+    let back: Back = Box::new(move |mut dy, _, wanted| {
+        scale_slopes(&mut dy, &x, derivative);
+        Ok(wanted.of(dy))
     });
-    let y = tensor::tensor(output, *x.shape());
+    Step { values: y.into(), dims, back }
+}
 
-    let out = y.clone();
-    tape.add_backward_op(move |gradients| {
-        let dy = take_gradient(gradients, &out)?;
-        let dx = gradient_mut(gradients, &x)?;
-        dx.par_chunks_mut(CHUNK)
-            .zip(dy.par_chunks(CHUNK))
-            .zip(input.par_chunks(CHUNK))
-            .for_each(|((dx, dy), x)| wide::add_slopes(dx, dy, x, &derivative));
-        Ok(())
+/// In place, if nobody else reads the input.
+pub(crate) fn run_relu(x: Shared, dims: Dims) -> Step {
+    let mut y = Rc::try_unwrap(x).unwrap_or_else(|x| Scratch::from(&x[..]));
+    y.par_chunks_mut(CHUNK).for_each(|y| y.iter_mut().for_each(|y| *y = y.max(0.0)));
+    let y = Rc::new(y);
+    let values = y.clone();
+    let back: Back = Box::new(move |mut dy, _, wanted| {
+        cut(&mut dy, &y);
+        Ok(wanted.of(dy))
     });
-    y.put_tape(tape)
+    Step { values, dims, back }
+}
+
+/// The gradient before ReLU, of that after it and what it gave.
+pub(crate) fn cut(dy: &mut [f32], y: &[f32]) {
+    dy.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(dy, y)| {
+        wide::update(dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 });
+    });
 }
 
 #[cfg(test)]
@@ -76,6 +112,7 @@ mod tests {
     use crate::{
         Params,
         gradcheck::{check, wave},
+        tensor,
     };
 
     #[test]

@@ -7,8 +7,11 @@ use rayon::prelude::*;
 
 use crate::{
     gemm::{View, gemm, view},
+    op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
-    tensor::{self, Images, Source, add},
+    resident::Dims,
+    scratch::Scratch,
+    tensor::{Images, Source},
     weights::Weights,
     wide::{self, exp, largest, sum_of},
 };
@@ -58,30 +61,27 @@ impl Attention {
     /// # Panics
     /// If tokens have another width.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>, source: Source) -> Images<T> {
-        let (count, height, width, dim) = *x.shape();
-        assert_eq!(dim, self.heads.dim, "width of the tokens of an attention");
-        let (heads, tokens) = (self.heads, height * width);
-        let rows = count * tokens;
-        let (x, mut tape) = x.split_tape();
-        let (input, qkv_layer, proj) =
-            (tensor::values(&x), Weights::new(params, self.qkv), Weights::new(params, self.proj));
-        let qkv = qkv_layer.apply(&input, rows);
-        let context = heads.attend(&qkv, tokens);
-        let y = tensor::tensor(proj.apply(&context, rows), (count, height, width, dim));
+        let shape @ (items, height, width, channels) = *x.shape();
+        let run = |x| self.run(params, x, Dims { items, height, width, channels });
+        on_tape(x, source, run, |_| shape)
+    }
 
-        // Without their values, which the next op has.
-        let (x, out) = (x.ghost(), y.ghost());
-        tape.add_backward_op(move |gradients| {
-            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-            let dcontext = proj.back(gradients, &dy, &context)?;
-            let dqkv = heads.slopes(&qkv, &dcontext, tokens);
-            let dx = qkv_layer.back(gradients, &dqkv, &input)?;
-            if source == Source::Op {
-                add(gradients.get_or_alloc_mut(&x)?, &dx);
-            }
-            Ok(())
+    pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        assert_eq!(dims.channels, self.heads.dim, "width of the tokens of an attention");
+        let (heads, rows, tokens) = (self.heads, dims.pixels(), dims.height * dims.width);
+        let (qkv_layer, proj) = (Weights::new(params, self.qkv), Weights::new(params, self.proj));
+        let qkv = qkv_layer.apply(&x, rows);
+        let context = heads.attend(&qkv, tokens);
+        let y = proj.apply(&context, rows);
+        let back: Back = Box::new(move |dy, gradients, wanted| {
+            proj.back(gradients, &dy, &context)?;
+            drop(context);
+            let dqkv = heads.slopes(&qkv, &proj.slopes(&dy), tokens);
+            drop(qkv);
+            qkv_layer.back(gradients, &dqkv, &x)?;
+            Ok(wanted.product(dims.values(), |dx, start| qkv_layer.by_input(&dqkv, start, dx)))
         });
-        y.put_tape(tape)
+        Step { values: y.into(), dims, back }
     }
 }
 
@@ -124,12 +124,12 @@ impl Heads {
     }
 
     /// What every token takes, rows x dim, from sequences of so many tokens.
-    pub(crate) fn attend(self, qkv: &[f32], tokens: usize) -> Vec<f32> {
-        let mut context = vec![0.0; qkv.len() / 3];
+    pub(crate) fn attend(self, qkv: &[f32], tokens: usize) -> Scratch {
+        let mut context = Scratch::new(qkv.len() / 3);
         let sequences = context.par_chunks_mut(tokens * self.dim).zip(qkv.par_chunks(tokens * 3 * self.dim));
         sequences.for_each(|(context, qkv)| {
-            let mut weights = vec![0.0; tokens * tokens];
-            let mut taken = vec![0.0; tokens * self.width()];
+            let mut weights = Scratch::new(tokens * tokens);
+            let mut taken = Scratch::new(tokens * self.width());
             for number in 0..self.heads {
                 let head = self.head(qkv, tokens, number);
                 self.weights(&head, &mut weights);
@@ -141,12 +141,12 @@ impl Heads {
     }
 
     /// The gradients of queries, keys and values by those of what was taken.
-    pub(crate) fn slopes(self, qkv: &[f32], dcontext: &[f32], tokens: usize) -> Vec<f32> {
-        let mut dqkv = vec![0.0; qkv.len()];
+    pub(crate) fn slopes(self, qkv: &[f32], dcontext: &[f32], tokens: usize) -> Scratch {
+        let mut dqkv = Scratch::new(qkv.len());
         let sequences = dqkv.par_chunks_mut(tokens * 3 * self.dim).zip(qkv.par_chunks(tokens * 3 * self.dim));
         sequences.zip(dcontext.par_chunks(tokens * self.dim)).for_each(|((dqkv, qkv), dcontext)| {
-            let [mut weights, mut slopes] = [(); 2].map(|()| vec![0.0; tokens * tokens]);
-            let mut part = vec![0.0; tokens * self.width()];
+            let [mut weights, mut slopes] = [(); 2].map(|()| Scratch::new(tokens * tokens));
+            let mut part = Scratch::new(tokens * self.width());
             for number in 0..self.heads {
                 let head = self.head(qkv, tokens, number);
                 let first = number * self.width();
@@ -223,7 +223,10 @@ impl NullaryFnOnce for SoftmaxSlopes<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradcheck::{check, rng, wave};
+    use crate::{
+        gradcheck::{check, rng, wave},
+        tensor,
+    };
 
     /// The definition, in `f64`, of one sequence.
     fn direct(params: &Params, x: &[f32], tokens: usize, dim: usize, heads: usize) -> Vec<f64> {

@@ -2,20 +2,20 @@
 //! normalised tokens, what GELU gives, weights of tokens by tokens.
 
 use dfdx::prelude::*;
-use rayon::prelude::*;
 
 use crate::{
-    activation::{CHUNK, gelu_of, gelu_slope},
+    activation::{gelu_of, gelu_slope, map, scale_slopes},
     attention::Attention,
     layer_norm::{Moments, moments, normalise, slopes},
     linear::Linear,
-    network::{Layer, Value},
+    network::Layer,
     norm::LayerNorm,
+    op::{Back, Shared, Slopes, Step},
     params::Params,
+    resident::Dims,
     scratch::Scratch,
-    tensor::{self, add, add_all, gradient_mut},
+    tensor::{self, add_all, gradient_mut},
     weights::Weights,
-    wide,
 };
 
 /// What is made of normalised tokens, and added to them as they were.
@@ -42,93 +42,54 @@ impl Half {
     ///
     /// # Panics
     /// If tokens are not as wide as the layers.
-    pub(crate) fn on<T: Tape<f32, Cpu>>(&self, params: &Params, norm: LayerNorm, x: Value<T>) -> Value<T> {
-        match x {
-            Value::Rows(x) => Value::Rows(self.forward(params, norm, x, 1)),
-            Value::Images(x) => {
-                let (_, height, width, _) = *x.shape();
-                Value::Images(self.forward(params, norm, x, height * width))
-            }
-        }
-    }
-
-    fn forward<S: Shape, T: Tape<f32, Cpu>>(
-        &self,
-        params: &Params,
-        norm: LayerNorm,
-        x: Tensor<S, f32, Cpu, T>,
-        tokens: usize,
-    ) -> Tensor<S, f32, Cpu, T> {
-        let shape = *x.shape();
-        let (x, mut tape) = x.split_tape();
-        let start = Start::new(params, norm, tensor::values(&x));
-        let x = x.ghost();
+    pub(crate) fn run(&self, params: &Params, norm: LayerNorm, x: Shared, dims: Dims) -> Step {
+        let (rows, tokens) = (dims.pixels(), dims.height * dims.width);
+        let start = Tokens::new(params, norm, x);
+        assert_eq!(dims.channels, start.columns, "width of the tokens of a block");
         match *self {
             Self::Among(attention) => {
                 let heads = attention.heads;
-                let (rows, dim) = (start.rows(), start.columns);
-                assert_eq!(heads.dim, dim, "width of the tokens of an attention");
                 let (qkv_layer, proj) =
                     (Weights::new(params, attention.qkv), Weights::new(params, attention.proj));
                 let qkv = qkv_layer.apply(&start.normalised(), rows);
                 let context = heads.attend(&qkv, tokens);
-                let y = tensor::tensor(proj.apply_beside(&start.x, &context), shape);
-                let out = y.ghost();
-                tape.add_backward_op(move |gradients| {
-                    let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-                    let dcontext = proj.back(gradients, &dy, &context)?;
+                let y = proj.apply_beside(&start.x, &context);
+                let back: Back = Box::new(move |dy, gradients, wanted| {
+                    proj.back(gradients, &dy, &context)?;
                     drop(context);
-                    let dqkv = heads.slopes(&qkv, &dcontext, tokens);
-                    drop((qkv, dcontext));
-                    let dz = qkv_layer.back(gradients, &dqkv, &start.normalised())?;
-                    let dx = start.back(gradients, dy, &dz)?;
-                    add(gradients.get_or_alloc_mut(&x)?, &dx);
-                    Ok(())
+                    let dqkv = heads.slopes(&qkv, &proj.slopes(&dy), tokens);
+                    drop(qkv);
+                    qkv_layer.back(gradients, &dqkv, &start.normalised())?;
+                    let dz = qkv_layer.slopes(&dqkv);
+                    drop(dqkv);
+                    Ok(wanted.of(start.back(gradients, dy, &dz)?))
                 });
-                y.put_tape(tape)
+                Step { values: y.into(), dims, back }
             }
             Self::Alone(first, second) => {
                 let [first, second] =
                     [first, second].map(|layer| Weights::new(params, (layer.weight, layer.bias)));
-                let hidden = first.apply(&start.normalised(), start.rows());
-                let mut active = Scratch::new(hidden.len());
-                active.par_chunks_mut(CHUNK).zip(hidden.par_chunks(CHUNK)).for_each(|(active, hidden)| {
-                    wide::map(hidden, active, gelu_of);
-                });
-                let y = tensor::tensor(second.apply_beside(&start.x, &active), shape);
-                drop(active);
-                let out = y.ghost();
-                tape.add_backward_op(move |gradients| {
-                    let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-                    let mut active = Scratch::new(hidden.len());
-                    active.par_chunks_mut(CHUNK).zip(hidden.par_chunks(CHUNK)).for_each(
-                        |(active, hidden)| {
-                            wide::map(hidden, active, gelu_of);
-                        },
-                    );
-                    let mut dhidden = second.back(gradients, &dy, &active)?;
-                    drop(active);
-                    dhidden.par_chunks_mut(CHUNK).zip(hidden.par_chunks(CHUNK)).for_each(
-                        |(slopes, hidden)| {
-                            wide::scale_slopes(slopes, hidden, gelu_slope);
-                        },
-                    );
+                let hidden = first.apply(&start.normalised(), rows);
+                let y = second.apply_beside(&start.x, &map(&hidden, gelu_of));
+                let back: Back = Box::new(move |dy, gradients, wanted| {
+                    second.back(gradients, &dy, &map(&hidden, gelu_of))?;
+                    let mut dhidden = second.slopes(&dy);
+                    scale_slopes(&mut dhidden, &hidden, gelu_slope);
                     drop(hidden);
-                    let dz = first.back(gradients, &dhidden, &start.normalised())?;
+                    first.back(gradients, &dhidden, &start.normalised())?;
+                    let dz = first.slopes(&dhidden);
                     drop(dhidden);
-                    let dx = start.back(gradients, dy, &dz)?;
-                    add(gradients.get_or_alloc_mut(&x)?, &dx);
-                    Ok(())
+                    Ok(wanted.of(start.back(gradients, dy, &dz)?))
                 });
-                y.put_tape(tape)
+                Step { values: y.into(), dims, back }
             }
         }
     }
 }
 
 /// Tokens as they were, and what normalises them.
-struct Start {
-    x: Vec<f32>,
+struct Tokens {
+    x: Shared,
     columns: usize,
     moments: Vec<Moments>,
     weight: Tensor<(usize,), f32, Cpu>,
@@ -137,17 +98,13 @@ struct Start {
     beta: Vec<f32>,
 }
 
-impl Start {
-    fn new(params: &Params, LayerNorm(norm): LayerNorm, x: Vec<f32>) -> Self {
+impl Tokens {
+    fn new(params: &Params, LayerNorm(norm): LayerNorm, x: Shared) -> Self {
         let (weight, bias) = (params[norm.weight].tensor.clone(), params[norm.bias].tensor.clone());
         let (gamma, beta) = (tensor::values(&weight), tensor::values(&bias));
         let columns = norm.channels;
         let moments = moments(&x, columns);
         Self { x, columns, moments, weight, bias, gamma, beta }
-    }
-
-    fn rows(&self) -> usize {
-        self.moments.len()
     }
 
     fn normalised(&self) -> Scratch {
@@ -157,12 +114,7 @@ impl Start {
     }
 
     /// Adds the norm's gradients; that of the tokens: what came along the shortcut, and what came through the norm.
-    fn back(
-        self,
-        gradients: &mut Gradients<f32, Cpu>,
-        mut dy: Vec<f32>,
-        dz: &[f32],
-    ) -> Result<Vec<f32>, CpuError> {
+    fn back(self, gradients: &mut Slopes, mut dy: Scratch, dz: &[f32]) -> Result<Scratch, CpuError> {
         let [dgamma, dbeta] = slopes(&mut dy, dz, &self.x, &self.moments, &self.gamma);
         add_all(gradient_mut(gradients, &self.weight)?, &dgamma);
         add_all(gradient_mut(gradients, &self.bias)?, &dbeta);
@@ -175,7 +127,7 @@ mod tests {
     use super::*;
     use crate::{
         gradcheck::{check, rng, wave},
-        network::Network,
+        network::{Network, Value},
         tensor::Source,
     };
 
@@ -193,14 +145,19 @@ mod tests {
             Layer::Linear(Linear::new(&mut params, "e", 9, 6, &mut rng)),
         ];
         for layers in [among, alone] {
-            let (norm, half) = Half::of(&layers).unwrap();
-            let whole = tensor::values(&half.forward(&params, norm, wave((3, 5, 1, 6)), 5));
+            let beside = |body| Network(vec![Layer::Residual { body, shortcut: Network::default() }]);
             let x = wave((3, 5, 1, 6));
-            let parts = Network(layers).forward(&params, Value::Images(x.clone()), Source::Op).images() + x;
-            for (whole, parts) in whole.iter().zip(tensor::values(&parts)) {
+            assert!(Half::of(&layers).is_some());
+            let parts = Network(layers.clone()).forward(&params, Value::Images(x.clone()), Source::Op);
+            let parts = tensor::values(&(parts.images() + x.clone()));
+            let half = beside(Network(layers));
+            let whole = tensor::values(&half.forward(&params, Value::Images(x), Source::Op).images());
+            for (whole, parts) in whole.iter().zip(parts) {
                 assert!((whole - parts).abs() < 1e-5, "{whole} {parts}");
             }
-            check(&params, wave((3, 5, 1, 6)), |params, x| half.forward(params, norm, x, 5));
+            check(&params, wave((3, 5, 1, 6)), |params, x| {
+                half.forward(params, Value::Images(x), Source::Op).images()
+            });
         }
     }
 }

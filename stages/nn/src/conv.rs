@@ -6,7 +6,9 @@ use rayon::prelude::*;
 
 use crate::{
     gemm::{Left, Panels, Start, product, runs},
+    op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
+    resident::Dims,
     scratch::Scratch,
     tensor::{self, Images, Source, gradient_mut},
 };
@@ -58,28 +60,26 @@ impl Conv2d {
     /// # Panics
     /// If the images have another number of channels.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>, source: Source) -> Images<T> {
-        let (count, height, width, channels) = *x.shape();
-        assert_eq!(channels, self.inputs, "channels of the input of a convolution");
-        let windows = Windows::new(self, height, width);
-        let (x, mut tape) = x.split_tape();
+        let (items, height, width, channels) = *x.shape();
+        let run = |x| self.run(params, x, Dims { items, height, width, channels });
+        on_tape(x, source, run, |dims| (dims.items, dims.height, dims.width, dims.channels))
+    }
+
+    pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        assert_eq!(dims.channels, self.inputs, "channels of the input of a convolution");
+        let windows = Windows::new(self, dims.height, dims.width);
         let weight = params[self.weight].tensor.clone();
-        let (input, w) = (tensor::values(&x), tensor::values(&weight));
-
-        let mut output = vec![0.0; count * windows.count() * self.outputs];
-        windows.convolve(&input, &w, &mut output);
-        let y = tensor::tensor(output, (count, windows.out_height, windows.out_width, self.outputs));
-
-        // Without their values, which the next op has.
-        let (x, out) = (x.ghost(), y.ghost());
-        tape.add_backward_op(move |gradients| {
-            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-            windows.add_weight_gradient(&input, &dy, gradient_mut(gradients, &weight)?);
-            if source == Source::Op {
-                windows.add_input_gradient(&dy, &w, gradients.get_or_alloc_mut(&x)?);
-            }
-            Ok(())
+        let w = tensor::values(&weight);
+        let mut y = Scratch::new(dims.items * windows.result());
+        windows.convolve(&x, &w, &mut y);
+        let back: Back = Box::new(move |dy, gradients, wanted| {
+            windows.add_weight_gradient(&x, &dy, gradient_mut(gradients, &weight)?);
+            drop(x);
+            Ok(wanted.product(dims.values(), |dx, start| windows.input_gradient(&dy, &w, start, dx)))
         });
-        y.put_tape(tape)
+        let dims =
+            Dims { height: windows.out_height, width: windows.out_width, channels: self.outputs, ..dims };
+        Step { values: y.into(), dims, back }
     }
 }
 
@@ -189,7 +189,7 @@ impl Windows {
         // Some weights of some images each; what the parts of the images give is added in their order.
         let parts = TASKS.div_ceil(length.div_ceil(WEIGHTS)).min(count).max(1);
         let starts = self.starts(self.group());
-        let mut partial = vec![0.0; parts * length * self.outputs];
+        let mut partial = Scratch::new(parts * length * self.outputs);
         let tasks: Vec<_> = partial
             .chunks_mut(length * self.outputs)
             .enumerate()
@@ -203,7 +203,8 @@ impl Windows {
             let dy = &dy[of(part) * self.result()..of(part + 1) * self.result()];
             let groups =
                 images.chunks(self.group() * self.image()).zip(dy.chunks(self.group() * self.result()));
-            for (images, dy) in groups {
+            for (group, (images, dy)) in groups.enumerate() {
+                let start = if group == 0 { Start::Zero } else { Start::Scaled(1.0) };
                 let padded = self.padded().of(images);
                 let pixels = dy.len() / self.outputs;
                 let panels = Panels::new(dy, self.outputs, &runs([(0, pixels)]), |k| k * self.outputs, 1);
@@ -215,7 +216,7 @@ impl Windows {
                         let values = &padded.values(images)[offset + from - at..];
                         let left = Left::Columns { values, starts: &starts[..pixels] };
                         let dw = &mut dw[(from - first) * self.outputs..(to - first) * self.outputs];
-                        product(left, &panels, Start::Scaled(1.0), dw, &multiples(to - from, self.outputs));
+                        product(left, &panels, start, dw, &multiples(to - from, self.outputs));
                     }
                     at += length;
                 }
@@ -233,9 +234,9 @@ impl Windows {
         });
     }
 
-    /// Adds to the gradient by the images. Of a stride s there are s x s kinds of pixels: each is seen by windows at
+    /// The gradient by the images. Of a stride s there are s x s kinds of pixels: each is seen by windows at
     /// other places of themselves, and is a convolution of `dy` with those weights, turned round.
-    fn add_input_gradient(&self, dy: &[f32], weights: &[f32], dx: &mut [f32]) {
+    fn input_gradient(&self, dy: &[f32], weights: &[f32], start: Start<'_>, dx: &mut [f32]) {
         let reach = self.side.div_ceil(self.stride) - 1;
         let edges = |length: usize, out: usize| {
             (reach, ((length - 1 + self.padding) / self.stride).saturating_sub(out - 1))
@@ -256,10 +257,13 @@ impl Windows {
             .for_each(|(dx, dy)| {
                 let count = dx.len() / self.image();
                 let memory = padded.of(dy);
+                if kinds.len() < self.stride * self.stride && matches!(start, Start::Zero) {
+                    dx.fill(0.0); // some pixels are not seen
+                }
                 for Seen { panels, starts, targets } in &kinds {
                     let length = starts.len() / self.group() * count;
                     let left = Left::Rows { values: memory.values(dy), starts: &starts[..length] };
-                    product(left, panels, Start::Scaled(1.0), dx, &targets[..length]);
+                    product(left, panels, start, dx, &targets[..length]);
                 }
             });
     }

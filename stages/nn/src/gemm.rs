@@ -88,14 +88,10 @@ pub(crate) fn par_gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
     par(a, b, Start::scaled(beta), c);
 }
 
-/// `c = a b + bias`, the bias added to every row, in parallel over blocks of rows.
-pub(crate) fn par_affine(a: View<'_>, b: View<'_>, bias: &[f32], c: &mut [f32]) {
-    assert_eq!(bias.len(), b.columns, "a bias for every column");
-    par(a, b, Start::Row(bias), c);
-}
-
-fn par(a: View<'_>, b: View<'_>, start: Start<'_>, c: &mut [f32]) {
+/// `c = a b` and what `start` says, in parallel over blocks of rows.
+pub(crate) fn par(a: View<'_>, b: View<'_>, start: Start<'_>, c: &mut [f32]) {
     assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
+    assert!(!matches!(start, Start::Row(row) if row.len() != b.columns), "a value for every column");
     if c.is_empty() {
         return;
     }
@@ -509,7 +505,7 @@ mod tests {
                     ("zero", with(&c, |c| par_gemm(a, b, 0.0, c)), vec![0.0; rows * columns]),
                     ("half", with(&c, |c| par_gemm(a, b, 0.5, c)), c.iter().map(|c| 0.5 * c).collect()),
                     ("one thread", with(&c, |c| gemm(a, b, 1.0, c)), c.clone()),
-                    ("bias", with(&c, |c| par_affine(a, b, &bias, c)), bias.repeat(rows)),
+                    ("bias", with(&c, |c| par(a, b, Start::Row(&bias), c)), bias.repeat(rows)),
                 ] {
                     for (place, (found, start)) in found.iter().zip(start).enumerate() {
                         let (row, column) = (place / columns, place % columns);

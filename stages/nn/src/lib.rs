@@ -37,6 +37,7 @@ mod linear;
 mod loss;
 mod network;
 mod norm;
+mod op;
 mod params;
 mod patch_embed;
 mod pool;

@@ -4,9 +4,11 @@ use dfdx::prelude::*;
 use rand::Rng;
 
 use crate::{
-    gemm::{par_affine, par_gemm, view},
+    op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
-    tensor::{self, Matrix, Source, gradient_mut},
+    resident::Dims,
+    tensor::{Matrix, Source},
+    weights::Weights,
 };
 
 /// `x Wᵀ + b`, with `W` of outputs x inputs as in PyTorch.
@@ -35,39 +37,32 @@ impl Linear {
     /// # Panics
     /// If `x` has not as many columns as the layer has inputs.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Matrix<T>, source: Source) -> Matrix<T> {
-        let Self { inputs, outputs, weight, bias } = *self;
         let (rows, columns) = *x.shape();
-        assert_eq!(columns, inputs, "columns of the input of a linear layer");
-        let (x, mut tape) = x.split_tape();
-        let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
-        let (input, w) = (tensor::values(&x), tensor::values(&weight));
+        let run = |x| self.run(params, x, Dims::rows(rows, columns));
+        on_tape(x, source, run, |dims| (dims.items, dims.channels))
+    }
 
-        let mut output = vec![0.0; rows * outputs];
-        let w_view = view(&w, outputs, inputs).reversed_axes();
-        par_affine(view(&input, rows, inputs), w_view, &tensor::values(&bias), &mut output);
-        let y = tensor::tensor(output, (rows, outputs));
-
-        // Without their values, which the next op has.
-        let (x, out) = (x.ghost(), y.ghost());
-        tape.add_backward_op(move |gradients| {
-            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
-            let dy_view = view(&dy, rows, outputs);
-            let dw = gradient_mut(gradients, &weight)?;
-            par_gemm(dy_view.reversed_axes(), view(&input, rows, inputs), 1.0, dw);
-            tensor::add_rows(gradient_mut(gradients, &bias)?, &dy);
-            if source == Source::Op {
-                par_gemm(dy_view, view(&w, outputs, inputs), 1.0, gradients.get_or_alloc_mut(&x)?);
-            }
-            Ok(())
+    /// On rows, or the pixels of images.
+    pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        assert_eq!(dims.channels, self.inputs, "columns of the input of a linear layer");
+        let weights = Weights::new(params, (self.weight, self.bias));
+        let y = weights.apply(&x, dims.pixels());
+        let back: Back = Box::new(move |dy, gradients, wanted| {
+            weights.back(gradients, &dy, &x)?;
+            drop(x);
+            Ok(wanted.product(dims.pixels() * weights.inputs(), |dx, start| weights.by_input(&dy, start, dx)))
         });
-        y.put_tape(tape)
+        Step { values: y.into(), dims: Dims { channels: self.outputs, ..dims }, back }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradcheck::{check, rng, wave};
+    use crate::{
+        gradcheck::{check, rng, wave},
+        tensor,
+    };
 
     #[test]
     fn computes_x_w_transposed_plus_b() {

@@ -1,21 +1,25 @@
 //! Networks as data: layers in their order. Here they run on dfdx's tape; whoever runs them elsewhere, on a GPU, reads the same list.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use dfdx::prelude::*;
+use rayon::prelude::*;
 
 use crate::{
-    activation::{gelu, relu},
+    activation::{cut, run_gelu, run_relu},
     attention::Attention,
     block::Half,
     conv::Conv2d,
     linear::Linear,
     norm::{GroupNorm, LayerNorm},
+    op::{Back, CHUNK, Shared, Step, Wanted, on_tape},
     params::{ParamId, Params},
     patch_embed::PatchEmbed,
-    pool::global_average_pool,
+    pool::pool,
     resident::{Dims, Pass, Resident},
+    scratch::Scratch,
     tensor::{self, Images, Matrix, Source, gradient_mut, take_gradient},
+    wide,
 };
 
 /// A step of a network. Layers with parameters know where in a [`Params`] these are.
@@ -155,13 +159,88 @@ impl Network {
     }
 
     fn forward_here<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
-        let mut source = source;
-        self.0.iter().fold(x, |x, layer| {
-            let y = layer.forward(params, x, source);
-            source = Source::Op;
-            y
-        })
+        match x {
+            Value::Rows(x) => {
+                let (items, channels) = *x.shape();
+                self.here(params, x, Dims::rows(items, channels), self.gives_rows(true), source)
+            }
+            Value::Images(x) => {
+                let (items, height, width, channels) = *x.shape();
+                let dims = Dims { items, height, width, channels };
+                self.here(params, x, dims, self.gives_rows(false), source)
+            }
+        }
     }
+
+    fn here<S: Shape, T: Tape<f32, Cpu>>(
+        &self,
+        params: &Params,
+        x: Tensor<S, f32, Cpu, T>,
+        dims: Dims,
+        gives_rows: bool,
+        source: Source,
+    ) -> Value<T> {
+        let run = |x| self.run(params, x, dims);
+        if gives_rows {
+            Value::Rows(on_tape(x, source, run, |dims| (dims.pixels(), dims.channels)))
+        } else {
+            let shape = |dims: Dims| (dims.items, dims.height, dims.width, dims.channels);
+            Value::Images(on_tape(x, source, run, shape))
+        }
+    }
+
+    fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        let (mut values, mut dims, mut backs) = (x, dims, Vec::with_capacity(self.0.len()));
+        let mut layers = self.0.iter().peekable();
+        while let Some(layer) = layers.next() {
+            let step = match layer {
+                Layer::Residual { body, shortcut } => {
+                    // What follows an addition joins it.
+                    let relu = layers.next_if(|next| matches!(next, Layer::Relu)).is_some();
+                    residual(body, shortcut, relu, params, values, dims)
+                }
+                layer => layer.run(params, values, dims),
+            };
+            (values, dims) = (step.values, step.dims);
+            backs.push(step.back);
+        }
+        let back: Back = Box::new(move |mut dy, gradients, wanted| {
+            let mut backs = backs.into_iter();
+            let Some(first) = backs.next() else { return Ok(wanted.of(dy)) };
+            for back in backs.rev() {
+                let Some(dx) = back(dy, gradients, Wanted::Alone)? else { return Ok(None) };
+                dy = dx;
+            }
+            first(dy, gradients, wanted)
+        });
+        Step { values, dims, back }
+    }
+}
+
+/// What `body` makes of `x` and what `shortcut` does, added; with `relu`, what is above 0 of it.
+fn residual(body: &Network, shortcut: &Network, relu: bool, params: &Params, x: Shared, dims: Dims) -> Step {
+    if let Some((norm, half)) = Half::of(&body.0).filter(|_| shortcut.0.is_empty() && !relu) {
+        return half.run(params, norm, x, dims);
+    }
+    let aside = shortcut.run(params, x.clone(), dims);
+    let body = body.run(params, x, dims);
+    assert_eq!(body.values.len(), aside.values.len(), "values of what a residual adds");
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
+    let mut sum = Rc::try_unwrap(body.values).unwrap_or_else(|values| Scratch::from(&values[..]));
+    sum.par_chunks_mut(CHUNK).zip(aside.values.par_chunks(CHUNK)).for_each(|(sums, values)| {
+        wide::update(sums, values, |sum, value| (sum + value).max(floor));
+    });
+    drop(aside.values);
+    let values = Rc::new(sum);
+    let (body_back, shortcut_back, cut_by) = (body.back, aside.back, relu.then(|| values.clone()));
+    let back: Back = Box::new(move |mut dy, gradients, wanted| {
+        if let Some(y) = cut_by {
+            cut(&mut dy, &y);
+        }
+        let aside = shortcut_back(Scratch::from(&dy[..]), gradients, wanted)?;
+        body_back(dy, gradients, aside.map_or(Wanted::Nothing, Wanted::Added))
+    });
+    Step { values, dims: body.dims, back }
 }
 
 /// `y` with its way back.
@@ -179,38 +258,19 @@ fn recorded<S: Shape, T: Tape<f32, Cpu>>(
 }
 
 impl Layer {
-    fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
-        match (self, x) {
-            (Self::Linear(linear), Value::Rows(x)) => Value::Rows(linear.forward(params, x, source)),
-            (Self::Linear(linear), Value::Images(x)) => {
-                let (count, height, width, channels) = *x.shape();
-                let pixels = x.reshape_like(&(count * height * width, channels));
-                let pixels = linear.forward(params, pixels, source);
-                let channels = pixels.shape().1;
-                Value::Images(pixels.reshape_like(&(count, height, width, channels)))
-            }
-            (Self::Conv2d(conv), x) => Value::Images(conv.forward(params, x.images(), source)),
-            (Self::GroupNorm(norm), x) => Value::Images(norm.forward(params, x.images())),
-            (Self::GroupNormRelu(norm), x) => Value::Images(norm.relu_forward(params, x.images())),
-            (Self::LayerNorm(norm), Value::Rows(x)) => Value::Rows(norm.forward(params, x)),
-            (Self::LayerNorm(norm), Value::Images(x)) => Value::Images(norm.forward(params, x)),
-            (Self::PatchEmbed(embed), x) => Value::Images(embed.forward(params, x.images(), source)),
-            (Self::Attention(attention), x) => Value::Images(attention.forward(params, x.images(), source)),
-            (Self::Gelu, Value::Rows(x)) => Value::Rows(gelu(x)),
-            (Self::Gelu, Value::Images(x)) => Value::Images(gelu(x)),
-            (Self::Relu, Value::Rows(x)) => Value::Rows(relu(x)),
-            (Self::Relu, Value::Images(x)) => Value::Images(relu(x)),
-            (Self::Pool, x) => Value::Rows(global_average_pool(x.images())),
-            (Self::Residual { body, shortcut }, x) => {
-                if let Some((norm, half)) = Half::of(&body.0).filter(|_| shortcut.0.is_empty()) {
-                    return half.on(params, norm, x);
-                }
-                let aside = shortcut.forward_here(params, x.fork(), source);
-                match (body.forward_here(params, x, source), aside) {
-                    (Value::Rows(x), Value::Rows(aside)) => Value::Rows(x + aside),
-                    (x, aside) => Value::Images(x.images() + aside.images()),
-                }
-            }
+    fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        match self {
+            Self::Linear(linear) => linear.run(params, x, dims),
+            Self::Conv2d(conv) => conv.run(params, x, dims),
+            Self::GroupNorm(norm) => norm.run(params, x, dims, false),
+            Self::GroupNormRelu(norm) => norm.run(params, x, dims, true),
+            Self::LayerNorm(norm) => norm.run(params, x, dims),
+            Self::PatchEmbed(embed) => embed.run(params, x, dims),
+            Self::Attention(attention) => attention.run(params, x, dims),
+            Self::Gelu => run_gelu(x, dims),
+            Self::Relu => run_relu(x, dims),
+            Self::Pool => pool(&x, dims),
+            Self::Residual { body, shortcut } => residual(body, shortcut, false, params, x, dims),
         }
     }
 }
@@ -247,14 +307,6 @@ impl<T: Tape<f32, Cpu>> Value<T> {
                 let (count, channels) = *x.shape();
                 x.reshape_like(&(count, 1, 1, channels))
             }
-        }
-    }
-
-    /// The same values for a second way: what is recorded there joins the first when both are added.
-    fn fork(&self) -> Self {
-        match self {
-            Self::Rows(x) => Self::Rows(x.with_empty_tape()),
-            Self::Images(x) => Self::Images(x.with_empty_tape()),
         }
     }
 }

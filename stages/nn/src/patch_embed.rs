@@ -5,8 +5,11 @@ use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{par_gemm, view},
+    gemm::{Start, par_gemm, view},
+    op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
+    resident::Dims,
+    scratch::Scratch,
     tensor::{self, Images, Source, gradient_mut},
 };
 
@@ -50,50 +53,60 @@ impl PatchEmbed {
     /// # Panics
     /// If the images have another number of channels, or sides that are no multiples of a square's.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Images<T>, source: Source) -> Images<T> {
-        let (count, height, width, channels) = *x.shape();
+        let (items, height, width, channels) = *x.shape();
+        let run = |x| self.run(params, x, Dims { items, height, width, channels });
+        on_tape(x, source, run, |dims| (dims.items, dims.height, dims.width, dims.channels))
+    }
+
+    pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+        let Dims { items, height, width, channels } = dims;
         assert_eq!(channels, self.channels, "channels of images that become tokens");
         let fits = height.is_multiple_of(self.side) && width.is_multiple_of(self.side);
         assert!(fits, "sides of images that become tokens, multiples of a square's");
         let (rows, columns) = (height / self.side, width / self.side);
-        let (layer, squares, pixels) = (*self, count * rows * columns, self.side * self.side * channels);
-        let (x, mut tape) = x.split_tape();
+        let (layer, squares, pixels) = (*self, items * rows * columns, self.side * self.side * channels);
         let (weight, bias) = (params[self.weight].tensor.clone(), params[self.bias].tensor.clone());
         let w = self.by_pixel(&tensor::values(&weight));
-        let images = tensor::values(&x);
-        let matrix = self.gather(&images, width);
+        let matrix = self.gather(&x, width);
+        drop(x);
 
         let bias_values = tensor::values(&bias);
         let mut shift = positions(rows, columns, self.width);
         for token in shift.chunks_exact_mut(self.width) {
             token.iter_mut().zip(&bias_values).for_each(|(sum, bias)| *sum += bias);
         }
-        let mut output = shift.repeat(count);
+        let mut y = Scratch::new(squares * self.width);
+        y.par_chunks_mut(shift.len()).for_each(|image| image.copy_from_slice(&shift));
         let w_view = view(&w, self.width, pixels);
-        par_gemm(view(&matrix, squares, pixels), w_view.reversed_axes(), 1.0, &mut output);
-        let y = tensor::tensor(output, (count, rows, columns, self.width));
+        par_gemm(view(&matrix, squares, pixels), w_view.reversed_axes(), 1.0, &mut y);
 
-        let (x, out) = (x.ghost(), y.ghost());
-        tape.add_backward_op(move |gradients| {
-            let dy = std::mem::take(&mut **gradients.get_or_alloc_mut(&out)?);
+        let back: Back = Box::new(move |dy, gradients, wanted| {
             let dy_view = view(&dy, squares, layer.width);
-            let mut dw = vec![0.0; w.len()];
+            let mut dw = Scratch::new(w.len());
             par_gemm(dy_view.reversed_axes(), view(&matrix, squares, pixels), 0.0, &mut dw);
             let sums = gradient_mut(gradients, &weight)?;
             layer.pairs().for_each(|(torch, pixel)| sums[torch] += dw[pixel]);
             tensor::add_rows(gradient_mut(gradients, &bias)?, &dy);
-            if source == Source::Op {
-                let mut matrix = vec![0.0; squares * pixels];
+            let by_input = |dx: &mut [f32], start: Start<'_>| {
+                let mut matrix = Scratch::new(squares * pixels);
                 par_gemm(dy_view, view(&w, layer.width, pixels), 0.0, &mut matrix);
-                layer.scatter(&matrix, gradients.get_or_alloc_mut(&x)?, width);
-            }
-            Ok(())
+                if let Start::Zero = start {
+                    dx.fill(0.0);
+                }
+                layer.scatter(&matrix, dx, width);
+            };
+            Ok(wanted.product(dims.values(), by_input))
         });
-        y.put_tape(tape)
+        Step {
+            values: y.into(),
+            dims: Dims { items, height: rows, width: columns, channels: self.width },
+            back,
+        }
     }
 
     /// The squares, one a row: row by row of pixels, a pixel's channels together.
-    fn gather(&self, images: &[f32], width: usize) -> Vec<f32> {
-        let mut matrix = vec![0.0; images.len()];
+    fn gather(&self, images: &[f32], width: usize) -> Scratch {
+        let mut matrix = Scratch::new(images.len());
         let (strip, run) = (self.side * width * self.channels, self.side * self.channels);
         matrix.par_chunks_mut(strip).zip(images.par_chunks(strip)).for_each(|(squares, strip)| {
             self.runs(width, |square, pixels| {

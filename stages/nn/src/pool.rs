@@ -1,37 +1,44 @@
 //! Global average pooling.
 
 use dfdx::prelude::*;
+use rayon::prelude::*;
 
-use crate::tensor::{self, Images, Matrix, gradient_mut, take_gradient};
+use crate::{
+    op::{Back, Shared, Step, on_tape},
+    resident::Dims,
+    scratch::Scratch,
+    tensor::{Images, Matrix, Source},
+    wide,
+};
 
 /// Images to their mean per channel: images x channels.
 pub fn global_average_pool<T: Tape<f32, Cpu>>(x: Images<T>) -> Matrix<T> {
-    let (count, height, width, channels) = *x.shape();
-    let (x, mut tape) = x.split_tape();
-    let (input, share) = (tensor::values(&x), 1.0 / (height * width) as f32);
+    let (items, height, width, channels) = *x.shape();
+    let run = |x| pool(&x, Dims { items, height, width, channels });
+    on_tape(x, Source::Op, run, |dims| (dims.items, dims.channels))
+}
 
-    let mut output = vec![0.0; count * channels];
-    let image = height * width * channels;
-    for (mean, image) in output.chunks_exact_mut(channels).zip(input.chunks_exact(image)) {
+pub(crate) fn pool(x: &Shared, dims: Dims) -> Step {
+    let (channels, pixels) = (dims.channels, dims.height * dims.width);
+    let share = 1.0 / pixels as f32;
+    let mut y = Scratch::new(dims.items * channels);
+    y.par_chunks_mut(channels).zip(x.par_chunks(pixels * channels)).for_each(|(mean, image)| {
+        mean.fill(0.0);
         for pixel in image.chunks_exact(channels) {
             mean.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value);
         }
         mean.iter_mut().for_each(|sum| *sum *= share);
-    }
-    let y = tensor::tensor(output, (count, channels));
-
-    let out = y.clone();
-    tape.add_backward_op(move |gradients| {
-        let dy = take_gradient(gradients, &out)?;
-        let dx = gradient_mut(gradients, &x)?;
-        for (dx, dy) in dx.chunks_exact_mut(image).zip(dy.chunks_exact(channels)) {
-            for pixel in dx.chunks_exact_mut(channels) {
-                pixel.iter_mut().zip(dy).for_each(|(sum, value)| *sum += share * value);
-            }
-        }
-        Ok(())
     });
-    y.put_tape(tape)
+    let back: Back = Box::new(move |dy, _, wanted| {
+        let mut dx = Scratch::new(dims.values());
+        dx.par_chunks_mut(pixels * channels).zip(dy.par_chunks(channels)).for_each(|(dx, dy)| {
+            for pixel in dx.chunks_exact_mut(channels) {
+                wide::map(dy, pixel, |value| share * value);
+            }
+        });
+        Ok(wanted.of(dx))
+    });
+    Step { values: y.into(), dims: Dims::rows(dims.items, channels), back }
 }
 
 #[cfg(test)]
@@ -40,6 +47,7 @@ mod tests {
     use crate::{
         Params,
         gradcheck::{check, wave},
+        tensor,
     };
 
     #[test]

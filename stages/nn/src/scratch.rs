@@ -8,6 +8,9 @@ use std::{
 /// Bytes to whose multiple the first value is aligned: a line of the cache, and the widest register.
 const ALIGNMENT: usize = 64;
 
+/// Values by which memory may be larger than asked for, however little that is.
+const SMALL: usize = 1 << 12;
+
 thread_local! {
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
@@ -21,17 +24,39 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn new(length: usize) -> Self {
-        let mut memory = FREE.with_borrow_mut(|free| {
-            // The smallest that is large enough, else the largest, which grows.
-            free.sort_unstable_by_key(Vec::len);
-            let fits = free.partition_point(|memory| memory.len() < length + ALIGNMENT);
-            if free.is_empty() { Vec::new() } else { free.remove(fits.min(free.len() - 1)) }
-        });
-        if memory.len() < length + ALIGNMENT {
-            memory = vec![0.0; length + ALIGNMENT];
-        }
+        let memory = FREE
+            .with_borrow_mut(|free| {
+                // The smallest that is large enough, if it is not much larger.
+                let sizes = free.iter().map(Vec::len).enumerate();
+                let fits = sizes.filter(|(_, size)| (length + ALIGNMENT..=2 * length + SMALL).contains(size));
+                fits.min_by_key(|(_, size)| *size).map(|(index, _)| free.swap_remove(index))
+            })
+            .unwrap_or_else(|| vec![0.0; length + ALIGNMENT]);
         let first = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
         Self { memory, first, length }
+    }
+}
+
+impl Scratch {
+    pub(crate) fn zeros(length: usize) -> Self {
+        let mut zeros = Self::new(length);
+        zeros.fill(0.0);
+        zeros
+    }
+}
+
+impl From<Vec<f32>> for Scratch {
+    fn from(memory: Vec<f32>) -> Self {
+        Self { first: 0, length: memory.len(), memory }
+    }
+}
+
+/// A copy.
+impl From<&[f32]> for Scratch {
+    fn from(values: &[f32]) -> Self {
+        let mut copy = Self::new(values.len());
+        copy.copy_from_slice(values);
+        copy
     }
 }
 

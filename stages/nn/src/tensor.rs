@@ -71,11 +71,6 @@ pub(crate) fn add_rows(sum: &mut [f32], rows: &[f32]) {
     add_all(sum, &parts);
 }
 
-/// Adds values to as many.
-pub(crate) fn add(sum: &mut [f32], values: &[f32]) {
-    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-}
-
 /// Adds `parts` to `sum` in their order.
 pub(crate) fn add_all(sum: &mut [f32], parts: &[Vec<f32>]) {
     for part in parts {

@@ -4,10 +4,11 @@ use dfdx::prelude::*;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{par_affine, par_gemm, view},
+    gemm::{Start, par, par_gemm, view},
+    op::Slopes,
     params::{ParamId, Params},
     scratch::Scratch,
-    tensor::{self, add, add_rows, gradient_mut},
+    tensor::{self, add_rows, gradient_mut},
 };
 
 /// Rows that one task takes.
@@ -28,49 +29,56 @@ impl Weights {
         Self { weight, bias, w, b }
     }
 
-    fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.b.len()
     }
 
-    fn inputs(&self) -> usize {
+    pub(crate) fn inputs(&self) -> usize {
         self.w.len() / self.outputs()
     }
 
     /// `z Wᵀ + b`.
-    pub(crate) fn apply(&self, z: &[f32], rows: usize) -> Vec<f32> {
-        let mut y = vec![0.0; rows * self.outputs()];
+    pub(crate) fn apply(&self, z: &[f32], rows: usize) -> Scratch {
+        let mut y = Scratch::new(rows * self.outputs());
         let w = view(&self.w, self.outputs(), self.inputs()).reversed_axes();
-        par_affine(view(z, rows, self.inputs()), w, &self.b, &mut y);
+        par(view(z, rows, self.inputs()), w, Start::Row(&self.b), &mut y);
         y
     }
 
     /// `x + z Wᵀ + b`.
-    pub(crate) fn apply_beside(&self, x: &[f32], z: &[f32]) -> Vec<f32> {
+    pub(crate) fn apply_beside(&self, x: &[f32], z: &[f32]) -> Scratch {
         let (outputs, rows) = (self.outputs(), x.len() / self.outputs());
-        let mut y = x.to_vec();
-        y.par_chunks_mut(CHUNK * outputs).for_each(|rows| {
-            rows.chunks_exact_mut(outputs).for_each(|row| add(row, &self.b));
+        let mut y = Scratch::new(x.len());
+        y.par_chunks_mut(CHUNK * outputs).zip(x.par_chunks(CHUNK * outputs)).for_each(|(y, x)| {
+            for (y, x) in y.chunks_exact_mut(outputs).zip(x.chunks_exact(outputs)) {
+                y.iter_mut().zip(x.iter().zip(&self.b)).for_each(|(y, (x, b))| *y = x + b);
+            }
         });
         let w = view(&self.w, outputs, self.inputs()).reversed_axes();
         par_gemm(view(z, rows, self.inputs()), w, 1.0, &mut y);
         y
     }
 
-    /// Adds the gradients of `W` and `b`; that of `z`.
-    pub(crate) fn back(
-        &self,
-        gradients: &mut Gradients<f32, Cpu>,
-        dy: &[f32],
-        z: &[f32],
-    ) -> Result<Scratch, CpuError> {
+    /// Adds the gradients of `W` and `b`.
+    pub(crate) fn back(&self, gradients: &mut Slopes, dy: &[f32], z: &[f32]) -> Result<(), CpuError> {
         let (outputs, inputs) = (self.outputs(), self.inputs());
         let rows = dy.len() / outputs;
-        let dy_view = view(dy, rows, outputs);
         let dw = gradient_mut(gradients, &self.weight)?;
-        par_gemm(dy_view.reversed_axes(), view(z, rows, inputs), 1.0, dw);
+        par_gemm(view(dy, rows, outputs).reversed_axes(), view(z, rows, inputs), 1.0, dw);
         add_rows(gradient_mut(gradients, &self.bias)?, dy);
-        let mut dz = Scratch::new(rows * inputs);
-        par_gemm(dy_view, view(&self.w, outputs, inputs), 0.0, &mut dz);
-        Ok(dz)
+        Ok(())
+    }
+
+    /// The gradient of `z`, which `start` may say to be added to what is there.
+    pub(crate) fn by_input(&self, dy: &[f32], start: Start<'_>, dz: &mut [f32]) {
+        let (outputs, inputs) = (self.outputs(), self.inputs());
+        par(view(dy, dy.len() / outputs, outputs), view(&self.w, outputs, inputs), start, dz);
+    }
+
+    /// The same, alone.
+    pub(crate) fn slopes(&self, dy: &[f32]) -> Scratch {
+        let mut dz = Scratch::new(dy.len() / self.outputs() * self.inputs());
+        self.by_input(dy, Start::Zero, &mut dz);
+        dz
     }
 }

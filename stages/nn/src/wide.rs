@@ -27,33 +27,18 @@ pub(crate) fn map(input: &[f32], output: &mut [f32], function: impl Fn(f32) -> f
     run(Map(input, output, function));
 }
 
-/// Adds `slopes x derivative` of every value to `sums`, on the calling thread.
-pub(crate) fn add_slopes(sums: &mut [f32], slopes: &[f32], input: &[f32], derivative: impl Fn(f32) -> f32) {
-    struct Slopes<'a, F>(&'a mut [f32], &'a [f32], &'a [f32], F);
-    impl<F: Fn(f32) -> f32> NullaryFnOnce for Slopes<'_, F> {
+/// `function` of what is there and of every value, on the calling thread.
+pub(crate) fn update(places: &mut [f32], input: &[f32], function: impl Fn(f32, f32) -> f32) {
+    struct Update<'a, F>(&'a mut [f32], &'a [f32], F);
+    impl<F: Fn(f32, f32) -> f32> NullaryFnOnce for Update<'_, F> {
         type Output = ();
 
         #[inline(always)]
         fn call(self) {
-            let values = self.1.iter().zip(self.2);
-            self.0.iter_mut().zip(values).for_each(|(sum, (slope, x))| *sum += slope * self.3(*x));
+            self.0.iter_mut().zip(self.1).for_each(|(place, x)| *place = self.2(*place, *x));
         }
     }
-    run(Slopes(sums, slopes, input, derivative));
-}
-
-/// Multiplies `slopes` by the derivative at every value, on the calling thread.
-pub(crate) fn scale_slopes(slopes: &mut [f32], input: &[f32], derivative: impl Fn(f32) -> f32) {
-    struct Slopes<'a, F>(&'a mut [f32], &'a [f32], F);
-    impl<F: Fn(f32) -> f32> NullaryFnOnce for Slopes<'_, F> {
-        type Output = ();
-
-        #[inline(always)]
-        fn call(self) {
-            self.0.iter_mut().zip(self.1).for_each(|(slope, x)| *slope *= self.2(*x));
-        }
-    }
-    run(Slopes(slopes, input, derivative));
+    run(Update(places, input, function));
 }
 
 /// The sum of `value` of every pair.
