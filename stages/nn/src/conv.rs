@@ -5,7 +5,7 @@ use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
-    gemm::{Left, Panels, Start, product, runs},
+    gemm::{COLUMNS_DEPTH, DEPTH, Inner, Left, Panels, Start, product},
     op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
     resident::Dims,
@@ -17,7 +17,7 @@ use crate::{
 /// number of threads.
 const GROUP: usize = 96;
 /// Values of a window whose gradients one task computes: whole tiles of a product.
-const WEIGHTS: usize = 144;
+const WEIGHTS: usize = 288;
 /// Tasks that the gradient of weights is for, or more.
 const TASKS: usize = 16;
 /// Outputs whose weights one task brings from one order to the other.
@@ -169,7 +169,8 @@ impl Windows {
         let area = self.area();
         // A window has the channels of a pixel together, PyTorch's weights the pixels of a channel.
         let row = |k: usize| k % self.channels * area + k / self.channels;
-        let panels = Panels::new(weights, self.outputs, &runs(self.rows()), row, self.channels * area);
+        let panels =
+            Panels::new(weights, self.outputs, Inner::new(self.rows(), DEPTH), row, self.channels * area);
         let (starts, targets) =
             (self.starts(self.group()), multiples(self.group() * self.count(), self.outputs));
         output
@@ -207,7 +208,13 @@ impl Windows {
                 let start = if group == 0 { Start::Zero } else { Start::Scaled(1.0) };
                 let padded = self.padded().of(images);
                 let pixels = dy.len() / self.outputs;
-                let panels = Panels::new(dy, self.outputs, &runs([(0, pixels)]), |k| k * self.outputs, 1);
+                let panels = Panels::new(
+                    dy,
+                    self.outputs,
+                    Inner::new([(0, pixels)], COLUMNS_DEPTH),
+                    |k| k * self.outputs,
+                    1,
+                );
                 let last = first + dw.len() / self.outputs;
                 let mut at = 0;
                 for (offset, length) in self.rows() {
@@ -283,7 +290,7 @@ impl Windows {
             let pixel = (y + stride * (high - 1 - down)) * side + x + stride * (wide - 1 - right);
             output * channels * area + pixel
         };
-        let panels = Panels::new(weights, channels, &runs(rows), row, area);
+        let panels = Panels::new(weights, channels, Inner::new(rows, DEPTH), row, area);
         // Pixels of this kind along an edge, each with the first output that sees it, counted from the padding's edge on.
         let along = |length: usize, place: usize, taps: usize, edge: usize| -> Vec<(usize, usize)> {
             (0..length)

@@ -23,7 +23,9 @@ const ROWS: usize = 96;
 /// Rows of the result that are summed in registers at once.
 const TILE: usize = 6;
 /// Longest block of the inner axis: its panel stays in the nearest caches.
-const DEPTH: usize = 288;
+pub(crate) const DEPTH: usize = 288;
+/// The same of a left operand that is read by columns, of which each is in another line of the cache.
+pub(crate) const COLUMNS_DEPTH: usize = 128;
 /// Values from which a right operand is packed by several threads.
 const LARGE: usize = 1 << 16;
 
@@ -62,9 +64,11 @@ impl<'a> View<'a> {
         Self { values, columns, ..self }
     }
 
-    fn panels(&self) -> Panels {
+    /// As a right operand of this left one.
+    fn panels(&self, left: &View<'_>) -> Panels {
         let (row, column) = self.steps;
-        Panels::new(self.values, self.columns, &runs([(0, self.rows)]), |k| k * row, column)
+        let depth = if left.steps.1 == 1 { DEPTH } else { COLUMNS_DEPTH };
+        Panels::new(self.values, self.columns, Inner::new([(0, self.rows)], depth), |k| k * row, column)
     }
 
     /// As a left operand, and where what it reads along starts: rows, or the inner axis.
@@ -78,7 +82,7 @@ impl<'a> View<'a> {
 
 /// `c = a b + beta c` on the calling thread.
 pub(crate) fn gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
-    let (panels, starts, targets) = (b.panels(), a.starts(), targets(a.rows, b.columns));
+    let (panels, starts, targets) = (b.panels(&a), a.starts(), targets(a.rows, b.columns));
     assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
     block(a, &starts, 0, &panels, Start::scaled(beta), c, &targets);
 }
@@ -95,7 +99,7 @@ pub(crate) fn par(a: View<'_>, b: View<'_>, start: Start<'_>, c: &mut [f32]) {
     if c.is_empty() {
         return;
     }
-    let (panels, starts, targets) = (b.panels(), a.starts(), targets(ROWS, b.columns));
+    let (panels, starts, targets) = (b.panels(&a), a.starts(), targets(ROWS, b.columns));
     c.par_chunks_mut(ROWS * b.columns).enumerate().for_each(|(task, c)| {
         let targets = &targets[..c.len() / b.columns];
         block(a, &starts, task * ROWS, &panels, start, c, targets);
@@ -130,16 +134,25 @@ pub(crate) struct Run {
     pub(crate) length: usize,
 }
 
-/// Runs of (offset, length), the long ones cut evenly.
-pub(crate) fn runs(of: impl IntoIterator<Item = (usize, usize)>) -> Vec<Run> {
-    let cut = |(offset, length): (usize, usize)| {
-        let parts = length.div_ceil(DEPTH);
-        (0..parts).map(move |part| {
-            let [from, to] = [part, part + 1].map(|part| length * part / parts);
-            Run { offset: offset + from, length: to - from }
-        })
-    };
-    of.into_iter().flat_map(cut).collect()
+/// The inner axis.
+pub(crate) struct Inner {
+    runs: Vec<Run>,
+    /// Longest block.
+    depth: usize,
+}
+
+impl Inner {
+    /// Runs of (offset, length), the ones longer than `depth` cut evenly.
+    pub(crate) fn new(runs: impl IntoIterator<Item = (usize, usize)>, depth: usize) -> Self {
+        let cut = |(offset, length): (usize, usize)| {
+            let parts = length.div_ceil(depth);
+            (0..parts).map(move |part| {
+                let [from, to] = [part, part + 1].map(|part| length * part / parts);
+                Run { offset: offset + from, length: to - from }
+            })
+        };
+        Self { runs: runs.into_iter().flat_map(cut).collect(), depth }
+    }
 }
 
 /// A right operand, in the order in which products read it.
@@ -160,18 +173,19 @@ struct Block {
 }
 
 impl Panels {
-    /// Packs a matrix whose value at (k, column) is `values[row(k) + column * step]`, with k counted along `runs`.
+    /// Packs a matrix whose value at (k, column) is `values[row(k) + column * step]`, with k counted along `inner`.
     pub(crate) fn new(
         values: &[f32],
         columns: usize,
-        runs: &[Run],
+        inner: Inner,
         row: impl Fn(usize) -> usize + Sync,
         step: usize,
     ) -> Self {
+        let Inner { runs, depth } = inner;
         let mut blocks = vec![Block { runs: 0..0, first: 0, length: 0 }];
         for (index, run) in runs.iter().enumerate() {
             match blocks.last_mut() {
-                Some(block) if block.length + run.length <= DEPTH => {
+                Some(block) if block.length + run.length <= depth => {
                     block.runs.end = index + 1;
                     block.length += run.length;
                 }
@@ -183,8 +197,8 @@ impl Panels {
         }
         let lanes = ARCH.dispatch(Lanes);
         let padded = columns.div_ceil(lanes) * lanes;
-        let depth: usize = runs.iter().map(|run| run.length).sum();
-        let mut packed = Scratch::new(depth * padded);
+        let length: usize = runs.iter().map(|run| run.length).sum();
+        let mut packed = Scratch::new(length * padded);
 
         let mut rest = &mut packed[..];
         let mut parts = Vec::new();
@@ -201,12 +215,12 @@ impl Panels {
                 part = others;
             }
         };
-        if depth * padded < LARGE {
+        if length * padded < LARGE {
             parts.into_iter().for_each(pack);
         } else {
             parts.into_par_iter().for_each(pack);
         }
-        Self { values: packed, columns, padded, runs: runs.to_vec(), blocks }
+        Self { values: packed, columns, padded, runs, blocks }
     }
 }
 
@@ -545,8 +559,8 @@ mod tests {
         let image = wave(5 * 4, 0.4);
         let weights = wave(6 * 2, 0.7);
         let starts = [0, 1, 2, 5, 6, 7, 10];
-        let runs = runs([(0, 3), (5, 3)]);
-        let panels = Panels::new(&weights, 2, &runs, |k| k * 2, 1);
+        let inner = Inner::new([(0, 3), (5, 3)], DEPTH);
+        let panels = Panels::new(&weights, 2, inner, |k| k * 2, 1);
         let mut found = [0.0; 14];
         let left = Left::Rows { values: &image, starts: &starts };
         product(left, &panels, Start::Zero, &mut found, &[12, 10, 8, 6, 4, 2, 0]);

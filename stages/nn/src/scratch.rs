@@ -20,6 +20,8 @@ pub(crate) struct Scratch {
     memory: Vec<f32>,
     first: usize,
     length: usize,
+    /// Whether it is kept for the next.
+    kept: bool,
 }
 
 impl Scratch {
@@ -33,11 +35,9 @@ impl Scratch {
             })
             .unwrap_or_else(|| vec![0.0; length + ALIGNMENT]);
         let first = memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-        Self { memory, first, length }
+        Self { memory, first, length, kept: true }
     }
-}
 
-impl Scratch {
     pub(crate) fn zeros(length: usize) -> Self {
         let mut zeros = Self::new(length);
         zeros.fill(0.0);
@@ -45,9 +45,10 @@ impl Scratch {
     }
 }
 
+/// Memory from elsewhere, which goes as it came: kept, it would pile up.
 impl From<Vec<f32>> for Scratch {
     fn from(memory: Vec<f32>) -> Self {
-        Self { first: 0, length: memory.len(), memory }
+        Self { first: 0, length: memory.len(), memory, kept: false }
     }
 }
 
@@ -62,8 +63,10 @@ impl From<&[f32]> for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        FREE.with_borrow_mut(|free| free.push(memory));
+        if self.kept {
+            let memory = std::mem::take(&mut self.memory);
+            FREE.with_borrow_mut(|free| free.push(memory));
+        }
     }
 }
 
@@ -95,5 +98,7 @@ mod tests {
         assert_eq!(place as usize % ALIGNMENT, 0);
         drop(a);
         assert_eq!(Scratch::new(90).as_ptr(), place);
+        drop(Scratch::from(vec![0.0; 5000]));
+        FREE.with_borrow(|free| assert!(free.iter().all(|memory| memory.len() < 5000)));
     }
 }
