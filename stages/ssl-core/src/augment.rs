@@ -7,8 +7,8 @@ use crate::optical_density::{Colours, DENSITY, STAINS, inverse};
 /// How far views differ.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Augment {
-    /// Smallest side of a crop, as a share of the patch's.
-    pub(crate) min_crop: f32,
+    /// Smallest and largest side of a crop, as a share of the patch's.
+    pub(crate) crop: (f32, f32),
     /// Largest change of a stain's amount, as a share.
     pub(crate) stain: f32,
     /// Largest change of contrast and of the logarithm of brightness.
@@ -16,7 +16,7 @@ pub(crate) struct Augment {
 }
 
 impl Augment {
-    /// Writes a standardised view of `patch` (`size` x `size` x 3 bytes) into as many places.
+    /// Writes a standardised view of `patch` (`size` x `size` x 3 bytes) into a square of pixels of any side.
     pub(crate) fn view(
         &self,
         patch: &[u8],
@@ -26,8 +26,9 @@ impl Augment {
         into: &mut [f32],
     ) {
         let [turn, flip_rows, flip_columns] = rng.random::<[bool; 3]>();
-        let side = size as f32 * rng.random_range(self.min_crop..=1.0);
-        let mut axis = |flip| Axis::crop(size, side, rng.random_range(0.0..=1.0), flip);
+        let side = size as f32 * rng.random_range(self.crop.0..=self.crop.1);
+        let places = (into.len() / 3).isqrt();
+        let mut axis = |flip| Axis::crop((size, places), side, rng.random_range(0.0..=1.0), flip);
         let (rows, columns) = (axis(flip_rows), axis(flip_columns));
         let colour = self.colour_change(colours, rng);
 
@@ -36,7 +37,7 @@ impl Augment {
             [0, 1, 2].map(|colour| DENSITY[usize::from(patch[at + colour])])
         };
         for (at, output) in into.chunks_exact_mut(3).enumerate() {
-            let (row, column) = (rows.0[at / size], columns.0[at % size]);
+            let (row, column) = (rows.0[at / places], columns.0[at % places]);
             let pixel =
                 |row: usize, column: usize| if turn { density(column, row) } else { density(row, column) };
             let corners = [
@@ -83,17 +84,17 @@ struct Between {
 }
 
 impl Axis {
-    /// `size` places spread over a window of length `side`, `offset` of the way along the free room.
-    fn crop(size: usize, side: f32, offset: f32, flip: bool) -> Self {
-        let (step, start) = (side / size as f32, (size as f32 - side) * offset);
+    /// So many places spread over a window of length `side`, `offset` of the way along the free room of `size` pixels.
+    fn crop((size, places): (usize, usize), side: f32, offset: f32, flip: bool) -> Self {
+        let (step, start) = (side / places as f32, (size as f32 - side) * offset);
         let last = size - 1;
         let place = |at: usize| {
-            let at = if flip { last - at } else { at };
+            let at = if flip { places - 1 - at } else { at };
             let position = (start + (at as f32 + 0.5) * step - 0.5).clamp(0.0, last as f32);
             let low = (position as usize).min(last);
             Between { low, high: (low + 1).min(last), part: position - low as f32 }
         };
-        Self((0..size).map(place).collect())
+        Self((0..places).map(place).collect())
     }
 }
 
@@ -118,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    const NONE: Augment = Augment { min_crop: 1.0, stain: 0.0, colour: 0.0 };
+    const NONE: Augment = Augment { crop: (1.0, 1.0), stain: 0.0, colour: 0.0 };
 
     fn patch() -> Patches {
         let pixels = (0..8 * 8 * 3_u32).map(|i| (i * i * 13 % 251) as u8).collect();
@@ -160,9 +161,28 @@ mod tests {
             augment.view(patch.patch(0), 8, &colours, &mut rng(1, stream), &mut view);
             view
         };
-        let all = Augment { min_crop: 0.5, stain: 0.2, colour: 0.2 };
+        let all = Augment { crop: (0.5, 1.0), stain: 0.2, colour: 0.2 };
         assert_eq!(view(all, "a"), view(all, "a"));
         assert_ne!(view(all, "a"), view(all, "b"));
         assert_ne!(view(Augment { stain: 0.2, ..NONE }, "a"), view(NONE, "a"));
+    }
+
+    /// Of a patch whose density rises by columns, a small crop has as many values between its darkest and brightest as it is wide.
+    #[test]
+    fn a_small_crop_is_a_part_of_the_patch() {
+        let pixels = (0..16 * 16_u32).flat_map(|at| [(10 * (at % 16)) as u8; 3]).collect();
+        let patch = Patches { spots: vec!["s_1".into()], size: 16, pixels };
+        let colours = Colours { mean: [0.0; 3], sd: [1.0; 3] };
+        let spread = |share: f32, places: usize| {
+            let mut view = vec![0.0; places * places * 3];
+            let augment = Augment { crop: (share, share), ..NONE };
+            augment.view(patch.patch(0), 16, &colours, &mut rng(4, "view"), &mut view);
+            // Brightness: of what lies along one side it is even.
+            let bright: Vec<f32> = view.iter().map(|density| 256.0 * (-density).exp() - 1.0).collect();
+            bright.iter().copied().fold(f32::MIN, f32::max) - bright.iter().copied().fold(f32::MAX, f32::min)
+        };
+        // Centres of 8 places over 4 of 16 pixels are 3.5 pixels apart.
+        assert!((spread(1.0, 16) - 150.0).abs() < 0.1, "{}", spread(1.0, 16));
+        assert!((spread(0.25, 8) - 35.0).abs() < 2.0, "{}", spread(0.25, 8));
     }
 }

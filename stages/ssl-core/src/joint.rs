@@ -34,9 +34,9 @@ pub(crate) enum Method {
     Simsiam(Projector),
     /// BYOL (Grill et al. 2020).
     Byol(Projector),
-    /// SwAV (Caron et al. 2020), without multi-crop and queue.
+    /// SwAV (Caron et al. 2020), without its queue.
     Swav { temperature: f32, prototypes: Prototypes, count: usize },
-    /// DINO (Caron et al. 2021), without multi-crop.
+    /// DINO (Caron et al. 2021).
     Dino { temperature: f32, prototypes: Prototypes, count: usize },
 }
 
@@ -86,6 +86,12 @@ impl<V: Views> Objective for Joint<V> {
             let kept = embeddings.retaped::<NoneTape>();
             (self.projector.forward(params, embeddings), kept)
         });
+        // What small crops look like, which are to be like both views.
+        let crops = |prototypes: &Prototypes| {
+            let (view, count) = self.views.crops(epoch, batch)?;
+            let embeddings = self.views.embed(params, &view);
+            Some((prototypes.forward(params, self.projector.forward(params, embeddings)), count))
+        };
         // What each view should be like: the other.
         let [first, second] = &views;
         let other_views = [second, first];
@@ -125,7 +131,8 @@ impl<V: Views> Objective for Joint<V> {
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
                 let codes = |scores| sinkhorn(&values(scores), *count, EPSILON, TURNS);
                 let targets = [codes(&scores[1]), codes(&scores[0])];
-                both(scores, targets, |scores, codes| soft_cross_entropy(scores, codes, *temperature))
+                let crops = crops(prototypes);
+                all(scores, targets, crops, |scores, codes| soft_cross_entropy(scores, codes, *temperature))
             }
             Method::Dino { temperature, prototypes, count } => {
                 let centre = memory.centre.clone().unwrap_or_else(|| Centre::new(*count));
@@ -133,7 +140,8 @@ impl<V: Views> Objective for Joint<V> {
                 seen = taught.concat();
                 let targets = taught.map(|scores| centre.targets(&scores, TEACHER_TEMPERATURE));
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
-                both(scores, targets, |scores, target| soft_cross_entropy(scores, target, *temperature))
+                let crops = crops(prototypes);
+                all(scores, targets, crops, |scores, target| soft_cross_entropy(scores, target, *temperature))
             }
         };
         Step { loss, terms, embeddings: left, others: Some(right), of_genes: None, seen }
@@ -161,4 +169,57 @@ fn both(
 ) -> Scalar<Recording> {
     let ([a, b], [of_a, of_b]) = (students, targets);
     (loss(a, &of_a) + loss(b, &of_b)) * 0.5
+}
+
+/// The mean of a loss over all pairs of a target and a view or small crop that it is not of. It is linear in its targets, whose rows
+/// sum to 1: against two of them it is twice that against their mean.
+fn all(
+    students: [Matrix<Recording>; 2],
+    targets: [Vec<f32>; 2],
+    crops: Option<(Matrix<Recording>, usize)>,
+    loss: impl Fn(Matrix<Recording>, &[f32]) -> Scalar<Recording>,
+) -> Scalar<Recording> {
+    let Some((crops, count)) = crops else { return both(students, targets, loss) };
+    let mean: Vec<f32> = targets[0].iter().zip(&targets[1]).map(|(a, b)| 0.5 * (a + b)).collect();
+    let of_crops = loss(crops, &mean.repeat(count));
+    let count = count as f32;
+    (both(students, targets, loss) + of_crops * count) * (1.0 / (1.0 + count))
+}
+
+#[cfg(test)]
+mod tests {
+    use restage_nn::{
+        dfdx::prelude::{AsArray, Trace},
+        tensor,
+    };
+
+    use super::*;
+
+    /// SwAV's and DINO's own double loop: over targets, over views and crops, but for the view that the target is of.
+    #[test]
+    fn multi_crop_is_the_mean_over_pairs() {
+        let scores =
+            |seed: usize| -> Vec<f32> { (0..12).map(|at| ((at * (seed + 2) + seed) as f32).sin()).collect() };
+        let share = |seed: usize| -> Vec<f32> {
+            let rows: Vec<f32> = scores(seed).iter().map(|score| score.exp()).collect();
+            rows.chunks_exact(4).flat_map(|row| row.iter().map(|v| v / row.iter().sum::<f32>())).collect()
+        };
+        let traced = |values: Vec<f32>| {
+            let rows = values.len() / 4;
+            tensor(values, (rows, 4)).leaky_traced()
+        };
+        let loss = |scores, target: &[f32]| soft_cross_entropy(scores, target, 0.1);
+        // Targets 0 and 1 are those of views 0 and 1; crops are 2, 3 and 4.
+        let mut pairs = Vec::new();
+        for target in 0..2 {
+            for student in (0..5).filter(|student| *student != target) {
+                pairs.push(loss(traced(scores(student)), &share(10 + target)).array());
+            }
+        }
+        let crops = (traced((2..5).flat_map(scores).collect()), 3);
+        let students = [0, 1].map(|view| traced(scores(view)));
+        let found = all(students, [share(11), share(10)], Some(crops), loss).array();
+        let wanted = pairs.iter().sum::<f32>() / pairs.len() as f32;
+        assert!((found - wanted).abs() < 1e-5, "{found} {wanted}");
+    }
 }

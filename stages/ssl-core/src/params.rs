@@ -296,6 +296,16 @@ pub struct PretrainParams {
     /// Of patches: smallest side of a random crop, as a share of the patch's; 1 turns cropping off. Default 0.6.
     #[serde(default = "default::min_crop")]
     pub min_crop: f64,
+    /// `swav`, `dino`, of patches: small crops beside the two views; the two say what all should be like (multi-crop, Caron et al.
+    /// 2020). DINO's authors take 8. Default 0.
+    #[serde(default)]
+    pub local_crops: usize,
+    /// Of small crops: smallest and largest side, as shares of the patch's. Default `[0.25, 0.6]`.
+    #[serde(default = "default::local_share")]
+    pub local_share: [f64; 2],
+    /// Of small crops: their side in pixels, once they are scaled. Default: half the patch's, up to a multiple of a ViT's `patch`.
+    #[serde(default)]
+    pub local_pixels: Option<usize>,
     /// Of patches: how far the amounts of haematoxylin and eosin vary, as a share; 0 turns it off. Default 0.1.
     #[serde(default = "default::stain_jitter")]
     pub stain_jitter: f64,
@@ -344,6 +354,7 @@ defaults! {
     variance: f64 = 25.0;
     covariance: f64 = 1.0;
     min_crop: f64 = 0.6;
+    local_share: [f64; 2] = [0.25, 0.6];
     stain_jitter: f64 = 0.1;
     colour_jitter: f64 = 0.2;
 }
@@ -440,6 +451,10 @@ impl PretrainParams {
             true => Ok(()),
             false => Err(Error::invalid(format!("`{name}` must be {least} or more, not {value}"))),
         };
+        let at_most = |name: &str, value: usize, most: usize| match value <= most {
+            true => Ok(()),
+            false => Err(Error::invalid(format!("`{name}` must be {most} or less, not {value}"))),
+        };
         let within = |name: &str, value: f64, low: f64, high: f64| match (low..=high).contains(&value) {
             true => Ok(()),
             false => Err(Error::invalid(format!("`{name}` must lie between {low} and {high}, not {value}"))),
@@ -491,6 +506,18 @@ impl PretrainParams {
             within(name, weight, 0.0, 1e6)?;
         }
         within("min_crop", self.min_crop, 0.1, 1.0)?;
+        let [smallest, largest] = self.local_share;
+        within("local_share: the smallest", smallest, 0.05, 1.0)?;
+        within("local_share: the largest", largest, smallest, 1.0)?;
+        if self.local_crops > 0 && !matches!(self.objective, Objective::Swav | Objective::Dino) {
+            return Err(Error::invalid(format!(
+                "`local_crops` are for `swav` and `dino` on patches, not `{}`",
+                self.objective.name()
+            )));
+        }
+        at_most("local_crops", self.local_crops, 64)?;
+        at_least("local_pixels", self.local_pixels.unwrap_or(1), 1)?;
+        at_most("local_pixels", self.local_pixels.unwrap_or(1), 4096)?;
         within("stain_jitter", self.stain_jitter, 0.0, 1.0)?;
         within("colour_jitter", self.colour_jitter, 0.0, 1.0)
     }

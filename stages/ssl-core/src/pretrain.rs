@@ -27,7 +27,7 @@ use crate::{
     pretext::{Decoder, Pretext, Reconstruct},
     sections::Sections,
     train::{self, Curves, train},
-    views::{GeneViews, PatchViews, Views},
+    views::{Crops, GeneViews, PatchViews, Views},
 };
 
 /// The stage type.
@@ -221,7 +221,7 @@ fn on_patches(
     positions: &[usize],
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    options.of_patches().check_size(patches.size)?;
+    options.of_patches().check_size("the patches", patches.size)?;
     check_prototypes(options, positions.len())?;
     let colours = Colours::fit(patches, positions);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
@@ -230,7 +230,8 @@ fn on_patches(
     let encoder = kind.net(&mut params, ALONE, &mut rng)?;
     let architecture = Architecture::new(Kind::Patches(kind), options, ctx.seed(), positions.len())?;
     let (augment, place) = (augment(options), options.of_patches().place().unwrap_or(1));
-    let views = PatchViews { patches, positions, colours, augment, encoder, seed: ctx.seed() };
+    let crops = crops(options, patches.size, place)?;
+    let views = PatchViews { patches, positions, colours, augment, crops, encoder, seed: ctx.seed() };
     let objective: Box<dyn train::Objective> = match options.two_views() {
         Some(contrast) => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
         None if options.objective == Objective::Mae => {
@@ -260,7 +261,7 @@ fn on_both(
     split: Option<&Split>,
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    options.of_patches().check_size(patches.size)?;
+    options.of_patches().check_size("the patches", patches.size)?;
     Scaler::check_table(table)?;
     let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
     let both = |position: usize| Some((position, *rows.get(patches.spots[position].as_str())?));
@@ -295,6 +296,7 @@ fn on_both(
             positions: &positions,
             colours,
             augment: augment(options),
+            crops: None,
             encoder,
             seed: ctx.seed(),
         },
@@ -320,7 +322,7 @@ fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, se
 
 fn augment(options: &PretrainParams) -> Augment {
     Augment {
-        min_crop: options.min_crop as f32,
+        crop: (options.min_crop as f32, 1.0),
         stain: options.stain_jitter as f32,
         colour: options.colour_jitter as f32,
     }
@@ -342,6 +344,20 @@ fn gene_views<'a>(
         swapped: options.view_swap,
         seed: ctx.seed(),
     })
+}
+
+/// The small crops that are asked for, of patches of so many pixels.
+fn crops(options: &PretrainParams, size: usize, place: usize) -> Result<Option<Crops>> {
+    let encoder = options.of_patches();
+    let half = size.div_ceil(2);
+    let half = if matches!(encoder, Encoder::Vit { .. }) { half.next_multiple_of(place) } else { half };
+    let (count, side) = (options.local_crops, options.local_pixels.unwrap_or(half));
+    if count == 0 {
+        return Ok(None);
+    }
+    encoder.check_size("small crops of the patches (`local_pixels`)", side)?;
+    let [smallest, largest] = options.local_share.map(|share| share as f32);
+    Ok(Some(Crops { count, side, augment: Augment { crop: (smallest, largest), ..augment(options) } }))
 }
 
 /// Refuses patches of too few tokens to leave most out.

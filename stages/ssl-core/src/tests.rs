@@ -6,7 +6,10 @@ mod graph;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rand::Rng;
@@ -169,6 +172,14 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         params["decoder"] = json!({ "width": 12, "depth": 1 });
         ("patches", params)
     });
+    let with_crops = ["swav", "dino"].map(|objective| {
+        let mut params = patches_params(epochs);
+        (params["objective"], params["prototypes"]) = (json!(objective), json!(12));
+        // Crops of such small patches say little if they are as small as of large ones.
+        (params["local_crops"], params["local_share"], params["local_pixels"]) =
+            (json!(2), json!([0.5, 0.8]), json!(12));
+        ("patches", params)
+    });
     let of_genes = contrast.into_iter().map(|contrast| {
         let mut params = genes_params(epochs);
         params["objective"] = json!("gene_contrast");
@@ -190,7 +201,14 @@ fn every_objective(epochs: usize) -> Vec<(&'static str, Value)> {
         ("table", params)
     });
     let plain = [("table", genes_params(epochs))];
-    of_patches.chain(of_tokens).chain(of_genes).chain(across).chain(stepped).chain(plain).collect()
+    of_patches
+        .chain(of_tokens)
+        .chain(with_crops)
+        .chain(of_genes)
+        .chain(across)
+        .chain(stepped)
+        .chain(plain)
+        .collect()
 }
 
 #[test]
@@ -483,6 +501,40 @@ fn a_training_stops_when_its_loss_no_longer_falls() {
     assert!(loss.iter().position(|value| *value == lowest) == Some(loss.len() - 4), "{loss:?}");
 }
 
+/// Hears what is told while a stage runs.
+#[derive(Clone, Default)]
+struct Hear(Arc<Mutex<Vec<(String, u64, f64)>>>);
+
+impl Listener for Hear {
+    fn emit(&self, event: &Event) {
+        if let Event::Metric { name, step, value } = event {
+            self.0.lock().unwrap().push((name.clone(), *step, value.unwrap()));
+        }
+    }
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn how_fast_it_goes_is_told_and_not_kept() {
+    let bench = Bench::new().with("table", &table(40, 12));
+    let told = Hear::default();
+    let results = bench.run::<Pretrain>(genes_params(4), "scratch", Box::new(told.clone())).unwrap();
+    let of = |name: &str| -> Vec<(u64, f64)> {
+        let told = told.0.lock().unwrap();
+        told.iter().filter(|(told, ..)| told == name).map(|(_, step, value)| (*step, *value)).collect()
+    };
+    let (speed, left) = (of("spots_per_second"), of("seconds_left"));
+    assert_eq!(speed.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [0, 1, 2, 3]);
+    assert!(speed.iter().all(|(_, speed)| *speed > 0.0));
+    assert!(left[..3].iter().all(|(_, left)| *left > 0.0) && left[3] == (3, 0.0), "{left:?}");
+    let (_, training) = trained(&results);
+    assert_eq!(training.curves["loss"].len(), of("loss").len());
+    let kept = training.curves.keys().chain(training.values.keys());
+    assert!(kept.into_iter().all(|name| !name.contains("second")));
+}
+
 #[test]
 fn spots_outside_the_training_split_have_no_part_in_the_model() {
     let split = Split { spots: ids(60), roles: [[Role::Train; 40].as_slice(), &[Role::Test; 20]].concat() };
@@ -581,6 +633,17 @@ fn what_cannot_be_trained_on_is_refused() {
     assert!(told.contains("has NaN for gene") && (told.contains(&spot) || told.contains(&gene)), "{told}");
 
     let small = Bench::new().with("patches", &patches(10, 16));
+    let mut params = patches_params(1);
+    params["local_crops"] = json!(2);
+    assert_eq!(
+        error(&small, params.clone()),
+        "`local_crops` are for `swav` and `dino` on patches, not `vicreg`"
+    );
+    (params["objective"], params["prototypes"], params["local_pixels"]) = (json!("dino"), json!(5), json!(6));
+    let told = error(&small, params.clone());
+    assert!(told.starts_with("small crops of the patches (`local_pixels`) are 6 pixels wide"), "{told}");
+    params["local_share"] = json!([0.5, 0.4]);
+    assert_eq!(error(&small, params), "`local_share: the largest` must lie between 0.5 and 1, not 0.4");
     let mut params = patches_params(1);
     params["encoder"] = json!({ "kind": "cnn", "channels": [4, 4, 4, 4, 4] });
     let told = error(&small, params);

@@ -1,6 +1,6 @@
 //! The training loop that all objectives share.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use rand::seq::SliceRandom;
 use restage_nn::{
@@ -98,6 +98,8 @@ pub(crate) fn train(
     }
     let mut best = Best::of(state.curves.get("loss"));
 
+    let mut pace = Pace { began: Instant::now(), epochs: 0, spots: 0.0 };
+
     while state.epochs < options.epochs && !best.is_long_ago(options.patience) {
         let done = state.epochs;
         let mut order: Vec<usize> = (0..items).collect();
@@ -144,6 +146,7 @@ pub(crate) fn train(
                 gene_spread.get_or_insert_default().add(&of_genes, None);
             }
             let weight = embeddings.shape().0 as f64;
+            pace.spots += weight;
             let norm = norm.map(|norm| ("gradient_norm", norm));
             for (name, value) in std::iter::once(("loss", value)).chain(norm).chain(terms) {
                 means.add(name, f64::from(value), weight);
@@ -175,6 +178,8 @@ pub(crate) fn train(
             )));
         }
         state.epochs += 1;
+        pace.epochs += 1;
+        pace.tell(ctx, done, options.epochs - state.epochs);
         best.add(state.curves["loss"][done]);
         if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < options.epochs {
             state.fetch();
@@ -191,6 +196,24 @@ pub(crate) fn train(
     }
     *params = state.params;
     Ok((state.curves, state.memory))
+}
+
+/// How fast training goes. Told as it goes, and in no artifact: those are the same bytes however long they took.
+struct Pace {
+    began: Instant,
+    /// Epochs done since.
+    epochs: usize,
+    /// Spots seen since.
+    spots: f64,
+}
+
+impl Pace {
+    /// `left` epochs are the most that are to come.
+    fn tell(&self, ctx: &Context, epoch: usize, left: usize) {
+        let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
+        ctx.metric("spots_per_second", epoch as u64, self.spots / seconds);
+        ctx.metric("seconds_left", epoch as u64, seconds / self.epochs.max(1) as f64 * left as f64);
+    }
 }
 
 /// Gradients of the batches of a step, and what they saw.

@@ -24,6 +24,11 @@ pub(crate) trait Views: Sync {
     /// One view of each spot of the batch, as an encoder takes it.
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View;
 
+    /// Small crops of each spot of the batch, all first ones first, and how many there are of each.
+    fn crops(&self, _epoch: usize, _batch: &[usize]) -> Option<(View, usize)> {
+        None
+    }
+
     /// Their embeddings, to learn from.
     fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>>;
 
@@ -35,6 +40,16 @@ pub(crate) trait Views: Sync {
 pub(crate) struct View {
     values: Vec<f32>,
     spots: usize,
+    /// Of patches, side in pixels.
+    side: usize,
+}
+
+/// Small crops of patches.
+pub(crate) struct Crops {
+    pub(crate) count: usize,
+    /// Side in pixels.
+    pub(crate) side: usize,
+    pub(crate) augment: Augment,
 }
 
 /// Patches, turned, cropped, in other stain and light.
@@ -44,6 +59,7 @@ pub(crate) struct PatchViews<'a> {
     pub(crate) positions: &'a [usize],
     pub(crate) colours: Colours,
     pub(crate) augment: Augment,
+    pub(crate) crops: Option<Crops>,
     pub(crate) encoder: Net,
     pub(crate) seed: u64,
 }
@@ -51,14 +67,19 @@ pub(crate) struct PatchViews<'a> {
 impl PatchViews<'_> {
     /// A random view of each patch: patches x rows x columns x colours.
     pub(crate) fn images(&self, epoch: usize, view: usize, batch: &[usize]) -> Vec<f32> {
-        let size = self.patches.size;
-        let mut images = vec![0.0; batch.len() * size * size * 3];
-        images.par_chunks_mut(size * size * 3).zip(batch).for_each(|(image, item)| {
-            let position = self.positions[*item];
-            let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.patches.spots[position]));
-            self.augment.view(self.patches.patch(position), size, &self.colours, &mut rng, image);
-        });
+        let mut images = vec![0.0; batch.len() * self.patches.size.pow(2) * 3];
+        self.fill(&self.augment, &format!("view/{epoch}/{view}"), batch, &mut images);
         images
+    }
+
+    /// Writes a random view of each patch; `stream` is what its random numbers are called, before the spot.
+    fn fill(&self, augment: &Augment, stream: &str, batch: &[usize], images: &mut [f32]) {
+        let image = images.len() / batch.len().max(1);
+        images.par_chunks_mut(image.max(1)).zip(batch).for_each(|(image, item)| {
+            let position = self.positions[*item];
+            let mut rng = rng(self.seed, &format!("{stream}/{}", self.patches.spots[position]));
+            augment.view(self.patches.patch(position), self.patches.size, &self.colours, &mut rng, image);
+        });
     }
 
     pub(crate) fn shape(&self, spots: usize) -> (usize, usize, usize, usize) {
@@ -76,16 +97,26 @@ impl Views for PatchViews<'_> {
     }
 
     fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
-        View { values: self.images(epoch, view, batch), spots: batch.len() }
+        View { values: self.images(epoch, view, batch), spots: batch.len(), side: self.patches.size }
+    }
+
+    fn crops(&self, epoch: usize, batch: &[usize]) -> Option<(View, usize)> {
+        let Crops { count, side, augment } = self.crops.as_ref()?;
+        let spots = count * batch.len();
+        let mut values = vec![0.0; spots * side * side * 3];
+        for (number, images) in values.chunks_exact_mut(batch.len() * side * side * 3).enumerate() {
+            self.fill(augment, &format!("crop/{epoch}/{number}"), batch, images);
+        }
+        Some((View { values, spots, side: *side }, *count))
     }
 
     fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {
-        let images = tensor(view.values.clone(), self.shape(view.spots));
+        let images = tensor(view.values.clone(), (view.spots, view.side, view.side, 3));
         self.encoder.forward(params, images.leaky_traced())
     }
 
     fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
-        self.encoder.forward(teacher, tensor(view.values.clone(), self.shape(view.spots)))
+        self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, view.side, view.side, 3)))
     }
 }
 
@@ -146,7 +177,7 @@ impl Views for GeneViews<'_> {
             let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.expression.id(*item)));
             self.disturb(values, &mut rng);
         });
-        View { values, spots: batch.len() }
+        View { values, spots: batch.len(), side: 1 }
     }
 
     fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {

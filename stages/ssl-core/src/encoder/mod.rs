@@ -233,8 +233,8 @@ impl Encoder {
         }
     }
 
-    /// Refuses patches of so many pixels that it would make nothing of.
-    pub(crate) fn check_size(&self, size: usize) -> Result<()> {
+    /// Refuses patches of so many pixels, or crops of them, that it would make nothing of.
+    pub(crate) fn check_size(&self, what: &str, size: usize) -> Result<()> {
         let Some(place) = self.place() else { return Ok(()) };
         let told = match self {
             Self::Vit { .. } if !size.is_multiple_of(place) => {
@@ -253,7 +253,7 @@ impl Encoder {
             }
             _ => return Ok(()),
         };
-        Err(Error::invalid(format!("the patches are {size} pixels wide, and the encoder {told}")))
+        Err(Error::invalid(format!("{what} are {size} pixels wide, and the encoder {told}")))
     }
 }
 
