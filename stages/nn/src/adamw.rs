@@ -1,11 +1,13 @@
 //! AdamW whose state can be saved.
 
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     params::{ParamGradients, Params},
     resident::{Kind, Update},
+    wide,
 };
 
 /// Values that one task takes, and one partial sum.
@@ -72,15 +74,37 @@ impl AdamW {
                 self.first[index].par_chunks_mut(CHUNK).zip(self.second[index].par_chunks_mut(CHUNK));
             values.par_chunks_mut(CHUNK).zip(gradients[index].par_chunks(CHUNK)).zip(moments).for_each(
                 |((values, gradients), (first, second))| {
-                    let entries = values.iter_mut().zip(gradients).zip(first.iter_mut().zip(second));
-                    for ((value, gradient), (first, second)) in entries {
-                        *first = BETA_1 * *first + (1.0 - BETA_1) * gradient;
-                        *second = BETA_2 * *second + (1.0 - BETA_2) * gradient * gradient;
-                        *value = shrink * *value - rate * *first / (second.sqrt() / root + EPSILON);
-                    }
+                    wide::run(Entries { values, gradients, first, second, shrink, rate, root });
                 },
             );
         });
+    }
+}
+
+/// Parameters with their gradients and running means.
+struct Entries<'a> {
+    values: &'a mut [f32],
+    gradients: &'a [f32],
+    first: &'a mut [f32],
+    second: &'a mut [f32],
+    shrink: f32,
+    rate: f32,
+    root: f32,
+}
+
+impl NullaryFnOnce for Entries<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { values, gradients, first, second, shrink, rate, root } = self;
+        for ((value, gradient), (first, second)) in
+            values.iter_mut().zip(gradients).zip(first.iter_mut().zip(second))
+        {
+            *first = BETA_1 * *first + (1.0 - BETA_1) * gradient;
+            *second = BETA_2 * *second + (1.0 - BETA_2) * gradient * gradient;
+            *value = shrink * *value - rate * *first / (second.sqrt() / root + EPSILON);
+        }
     }
 }
 

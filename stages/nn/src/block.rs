@@ -1,6 +1,8 @@
 //! A transformer's block, half by half: `x + f(norm(x))` as one op. What is cheap to compute again is not kept for the way back:
 //! normalised tokens, what GELU gives, weights of tokens by tokens.
 
+use std::sync::Arc;
+
 use dfdx::prelude::*;
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     params::Params,
     resident::Dims,
     scratch::Scratch,
-    tensor::{self, add_all, gradient_mut},
+    tensor::{add_all, gradient_mut},
     weights::Weights,
 };
 
@@ -94,14 +96,14 @@ struct Tokens {
     moments: Vec<Moments>,
     weight: Tensor<(usize,), f32, Cpu>,
     bias: Tensor<(usize,), f32, Cpu>,
-    gamma: Vec<f32>,
-    beta: Vec<f32>,
+    gamma: Arc<Vec<f32>>,
+    beta: Arc<Vec<f32>>,
 }
 
 impl Tokens {
     fn new(params: &Params, LayerNorm(norm): LayerNorm, x: Shared) -> Self {
-        let (weight, bias) = (params[norm.weight].tensor.clone(), params[norm.bias].tensor.clone());
-        let (gamma, beta) = (tensor::values(&weight), tensor::values(&bias));
+        let (weight, bias) = (params[norm.weight].key.clone(), params[norm.bias].key.clone());
+        let (gamma, beta) = (params[norm.weight].shared(), params[norm.bias].shared());
         let columns = norm.channels;
         let moments = moments(&x, columns);
         Self { x, columns, moments, weight, bias, gamma, beta }
@@ -128,7 +130,7 @@ mod tests {
     use crate::{
         gradcheck::{check, rng, wave},
         network::{Network, Value},
-        tensor::Source,
+        tensor::{self, Source},
     };
 
     /// One op or a layer after the other, it is the same.

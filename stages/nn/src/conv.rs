@@ -10,7 +10,7 @@ use crate::{
     params::{ParamId, Params},
     resident::Dims,
     scratch::Scratch,
-    tensor::{self, Images, Source, gradient_mut},
+    tensor::{Images, Source, gradient_mut},
 };
 
 /// Windows that one task takes at least: whole images. Of fixed sizes, as all splits here: sums must not depend on the
@@ -68,8 +68,7 @@ impl Conv2d {
     pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
         assert_eq!(dims.channels, self.inputs, "channels of the input of a convolution");
         let windows = Windows::new(self, dims.height, dims.width);
-        let weight = params[self.weight].tensor.clone();
-        let w = tensor::values(&weight);
+        let (weight, w) = (params[self.weight].key.clone(), params[self.weight].shared());
         let mut y = Scratch::new(dims.items * windows.result());
         windows.convolve(&x, &w, &mut y);
         let back: Back = Box::new(move |dy, gradients, wanted| {
@@ -381,7 +380,10 @@ impl Filled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradcheck::{check, rng, wave};
+    use crate::{
+        gradcheck::{check, rng, wave},
+        tensor,
+    };
 
     /// The definition, in `f64`.
     fn direct(

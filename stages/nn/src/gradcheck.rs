@@ -62,7 +62,7 @@ pub(crate) fn check<S: Shape, R: Shape>(
     compare("input", &analytic, &values, |moved| at(params, moved));
 
     for param in params.iter() {
-        let analytic = take_gradient(&mut gradients, &param.tensor).unwrap();
+        let analytic = take_gradient(&mut gradients, &param.key).unwrap();
         compare(&param.name, &analytic, &param.values(), |moved| {
             let mut params = params.clone();
             let name = &param.name;

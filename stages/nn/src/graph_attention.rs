@@ -74,9 +74,9 @@ impl GraphAttention {
         let (nodes, outputs) = *h.shape();
         assert_eq!((nodes, nodes), (edges.rows(), edges.columns()), "nodes of the graph");
         let (h, mut tape) = h.split_tape();
-        let vectors = [self.source, self.target].map(|id| params[id].tensor.clone());
-        let step =
-            Attended::new(edges, self.heads, tensor::values(&h), vectors.each_ref().map(tensor::values));
+        let vectors = [self.source, self.target].map(|id| params[id].key.clone());
+        let values = [self.source, self.target].map(|id| params[id].values());
+        let step = Attended::new(edges, self.heads, tensor::values(&h), values);
         let y = tensor::tensor(step.sums(), (nodes, outputs));
 
         let out = y.clone();

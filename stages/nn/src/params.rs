@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     resident::{Device, Kind, Resident, Update},
     tensor::{self, Recording, Scalar},
+    wide,
 };
 
-/// One parameter. Its tensor is flat; `shape` says how to read it.
+/// One parameter. Its values are flat; `shape` says how to read them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Saved", into = "Saved")]
 pub struct Param {
@@ -22,13 +23,25 @@ pub struct Param {
     pub shape: Vec<usize>,
     /// Whether weight decay applies: to weights, not to biases and the scales of norms.
     pub decays: bool,
-    pub(crate) tensor: Tensor<(usize,), f32, Cpu>,
+    /// What gradients know it by. Its own values are never looked at.
+    pub(crate) key: Tensor<(usize,), f32, Cpu>,
+    values: Arc<Vec<f32>>,
 }
 
 impl Param {
     /// Its values, row-major.
     pub fn values(&self) -> Vec<f32> {
-        tensor::values(&self.tensor)
+        self.values.to_vec()
+    }
+
+    /// The same, without a copy.
+    pub(crate) fn shared(&self) -> Arc<Vec<f32>> {
+        self.values.clone()
+    }
+
+    fn new(name: String, shape: Vec<usize>, decays: bool, values: Vec<f32>) -> Self {
+        let key = Cpu::default().zeros_like(&(values.len(),));
+        Self { name, shape, decays, key, values: Arc::new(values) }
     }
 }
 
@@ -55,8 +68,7 @@ impl TryFrom<Saved> for Param {
         if shape.iter().product::<usize>() != values.len() {
             return Err(Mismatch::Shape { name, expected: shape, found: vec![values.len()] });
         }
-        let length = (values.len(),);
-        Ok(Self { name, shape, decays, tensor: tensor::tensor(values, length) })
+        Ok(Self::new(name, shape, decays, values))
     }
 }
 
@@ -191,8 +203,7 @@ impl Params {
     }
 
     fn push(&mut self, name: String, shape: Vec<usize>, decays: bool, values: Vec<f32>) -> ParamId {
-        let tensor = tensor::tensor(values, (shape.iter().product::<usize>(),));
-        self.list.push(Param { name, shape, decays, tensor });
+        self.list.push(Param::new(name, shape, decays, values));
         ParamId(self.list.len() - 1)
     }
 
@@ -220,7 +231,7 @@ impl Params {
                 let (name, expected) = (param.name.clone(), param.shape.clone());
                 return Err(Mismatch::Shape { name, expected, found: shape.to_vec() });
             }
-            param.tensor.copy_from(values);
+            param.values = Arc::new(values.to_vec());
         }
         Ok(())
     }
@@ -237,9 +248,10 @@ impl Params {
     pub fn follow(&mut self, other: &Self, kept: f32) {
         assert!(self.fits(other), "parameters of the same network");
         self.update(|index, _, values| {
-            for (value, other) in values.iter_mut().zip(other.list[index].values()) {
-                *value = kept * *value + (1.0 - kept) * other;
-            }
+            let other = &other.list[index].values;
+            values.par_chunks_mut(CHUNK).zip(other.par_chunks(CHUNK)).for_each(|(values, other)| {
+                wide::update(values, other, |value, other| kept * value + (1.0 - kept) * other);
+            });
         });
         if let (Some(away), Some(other)) = (&self.away, &other.away) {
             away.resident.follow(other.resident.as_ref(), kept);
@@ -254,7 +266,7 @@ impl Params {
         let mut gradients = loss.try_backward()?;
         let values = self.iter().enumerate().map(|(index, param)| match self.is_away(index) {
             true => Ok(Vec::new()),
-            false => tensor::take_gradient(&mut gradients, &param.tensor),
+            false => tensor::take_gradient(&mut gradients, &param.key),
         });
         let away = self.away.as_ref().map(|away| away.resident.clone());
         Ok(ParamGradients { values: values.collect::<Result<_, _>>()?, away })
@@ -282,7 +294,7 @@ impl Params {
     pub fn fetch(&mut self) {
         let Some(away) = &self.away else { return };
         for (index, values) in away.ids.iter().zip(away.resident.fetch(Kind::Value)) {
-            self.list[*index].tensor.copy_from(&values);
+            self.list[*index].values = Arc::new(values);
         }
     }
 
@@ -334,9 +346,10 @@ impl Params {
         let away = self.away.as_ref();
         let is_here = |index: &usize| away.is_none_or(|away| !away.places.contains_key(index));
         for (index, param) in self.list.iter_mut().enumerate().filter(|(index, _)| is_here(index)) {
-            let mut values = param.values();
-            update(index, param, &mut values);
-            param.tensor.copy_from(&values);
+            let mut values = std::mem::take(&mut param.values);
+            let all: &mut Vec<f32> = Arc::make_mut(&mut values);
+            update(index, param, all);
+            param.values = values;
         }
     }
 }

@@ -65,15 +65,15 @@ impl PatchEmbed {
         assert!(fits, "sides of images that become tokens, multiples of a square's");
         let (rows, columns) = (height / self.side, width / self.side);
         let (layer, squares, pixels) = (*self, items * rows * columns, self.side * self.side * channels);
-        let (weight, bias) = (params[self.weight].tensor.clone(), params[self.bias].tensor.clone());
-        let w = self.by_pixel(&tensor::values(&weight));
+        let (weight, bias) = (params[self.weight].key.clone(), params[self.bias].key.clone());
+        let w = self.by_pixel(&params[self.weight].shared());
         let matrix = self.gather(&x, width);
         drop(x);
 
-        let bias_values = tensor::values(&bias);
+        let bias_values = params[self.bias].shared();
         let mut shift = positions(rows, columns, self.width);
         for token in shift.chunks_exact_mut(self.width) {
-            token.iter_mut().zip(&bias_values).for_each(|(sum, bias)| *sum += bias);
+            token.iter_mut().zip(bias_values.iter()).for_each(|(sum, bias)| *sum += bias);
         }
         let mut y = Scratch::new(squares * self.width);
         y.par_chunks_mut(shift.len()).for_each(|image| image.copy_from_slice(&shift));

@@ -33,8 +33,8 @@ impl Projection {
         let (rows, columns) = *x.shape();
         assert_eq!(columns, inputs, "columns of what is projected");
         let (x, mut tape) = x.split_tape();
-        let weight = params[weight].tensor.clone();
-        let (input, w) = (tensor::values(&x), tensor::values(&weight));
+        let (weight, w) = (params[weight].key.clone(), params[weight].shared());
+        let input = tensor::values(&x);
         let mut output = vec![0.0; rows * outputs];
         par_gemm(view(&input, rows, inputs), view(&w, outputs, inputs).reversed_axes(), 0.0, &mut output);
         let y = tensor::tensor(output, (rows, outputs));
@@ -60,8 +60,7 @@ impl Projection {
 /// If `b` has not as many values as `x` columns.
 pub(crate) fn add_bias<T: Tape<f32, Cpu>>(params: &Params, bias: ParamId, x: Matrix<T>) -> Matrix<T> {
     let (rows, columns) = *x.shape();
-    let bias = params[bias].tensor.clone();
-    let b = tensor::values(&bias);
+    let (bias, b) = (params[bias].key.clone(), params[bias].shared());
     assert_eq!(b.len(), columns, "columns of what a bias is added to");
     let (x, mut tape) = x.split_tape();
     let mut output = tensor::values(&x);

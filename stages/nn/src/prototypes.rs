@@ -34,8 +34,8 @@ impl Prototypes {
         let (items, columns) = *x.shape();
         assert_eq!(columns, dims, "dimensions of prototypes");
         let (x, mut tape) = x.split_tape();
-        let weight = params[weight].tensor.clone();
-        let [left, right] = [tensor::values(&x), tensor::values(&weight)].map(|rows| Unit::of(&rows, dims));
+        let (weight, w) = (params[weight].key.clone(), params[weight].values());
+        let [left, right] = [tensor::values(&x), w].map(|rows| Unit::of(&rows, dims));
         let mut scores = vec![0.0; items * count];
         let directions = view(&right.rows, count, dims);
         par_gemm(view(&left.rows, items, dims), directions.reversed_axes(), 0.0, &mut scores);

@@ -30,8 +30,7 @@ impl MaskToken {
     ) -> Matrix<T> {
         let shape = *x.shape();
         let dims = shape.1;
-        let token = params[self.0].tensor.clone();
-        let value = tensor::values(&token);
+        let (token, value) = (params[self.0].key.clone(), params[self.0].shared());
         assert_eq!(value.len(), dims, "columns of rows that a token hides");
         let (x, mut tape) = x.split_tape();
         let mut output = tensor::values(&x);
@@ -69,8 +68,7 @@ impl MaskToken {
         (places, count): (&[f32], usize),
     ) -> Matrix<T> {
         let (found, dims) = *x.shape();
-        let token = params[self.0].tensor.clone();
-        let value = tensor::values(&token);
+        let (token, value) = (params[self.0].key.clone(), params[self.0].shared());
         assert!(value.len() == dims && places.len().is_multiple_of(dims), "columns of rows among tokens");
         assert_eq!(found, rows.len(), "places of rows among tokens");
         let (x, mut tape) = x.split_tape();

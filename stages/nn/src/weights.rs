@@ -1,5 +1,7 @@
 //! A linear layer on slices, for ops that have one among others.
 
+use std::sync::Arc;
+
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
@@ -8,7 +10,7 @@ use crate::{
     op::Slopes,
     params::{ParamId, Params},
     scratch::Scratch,
-    tensor::{self, add_rows, gradient_mut},
+    tensor::{add_rows, gradient_mut},
 };
 
 /// Rows that one task takes.
@@ -18,15 +20,14 @@ const CHUNK: usize = 64;
 pub(crate) struct Weights {
     weight: Tensor<(usize,), f32, Cpu>,
     bias: Tensor<(usize,), f32, Cpu>,
-    w: Vec<f32>,
-    b: Vec<f32>,
+    w: Arc<Vec<f32>>,
+    b: Arc<Vec<f32>>,
 }
 
 impl Weights {
     pub(crate) fn new(params: &Params, (weight, bias): (ParamId, ParamId)) -> Self {
-        let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
-        let (w, b) = (tensor::values(&weight), tensor::values(&bias));
-        Self { weight, bias, w, b }
+        let (w, b) = (params[weight].shared(), params[bias].shared());
+        Self { weight: params[weight].key.clone(), bias: params[bias].key.clone(), w, b }
     }
 
     pub(crate) fn outputs(&self) -> usize {
@@ -51,7 +52,7 @@ impl Weights {
         let mut y = Scratch::new(x.len());
         y.par_chunks_mut(CHUNK * outputs).zip(x.par_chunks(CHUNK * outputs)).for_each(|(y, x)| {
             for (y, x) in y.chunks_exact_mut(outputs).zip(x.chunks_exact(outputs)) {
-                y.iter_mut().zip(x.iter().zip(&self.b)).for_each(|(y, (x, b))| *y = x + b);
+                y.iter_mut().zip(x.iter().zip(self.b.iter())).for_each(|(y, (x, b))| *y = x + b);
             }
         });
         let w = view(&self.w, outputs, self.inputs()).reversed_axes();

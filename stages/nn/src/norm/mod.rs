@@ -11,7 +11,7 @@ use crate::{
     params::{ParamId, Params},
     resident::Dims,
     scratch::Scratch,
-    tensor::{self, Images, Source, add_all, gradient_mut},
+    tensor::{Images, Source, add_all, gradient_mut},
     wide,
 };
 
@@ -62,8 +62,8 @@ impl GroupNorm {
     pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims, relu: bool) -> Step {
         let Norm { channels, groups, weight, bias } = self.0;
         assert_eq!(dims.channels, channels, "channels of the input of a norm");
-        let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
-        let (gamma, beta) = (tensor::values(&weight), tensor::values(&bias));
+        let (gamma, beta) = (params[weight].shared(), params[bias].shared());
+        let (weight, bias) = (params[weight].key.clone(), params[bias].key.clone());
         let image = dims.height * dims.width * channels;
         let mut y = Scratch::new(x.len());
         let mut moments = vec![Moments::default(); dims.items * groups];
@@ -121,8 +121,8 @@ impl LayerNorm {
     pub(crate) fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
         let Norm { channels, weight, bias, .. } = self.0;
         assert_eq!(dims.channels, channels, "channels of the input of a norm");
-        let (weight, bias) = (params[weight].tensor.clone(), params[bias].tensor.clone());
-        let (gamma, beta) = (tensor::values(&weight), tensor::values(&bias));
+        let (gamma, beta) = (params[weight].shared(), params[bias].shared());
+        let (weight, bias) = (params[weight].key.clone(), params[bias].key.clone());
         let moments = layer_norm::moments(&x, channels);
         let mut y = Scratch::new(x.len());
         layer_norm::normalise(&x, &moments, [&gamma, &beta], &mut y);
@@ -171,7 +171,10 @@ struct Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradcheck::{check, wave};
+    use crate::{
+        gradcheck::{check, wave},
+        tensor,
+    };
 
     /// Scale and shift that are not 1 and 0, so that their gradients and their part in others are seen.
     fn uneven(params: &mut Params, channels: usize) {
