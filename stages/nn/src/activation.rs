@@ -40,26 +40,35 @@ fn flat<S: Shape, T: Tape<f32, Cpu>>(
 }
 
 pub(crate) fn run_gelu(x: Shared, dims: Dims) -> Step {
-    run(x, dims, gelu_of, gelu_slope)
+    run(x, dims, gelu_of, |x| gelu_with_slope(x).1)
 }
 
 /// GELU of one value.
 #[inline(always)]
-pub(crate) fn gelu_of(x: f32) -> f32 {
+fn gelu_of(x: f32) -> f32 {
     x * normal(x).0
 }
 
-/// Its derivative.
+/// The same, and its derivative.
 #[inline(always)]
-pub(crate) fn gelu_slope(x: f32) -> f32 {
+fn gelu_with_slope(x: f32) -> (f32, f32) {
     /// 1 / √2π.
     const SHARE: f32 = 0.398_942_3;
     let (phi, density) = normal(x);
-    phi + x * density * SHARE
+    (x * phi, phi + x * density * SHARE)
+}
+
+/// GELU of every value, in whose places its derivatives go: one exponential gives both.
+pub(crate) fn gelu_and_slopes(x: &mut [f32]) -> Scratch {
+    let mut y = Scratch::new(x.len());
+    y.par_chunks_mut(CHUNK)
+        .zip(x.par_chunks_mut(CHUNK))
+        .for_each(|(y, x)| wide::split(x, y, gelu_with_slope));
+    y
 }
 
 /// A function of every value, in parallel.
-pub(crate) fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Scratch {
+fn map(x: &[f32], function: impl Fn(f32) -> f32 + Sync) -> Scratch {
     let mut y = Scratch::new(x.len());
     y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| wide::map(x, y, &function));
     y

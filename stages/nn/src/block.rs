@@ -1,12 +1,12 @@
 //! A transformer's block, half by half: `x + f(norm(x))` as one op. What is cheap to compute again is not kept for the way back:
-//! normalised tokens, what GELU gives, weights of tokens by tokens.
+//! normalised tokens, weights of tokens by tokens. GELU's exponentials are dearer, and its derivatives are kept.
 
 use std::sync::Arc;
 
 use dfdx::prelude::*;
 
 use crate::{
-    activation::{gelu_of, gelu_slope, map, scale_slopes},
+    activation::{gelu_and_slopes, scale_slopes},
     attention::Attention,
     layer_norm::{Moments, moments, normalise, slopes},
     linear::Linear,
@@ -71,13 +71,15 @@ impl Half {
             Self::Alone(first, second) => {
                 let [first, second] =
                     [first, second].map(|layer| Weights::new(params, (layer.weight, layer.bias)));
-                let hidden = first.apply(&start.normalised(), rows);
-                let y = second.apply_beside(&start.x, &map(&hidden, gelu_of));
+                let mut curved = first.apply(&start.normalised(), rows);
+                let active = gelu_and_slopes(&mut curved);
+                let y = second.apply_beside(&start.x, &active);
                 let back: Back = Box::new(move |dy, gradients, wanted| {
-                    second.back(gradients, &dy, &map(&hidden, gelu_of))?;
+                    second.back(gradients, &dy, &active)?;
+                    drop(active);
                     let mut dhidden = second.slopes(&dy);
-                    scale_slopes(&mut dhidden, &hidden, gelu_slope);
-                    drop(hidden);
+                    scale_slopes(&mut dhidden, &curved, |slope| slope);
+                    drop(curved);
                     first.back(gradients, &dhidden, &start.normalised())?;
                     let dz = first.slopes(&dhidden);
                     drop(dhidden);

@@ -180,7 +180,7 @@ impl Network {
         gives_rows: bool,
         source: Source,
     ) -> Value<T> {
-        let run = |x| self.run(params, x, dims);
+        let run = |x| self.run(params, x, dims, T::OWNS_TAPE);
         if gives_rows {
             Value::Rows(on_tape(x, source, run, |dims| (dims.pixels(), dims.channels)))
         } else {
@@ -189,7 +189,8 @@ impl Network {
         }
     }
 
-    fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+    /// Where nothing `records`, no layer keeps anything for a way back.
+    fn run(&self, params: &Params, x: Shared, dims: Dims, records: bool) -> Step {
         let (mut values, mut dims, mut backs) = (x, dims, Vec::with_capacity(self.0.len()));
         let mut layers = self.0.iter().peekable();
         while let Some(layer) = layers.next() {
@@ -197,12 +198,14 @@ impl Network {
                 Layer::Residual { body, shortcut } => {
                     // What follows an addition joins it.
                     let relu = layers.next_if(|next| matches!(next, Layer::Relu)).is_some();
-                    residual(body, shortcut, relu, params, values, dims)
+                    residual([body, shortcut], relu, params, values, dims, records)
                 }
-                layer => layer.run(params, values, dims),
+                layer => layer.run(params, values, dims, records),
             };
             (values, dims) = (step.values, step.dims);
-            backs.push(step.back);
+            if records {
+                backs.push(step.back);
+            }
         }
         let back: Back = Box::new(move |mut dy, gradients, wanted| {
             let mut backs = backs.into_iter();
@@ -218,12 +221,19 @@ impl Network {
 }
 
 /// What `body` makes of `x` and what `shortcut` does, added; with `relu`, what is above 0 of it.
-fn residual(body: &Network, shortcut: &Network, relu: bool, params: &Params, x: Shared, dims: Dims) -> Step {
+fn residual(
+    [body, shortcut]: [&Network; 2],
+    relu: bool,
+    params: &Params,
+    x: Shared,
+    dims: Dims,
+    records: bool,
+) -> Step {
     if let Some((norm, half)) = Half::of(&body.0).filter(|_| shortcut.0.is_empty() && !relu) {
         return half.run(params, norm, x, dims);
     }
-    let aside = shortcut.run(params, x.clone(), dims);
-    let body = body.run(params, x, dims);
+    let aside = shortcut.run(params, x.clone(), dims, records);
+    let body = body.run(params, x, dims, records);
     assert_eq!(body.values.len(), aside.values.len(), "values of what a residual adds");
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let mut sum = Rc::try_unwrap(body.values).unwrap_or_else(|values| Scratch::from(&values[..]));
@@ -258,7 +268,7 @@ fn recorded<S: Shape, T: Tape<f32, Cpu>>(
 }
 
 impl Layer {
-    fn run(&self, params: &Params, x: Shared, dims: Dims) -> Step {
+    fn run(&self, params: &Params, x: Shared, dims: Dims, records: bool) -> Step {
         match self {
             Self::Linear(linear) => linear.run(params, x, dims),
             Self::Conv2d(conv) => conv.run(params, x, dims),
@@ -270,7 +280,7 @@ impl Layer {
             Self::Gelu => run_gelu(x, dims),
             Self::Relu => run_relu(x, dims),
             Self::Pool => pool(&x, dims),
-            Self::Residual { body, shortcut } => residual(body, shortcut, false, params, x, dims),
+            Self::Residual { body, shortcut } => residual([body, shortcut], false, params, x, dims, records),
         }
     }
 }

@@ -41,6 +41,21 @@ pub(crate) fn update(places: &mut [f32], input: &[f32], function: impl Fn(f32, f
     run(Update(places, input, function));
 }
 
+/// The first of what `function` makes of every value, and the second in the value's place, on the calling thread.
+pub(crate) fn split(places: &mut [f32], output: &mut [f32], function: impl Fn(f32) -> (f32, f32)) {
+    struct Split<'a, F>(&'a mut [f32], &'a mut [f32], F);
+    impl<F: Fn(f32) -> (f32, f32)> NullaryFnOnce for Split<'_, F> {
+        type Output = ();
+
+        #[inline(always)]
+        fn call(self) {
+            let both = self.1.iter_mut().zip(self.0);
+            both.for_each(|(output, place)| (*output, *place) = self.2(*place));
+        }
+    }
+    run(Split(places, output, function));
+}
+
 /// The sum of `value` of every pair.
 #[inline(always)]
 pub(crate) fn sum_of(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f32 {
