@@ -69,7 +69,7 @@ pub use loss::{
     nt_xent, scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
 };
 pub use network::{Layer, Network, Value};
-pub use norm::{GroupNorm, LayerNorm};
+pub use norm::{GroupNorm, LayerNorm, Norm};
 pub use params::{Mismatch, Param, ParamGradients, ParamId, Params};
 pub use patch_embed::{PatchEmbed, positions};
 pub use pool::global_average_pool;

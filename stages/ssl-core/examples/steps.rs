@@ -12,7 +12,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let net: Task = serde_json::from_value(arguments.next().unwrap().into()).unwrap();
     let steps: usize = arguments.next().map_or(10, |steps| steps.parse().unwrap());
-    let mut step = step(net).unwrap();
+    let mut step = step(net, None).unwrap();
     step();
     let mut seconds: Vec<f64> = (0..steps)
         .map(|_| {

@@ -1,8 +1,12 @@
 //! Steps of encoders on random data of fixed sizes: what `examples/steps.rs` times.
 
 use rand::Rng;
-use restage_nn::{AdamW, Linear, Params, Source, dfdx::prelude::*, masked_mse, nt_xent, tensor};
-use restage_stage::{Result, context::rng};
+use restage_nn::{
+    AdamW, Device, Layer, Linear, Network, ParamId, Params, Source,
+    dfdx::prelude::{AsArray, Trace},
+    masked_mse, nt_xent, tensor,
+};
+use restage_stage::{Error, Result, context::rng};
 use serde::Deserialize;
 
 use crate::encoder::{Depth, Encoder, Net};
@@ -21,11 +25,11 @@ pub enum Task {
     Vit,
 }
 
-/// Makes a network and its data; each call is a step, and gives the loss.
+/// Makes a network and its data; each call is a step, and gives the loss. On this device, or the CPU.
 ///
 /// # Errors
-/// None: these networks are of the right kind.
-pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
+/// If the device cannot take the network.
+pub fn step(task: Task, device: Option<&dyn Device>) -> Result<Box<dyn FnMut() -> f32>> {
     let (mut params, mut init) = (Params::default(), rng(0, "init"));
     let mut data = rng(0, "data");
     let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| data.random_range(-1.0..1.0)).collect() };
@@ -35,12 +39,15 @@ pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
             let kind = Encoder::Mlp { hidden: vec![512] };
             let encoder = Net::of_genes(&mut params, "encoder", &kind, (genes, 128), &mut init)?;
             let decoder = Linear::new(&mut params, "decoder", 128, genes, &mut init);
+            let decoder = Network(vec![Layer::Linear(decoder)]);
+            place(&mut params, device, [encoder.parameters(), decoder.parameters()].concat())?;
             let (input, target) = (draw(spots * genes), draw(spots * genes));
             let mask: Vec<bool> = (0..spots * genes).map(|at| at % 2 == 0).collect();
             let mut optimizer = AdamW::new(&params, 0.01);
             return Ok(Box::new(move || {
                 let x = tensor(input.clone(), (spots, genes)).leaky_traced();
-                let prediction = decoder.forward(&params, encoder.forward(&params, x), Source::Op);
+                let prediction = encoder.forward(&params, x);
+                let prediction = decoder.forward(&params, prediction.into(), Source::Op).rows();
                 take(&mut params, &mut optimizer, masked_mse(prediction, target.clone(), mask.clone()))
             }));
         }
@@ -50,6 +57,7 @@ pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
     };
     let (patches, size) = (64, 64);
     let encoder = Net::of_patches(&mut params, "encoder", &kind, 64, &mut init)?;
+    place(&mut params, device, encoder.parameters())?;
     let views = [(); 2].map(|()| draw(patches * size * size * 3));
     let mut optimizer = AdamW::new(&params, 0.01);
     Ok(Box::new(move || {
@@ -60,10 +68,18 @@ pub fn step(task: Task) -> Result<Box<dyn FnMut() -> f32>> {
     }))
 }
 
+fn place(params: &mut Params, device: Option<&dyn Device>, ids: Vec<ParamId>) -> Result<()> {
+    device.map_or(Ok(()), |device| params.place(device, &ids)).map_err(Error::invalid)
+}
+
 fn take(params: &mut Params, optimizer: &mut AdamW, loss: restage_nn::Scalar<restage_nn::Recording>) -> f32 {
     let value = loss.array();
+    if let Some(failure) = params.failure() {
+        eprintln!("the device failed: {failure}");
+    }
     if let Ok(gradients) = params.gradients(loss) {
-        optimizer.step(params, &gradients, 1e-3);
+        // Small, as rounding decides where large first steps of Adam go.
+        optimizer.step(params, &gradients, 1e-4);
     }
     value
 }
