@@ -47,7 +47,7 @@ fn a_plugin_in_c_passes() {
 #[test]
 fn the_plugins_in_rust_pass() {
     let sandbox = Sandbox::new();
-    for plugin in ["stages/visium", "stages/ssl", "stages/classify", "stages/command"] {
+    for plugin in ["stages/visium", "stages/ssl", "stages/ssl-cuda", "stages/classify", "stages/command"] {
         let ended = test(&sandbox, plugin, &[]);
         assert_eq!(ended.code(), Some(0), "{plugin}: {}", ended.out());
     }

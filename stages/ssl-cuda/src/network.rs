@@ -244,7 +244,6 @@ impl Weights<'_> {
         let affine = (&self.of(norm.weight), &self.of(norm.bias));
         let (stream, values) = (&self.gpu.stream, x.values.as_view());
         self.gpu.kernels.normalise(stream, &mut y, &mut moments, &values, affine, sizes, has_relu)?;
-        drop(values);
         let y = batch(y, x.dims);
         Ok((y.clone(), Saved::Norm { x, y, moments }))
     }
@@ -372,7 +371,6 @@ impl Weights<'_> {
                 Layer::Residual { body, shortcut },
                 Saved::Residual { body: of_body, shortcut: of_shortcut },
             ) => {
-                drop(dy_view);
                 let aside = self.backward(shortcut, of_shortcut, dy.clone(), gradients, wants_input)?;
                 let dx = self.backward(body, of_body, dy, gradients, wants_input)?;
                 return match (dx, aside) {
