@@ -25,6 +25,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod blend;
 mod block;
 mod conv;
 mod gemm;
@@ -60,6 +61,7 @@ pub use dfdx;
 pub use activation::{gelu, relu, sigmoid};
 pub use adamw::AdamW;
 pub use attention::Attention;
+pub use blend::blend;
 pub use conv::Conv2d;
 pub use graph_attention::GraphAttention;
 pub use graph_conv::GraphConv;

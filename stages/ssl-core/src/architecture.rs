@@ -9,7 +9,7 @@ use restage_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    encoder::{Encoder, GraphNet, Net},
+    encoder::{Encoder, Fuse, Fusion, GraphNet, Net},
     expression::Scaler,
     optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
@@ -37,8 +37,13 @@ pub(crate) enum Kind {
     Graph(OfGenes),
     /// On patches.
     Patches(OfPatches),
-    /// One of each, whose embeddings find each other.
-    Pair { patches: OfPatches, genes: OfGenes },
+    /// One of each, whose embeddings find each other, or are made one.
+    Pair {
+        patches: OfPatches,
+        genes: OfGenes,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fusion: Option<Fusion>,
+    },
 }
 
 /// An encoder of genes, but for its weights.
@@ -70,6 +75,8 @@ pub(crate) struct OfPatches {
 pub(crate) const ALONE: &str = "encoder";
 pub(crate) const OF_PATCHES: &str = "encoder.patches";
 pub(crate) const OF_GENES: &str = "encoder.genes";
+/// What the parameters that make a pair's embeddings one are called.
+pub(crate) const FUSION: &str = "encoder.fusion";
 
 impl OfGenes {
     /// Adds its parameters under this name.
@@ -122,6 +129,8 @@ pub(crate) struct Encoders {
     pub(crate) genes: Option<(Net, OfGenes)>,
     /// Of genes on a graph.
     pub(crate) graph: Option<(GraphNet, OfGenes)>,
+    /// What makes the embeddings of a pair one.
+    pub(crate) fuse: Option<Fuse>,
 }
 
 impl Architecture {
@@ -165,20 +174,21 @@ impl Architecture {
         let encoders = match architecture.kind {
             Kind::Genes(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: None, genes: Some((net, of)), graph: None }
+                Encoders { patches: None, genes: Some((net, of)), graph: None, fuse: None }
             }
             Kind::Graph(of) => {
                 let net = of.graph_net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: None, genes: None, graph: Some((net, of)) }
+                Encoders { patches: None, genes: None, graph: Some((net, of)), fuse: None }
             }
             Kind::Patches(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: Some((net, of)), genes: None, graph: None }
+                Encoders { patches: Some((net, of)), genes: None, graph: None, fuse: None }
             }
-            Kind::Pair { patches, genes } => {
+            Kind::Pair { patches, genes, fusion } => {
                 let net = patches.net(&mut params, OF_PATCHES, &mut rng)?;
                 let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
-                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)), graph: None }
+                let fuse = fusion.map(|kind| Fuse::new(&mut params, FUSION, kind, genes.dim, &mut rng));
+                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)), graph: None, fuse }
             }
         };
         params

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
     device::Choice,
-    encoder::{GraphNet, Net},
+    encoder::{Fuse, GraphNet, Net},
     expression::{Expression, Scaler},
     sections::Sections,
 };
@@ -39,7 +39,8 @@ impl Stage for Embed {
     fn ports() -> Ports {
         Ports::new(
             "Embeds all spots with a pretrained encoder: what it gives for whole, unchanged inputs. Of a pair (`cross_modal`) \
-             those whose inputs are connected; of both, one after the other, each scaled to length 1.",
+             those whose inputs are connected; of both, one after the other, each scaled to length 1. Of `fused_contrast` the one that \
+             it makes of both.",
         )
         .input::<Model>("model", "An encoder of ssl/pretrain")
         .optional::<Table>("table", "Expression, for an encoder of genes; normalised as in its training")
@@ -71,6 +72,9 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
     let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
         (false, _) => Ok(true),
+        (true, true) if encoders.fuse.is_some() => Err(Error::invalid(format!(
+            "the model makes one embedding of patches and genes: connect input `{port}` as well"
+        ))),
         (true, true) => Ok(false),
         (true, false) => {
             Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
@@ -99,7 +103,10 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
                 "the model has encoders of patches and genes: connect input `patches`, `table` or both";
             return Err(Error::invalid(message));
         }
-        [patches, genes] => side_by_side(patches, genes)?,
+        [patches, genes] => match &encoders.fuse {
+            Some(fuse) => fused(patches, genes, fuse, &params)?,
+            None => side_by_side(patches, genes)?,
+        },
         [only, ..] => only.clone(),
     };
     ctx.write("embedding", &embedding)
@@ -154,8 +161,8 @@ fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Re
     })
 }
 
-/// Both embeddings of the spots that have both, each scaled to length 1: as their training compares them.
-fn side_by_side(patches: &Embedding, genes: &Embedding) -> Result<Embedding> {
+/// The spots that have both embeddings, with their positions in each.
+fn in_both(patches: &Embedding, genes: &Embedding) -> Result<Vec<(String, usize, usize)>> {
     let places = genes.positions();
     let both = |(at, spot): (usize, &String)| Some((spot.clone(), at, *places.get(spot.as_str())?));
     let both: Vec<_> = patches.spots.iter().enumerate().filter_map(both).collect();
@@ -168,6 +175,22 @@ fn side_by_side(patches: &Embedding, genes: &Embedding) -> Result<Embedding> {
     if left_out > 0 {
         tracing::warn!("{left_out} spots are in the table or the patches only, and are left out");
     }
+    Ok(both)
+}
+
+/// What a pair makes of the embeddings of the spots that have both.
+fn fused(patches: &Embedding, genes: &Embedding, fuse: &Fuse, params: &Params) -> Result<Embedding> {
+    let both = in_both(patches, genes)?;
+    let shape = (both.len(), genes.dims);
+    let of_patches = both.iter().flat_map(|(_, patch, _)| patches.row(*patch)).copied().collect();
+    let of_genes = both.iter().flat_map(|(_, _, gene)| genes.row(*gene)).copied().collect();
+    let values = values(&fuse.forward(params, tensor(of_patches, shape), tensor(of_genes, shape)));
+    Ok(Embedding { spots: both.into_iter().map(|(spot, ..)| spot).collect(), dims: genes.dims, values })
+}
+
+/// Both embeddings of the spots that have both, each scaled to length 1: as their training compares them.
+fn side_by_side(patches: &Embedding, genes: &Embedding) -> Result<Embedding> {
+    let both = in_both(patches, genes)?;
     let unit = |row: &[f32]| {
         let length = row.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt().max(1e-12);
         row.iter().map(|value| (f64::from(*value) / length) as f32).collect::<Vec<_>>()

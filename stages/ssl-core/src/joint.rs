@@ -11,7 +11,7 @@ use restage_nn::{
 use crate::{
     encoder::Projector,
     train::{Memory, Objective, Step},
-    views::{View, Views},
+    views::Views,
 };
 
 /// SwAV's ε and turns; DINO's temperature of the teacher and momentum of its centre: the authors' defaults.
@@ -80,7 +80,7 @@ impl<V: Views> Objective for Joint<V> {
         let views = [0, 1].map(|view| self.views.draw(epoch, view, batch));
         // Without a teacher, the encoder itself.
         let teacher = memory.teacher.as_ref().unwrap_or(params);
-        let taught = |view: &View| self.projector.forward(teacher, self.views.look(teacher, view));
+        let taught = |view: &V::View| self.projector.forward(teacher, self.views.look(teacher, view));
         let [(a, left), (b, right)] = views.each_ref().map(|view| {
             let embeddings = self.views.embed(params, view);
             let kept = embeddings.retaped::<NoneTape>();

@@ -35,7 +35,7 @@ mod views;
 
 pub use device::Choice;
 pub use embed::{Embed, EmbedParams, embed};
-pub use encoder::{Depth, Encoder};
+pub use encoder::{Depth, Encoder, Fusion};
 pub use exchange::{Export, Import};
 pub use mae::MaeDecoder;
 pub use optical_density::Sees;

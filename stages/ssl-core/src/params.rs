@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     device::Choice,
-    encoder::{Encoder, Encodes, vit},
+    encoder::{Encoder, Encodes, Fusion, vit},
     mae::MaeDecoder,
     optical_density::Sees,
     optimizer::Optimizer,
@@ -31,6 +31,9 @@ pub enum Objective {
     /// Two disturbed views of a spot's genes should agree, those of different spots should not, by the loss `contrast`: an MLP
     /// on input `table`.
     GeneContrast,
+    /// Two disturbed views of a spot, of its patch and its genes as one, should agree, those of different spots should not, by the loss
+    /// `contrast`: the encoders of `cross_modal`, and what makes their embeddings one.
+    FusedContrast,
     /// Predict a segment of a patch from the rest: a CNN on input `patches`.
     Inpaint,
     /// Predict a patch's colours from what `sees` leaves of them: a CNN on input `patches`.
@@ -88,7 +91,7 @@ pub enum Readout {
     Neighbours,
 }
 
-/// What `gene_contrast` tells spots apart by.
+/// What `gene_contrast` and `fused_contrast` tell spots apart by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Contrast {
@@ -127,6 +130,7 @@ impl Objective {
             Self::GeneMask => "gene_mask",
             Self::GeneContrast => "gene_contrast",
             Self::CrossModal => "cross_modal",
+            Self::FusedContrast => "fused_contrast",
             Self::Dgi => "dgi",
             Self::GraphAe => "graph_ae",
             Self::GraphMask => "graph_mask",
@@ -149,8 +153,8 @@ impl Objective {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainParams {
-    /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, `cross_modal` that and a
-    /// CNN on the input `patches`, `dgi`, `graph_ae` and `graph_mask` a GCN on the inputs `table` and `graph`, all others a CNN.
+    /// What the encoder learns from: `gene_mask` and `gene_contrast` train an MLP on the input `table`, `cross_modal` and `fused_contrast`
+    /// that and a CNN on the input `patches`, `dgi`, `graph_ae` and `graph_mask` a GCN on the inputs `table` and `graph`, all others a CNN.
     pub objective: Objective,
     /// Length of an embedding. Default 64.
     #[serde(default = "default::dim")]
@@ -203,7 +207,7 @@ pub struct PretrainParams {
     /// `{ kind: gcn, hidden: [64] }`.
     #[serde(default)]
     pub encoder: Option<Encoder>,
-    /// `cross_modal`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
+    /// `cross_modal`, `fused_contrast`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
     #[serde(default)]
     pub gene_encoder: Option<Encoder>,
 
@@ -232,16 +236,19 @@ pub struct PretrainParams {
     /// `cross_modal`: weight of each modality's own contrast of two views; ConGI has 0.1. Default 0.
     #[serde(default)]
     pub intra: f64,
-    /// `gene_contrast`: what spots are told apart by. Default `simclr`.
+    /// `fused_contrast`: how the embeddings of a patch and of genes become one. Default `concat`.
+    #[serde(default)]
+    pub fusion: Fusion,
+    /// `gene_contrast`, `fused_contrast`: what spots are told apart by. Default `simclr`.
     #[serde(default)]
     pub contrast: Contrast,
-    /// `gene_contrast`, `cross_modal`: share of genes hidden in a view. Default 0.2.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes hidden in a view. Default 0.2.
     #[serde(default = "default::view_mask")]
     pub view_mask: f64,
-    /// `gene_contrast`, `cross_modal`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
     #[serde(default = "default::view_noise")]
     pub view_noise: f64,
-    /// `gene_contrast`, `cross_modal`: share of genes whose values change places. Default 0.1.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes whose values change places. Default 0.1.
     #[serde(default = "default::view_swap")]
     pub view_swap: f64,
 
@@ -373,7 +380,7 @@ impl PretrainParams {
     /// What keeps the embeddings of two views apart; nothing of objectives that have no two views.
     pub(crate) fn two_views(&self) -> Option<Contrast> {
         Some(match self.objective {
-            Objective::GeneContrast => self.contrast,
+            Objective::GeneContrast | Objective::FusedContrast => self.contrast,
             Objective::Vicreg => Contrast::Vicreg,
             Objective::Barlow => Contrast::Barlow,
             Objective::Simclr => Contrast::Simclr,
@@ -425,9 +432,10 @@ impl PretrainParams {
                 self.of_patches().name()
             )));
         }
-        if self.gene_encoder.is_some() && self.objective != Objective::CrossModal {
+        let of_both = matches!(self.objective, Objective::CrossModal | Objective::FusedContrast);
+        if self.gene_encoder.is_some() && !of_both {
             return Err(Error::invalid(format!(
-                "`gene_encoder` is for `cross_modal`, not `{objective}`: say `encoder`"
+                "`gene_encoder` is for `cross_modal` and `fused_contrast`, not `{objective}`: say `encoder`"
             )));
         }
         Ok(())

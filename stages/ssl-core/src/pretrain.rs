@@ -11,11 +11,11 @@ use restage_stage::{
 use serde_json::json;
 
 use crate::{
-    architecture::{ALONE, Architecture, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
+    architecture::{ALONE, Architecture, FUSION, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
     augment::Augment,
     cross_modal::CrossModal,
     dgi::Dgi,
-    encoder::{Encoder, GraphLayer, Net, Projector},
+    encoder::{Encoder, Fuse, GraphLayer, Net, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
     gene_sets::GeneSets,
@@ -27,7 +27,7 @@ use crate::{
     pretext::{Decoder, Pretext, Reconstruct},
     sections::Sections,
     train::{self, Curves, train},
-    views::{Crops, GeneViews, PatchViews, Views},
+    views::{Crops, FusedViews, GeneViews, PatchViews, Views},
 };
 
 /// The stage type.
@@ -42,7 +42,7 @@ impl Stage for Pretrain {
         Ports::new("Trains an encoder without labels: on genes, on genes of spots on a graph, or on patches.")
             .optional::<Table>(
                 "table",
-                "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `dgi`, `graph_ae` and `graph_mask` train on",
+                "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
             )
             .optional::<Graph>(
                 "graph",
@@ -87,7 +87,7 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
             let rows = training(&table.obs.index, split.as_ref(), "table")?;
             on_graph(params, ctx, &table, &graph, &rows)?
         }
-        Objective::CrossModal => {
+        Objective::CrossModal | Objective::FusedContrast => {
             let patches: Patches = connected(ctx, "patches", name)?;
             let table: Table = connected(ctx, "table", name)?;
             on_both(params, ctx, &patches, &table, split.as_ref(), device)?
@@ -285,29 +285,34 @@ fn on_both(
     };
     let encoder = image.net(&mut params, OF_PATCHES, &mut rng)?;
     let gene_encoder = genes.net(&mut params, OF_GENES, &mut rng)?;
-    let mut projector =
-        |name: &str| Projector::new(&mut params, name, options.dim, &options.projector, &mut rng);
-    let (image_projector, gene_projector) = (projector("projector.patches"), projector("projector.genes"));
-    let kind = Kind::Pair { patches: image, genes };
+    let is_fused = options.objective == Objective::FusedContrast;
+    let fuse = is_fused.then(|| Fuse::new(&mut params, FUSION, options.fusion, options.dim, &mut rng));
+    let kind = Kind::Pair { patches: image, genes, fusion: is_fused.then_some(options.fusion) };
     let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
-    let objective = CrossModal {
-        patches: PatchViews {
-            patches,
-            positions: &positions,
-            colours,
-            augment: augment(options),
-            crops: None,
-            encoder,
-            seed: ctx.seed(),
-        },
-        genes: gene_views(options, ctx, table, &rows, scaler, gene_encoder)?,
-        of_patches: image_projector,
-        of_genes: gene_projector,
-        temperature: options.temperature.unwrap_or(0.1) as f32,
-        targets: options.targets,
-        intra: options.intra as f32,
+    let (augment, seed) = (augment(options), ctx.seed());
+    let patches = PatchViews { patches, positions: &positions, colours, augment, crops: None, encoder, seed };
+    let genes = gene_views(options, ctx, table, &rows, scaler, gene_encoder)?;
+    let objective: Box<dyn train::Objective> = match fuse {
+        Some(fuse) => {
+            check_prototypes(options, positions.len())?;
+            let views = FusedViews { patches, genes, fuse };
+            Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
+        }
+        None => {
+            let mut projector =
+                |name: &str| Projector::new(&mut params, name, options.dim, &options.projector, &mut rng);
+            Box::new(CrossModal {
+                patches,
+                genes,
+                of_patches: projector("projector.patches"),
+                of_genes: projector("projector.genes"),
+                temperature: options.temperature.unwrap_or(0.1) as f32,
+                targets: options.targets,
+                intra: options.intra as f32,
+            })
+        }
     };
-    trained(ctx, options, architecture, params, &objective, device)
+    trained(ctx, options, architecture, params, objective.as_ref(), device)
 }
 
 fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> OfPatches {

@@ -1,5 +1,6 @@
 //! Both stage types from artifacts to artifacts.
 
+mod fusion;
 mod gene_sets;
 mod graph;
 

@@ -1,5 +1,5 @@
 //! Random views of spots, and the encoder that embeds them: of patches for the image objectives, of genes for
-//! `gene_contrast`. A view depends on seed, epoch and spot only, so neither threads nor the order of a batch change it.
+//! `gene_contrast`, of both for `fused_contrast`. A view depends on seed, epoch and spot only, so neither threads nor the order of a batch change it.
 
 use rand::{Rng, seq::index};
 use rand_distr::{Distribution, StandardNormal};
@@ -11,10 +11,18 @@ use restage_nn::{
 };
 use restage_stage::{artifact::Patches, context::rng};
 
-use crate::{augment::Augment, encoder::Net, expression::Expression, optical_density::Colours};
+use crate::{
+    augment::Augment,
+    encoder::{Fuse, Net},
+    expression::Expression,
+    optical_density::Colours,
+};
 
 /// Spots of which there are random views.
 pub(crate) trait Views: Sync {
+    /// What an encoder takes of a batch.
+    type View;
+
     /// Number of training spots.
     fn items(&self) -> usize;
 
@@ -22,21 +30,21 @@ pub(crate) trait Views: Sync {
     fn parameters(&self) -> Vec<ParamId>;
 
     /// One view of each spot of the batch, as an encoder takes it.
-    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View;
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> Self::View;
 
     /// Small crops of each spot of the batch, all first ones first, and how many there are of each.
-    fn crops(&self, _epoch: usize, _batch: &[usize]) -> Option<(View, usize)> {
+    fn crops(&self, _epoch: usize, _batch: &[usize]) -> Option<(Self::View, usize)> {
         None
     }
 
     /// Their embeddings, to learn from.
-    fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>>;
+    fn embed(&self, params: &Params, view: &Self::View) -> Matrix<OwnedTape<f32, Cpu>>;
 
     /// Their embeddings by a teacher, which nobody asks for gradients.
-    fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape>;
+    fn look(&self, teacher: &Params, view: &Self::View) -> Matrix<NoneTape>;
 }
 
-/// What an encoder takes of a batch.
+/// What an encoder of one modality takes of a batch.
 pub(crate) struct View {
     values: Vec<f32>,
     spots: usize,
@@ -88,6 +96,8 @@ impl PatchViews<'_> {
 }
 
 impl Views for PatchViews<'_> {
+    type View = View;
+
     fn items(&self) -> usize {
         self.positions.len()
     }
@@ -163,6 +173,8 @@ impl GeneViews<'_> {
 }
 
 impl Views for GeneViews<'_> {
+    type View = View;
+
     fn items(&self) -> usize {
         self.expression.spots()
     }
@@ -187,5 +199,36 @@ impl Views for GeneViews<'_> {
 
     fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
         self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, self.expression.genes())))
+    }
+}
+
+/// Both modalities of a spot, each disturbed by itself, as one. The n-th of the patches' and of the genes' are the same spot.
+pub(crate) struct FusedViews<'a> {
+    pub(crate) patches: PatchViews<'a>,
+    pub(crate) genes: GeneViews<'a>,
+    pub(crate) fuse: Fuse,
+}
+
+impl Views for FusedViews<'_> {
+    type View = [View; 2];
+
+    fn items(&self) -> usize {
+        self.patches.items()
+    }
+
+    fn parameters(&self) -> Vec<ParamId> {
+        [self.patches.parameters(), self.genes.parameters()].concat()
+    }
+
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> [View; 2] {
+        [self.patches.draw(epoch, view, batch), self.genes.draw(epoch, view, batch)]
+    }
+
+    fn embed(&self, params: &Params, [patches, genes]: &[View; 2]) -> Matrix<OwnedTape<f32, Cpu>> {
+        self.fuse.forward(params, self.patches.embed(params, patches), self.genes.embed(params, genes))
+    }
+
+    fn look(&self, teacher: &Params, [patches, genes]: &[View; 2]) -> Matrix<NoneTape> {
+        self.fuse.forward(teacher, self.patches.look(teacher, patches), self.genes.look(teacher, genes))
     }
 }

@@ -1,6 +1,7 @@
 //! Encoders: their kinds and sizes, and the networks that these make.
 
 mod cnn;
+mod fusion;
 mod graph;
 mod mlp;
 mod resnet;
@@ -15,6 +16,8 @@ use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use fusion::Fuse;
+pub use fusion::Fusion;
 pub(crate) use graph::{GraphLayer, GraphNet};
 pub(crate) use mlp::Projector;
 
