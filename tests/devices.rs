@@ -34,7 +34,8 @@ fn on_the_cpu_both_plugins_give_the_same_bytes() {
     assert_eq!(sandbox.ran(&["w.yaml"]), 7);
     let list = sandbox.json(&["show", "--json", "--all", "w.yaml"]);
     let digest = |stage: &str, port: &str| {
-        let artifact = list.as_array().into_iter().flatten().find(|a| a["stage"] == stage && a["port"] == port);
+        let artifact =
+            list.as_array().into_iter().flatten().find(|a| a["stage"] == stage && a["port"] == port);
         artifact.map(|artifact| artifact["digest"].clone())
     };
     assert!(digest("cpu", "model").is_some(), "{list}");

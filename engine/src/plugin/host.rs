@@ -36,8 +36,17 @@ use crate::machine;
 pub(crate) const HOST_COMMAND: &str = "__host";
 
 /// Environment that a host inherits; nothing else reaches a plugin, so nothing else can change its results.
-const INHERITED: &[&str] =
-    &["PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "RUST_BACKTRACE", sandbox::SWITCH];
+const INHERITED: &[&str] = &[
+    "PATH",
+    "HOME",
+    "LANG",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "CUDA_PATH",
+    "CUDA_HOME",
+    "RUST_BACKTRACE",
+    sandbox::SWITCH,
+];
 
 /// Why a host could not be started.
 #[derive(Debug, thiserror::Error)]

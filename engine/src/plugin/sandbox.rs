@@ -130,12 +130,13 @@ fn opened(path: &Path, access: BitFlags<AccessFs>) -> Option<Rule> {
     Some((PathFd::new(path).ok()?, access))
 }
 
-/// What lies on the search paths of programs and libraries.
+/// What lies on the search paths of programs and libraries, and where CUDA is.
 fn environment() -> impl Iterator<Item = PathBuf> {
     let list = |name| std::env::var_os(name).map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>());
     let libraries = list("LD_LIBRARY_PATH").unwrap_or_default();
     let programs = list("PATH").unwrap_or_default();
-    libraries.into_iter().chain(programs.into_iter().flat_map(|folder| installation(&folder)))
+    let cuda = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(list).flatten();
+    libraries.into_iter().chain(cuda).chain(programs.into_iter().flat_map(|folder| installation(&folder)))
 }
 
 /// A program given by its path, with what was installed beside it: for `env/bin/python` the whole of `env`, and of the

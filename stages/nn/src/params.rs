@@ -357,8 +357,12 @@ impl Params {
 impl Index<ParamId> for Params {
     type Output = Param;
 
+    /// # Panics
+    /// If a device has the parameter, whose value here is old: what is computed with it must be a [`Network`](crate::Network).
     fn index(&self, id: ParamId) -> &Param {
-        &self.list[id.0]
+        let param = &self.list[id.0];
+        assert!(!self.is_away(id.0), "the parameter `{}` is on a device, and read here", param.name);
+        param
     }
 }
 

@@ -67,7 +67,11 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
         let nets =
             [encoders.patches.as_ref().map(|(net, _)| net), encoders.genes.as_ref().map(|(net, _)| net)];
         let ids: Vec<_> = nets.into_iter().flatten().flat_map(Net::parameters).collect();
-        params.place(device, &ids).map_err(Error::invalid)?;
+        if ids.is_empty() {
+            tracing::warn!("encoders on the graph compute on the CPU");
+        } else {
+            params.place(device, &ids).map_err(Error::invalid)?;
+        }
     }
     let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
     let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
