@@ -73,6 +73,20 @@ fn each_stage_has_a_gpu_of_its_own() {
     assert!(why.out().contains("1 thread, Pretended"), "{}", why.out());
 }
 
+/// As CUDA does, which fails where it may not.
+#[test]
+fn a_stage_with_a_gpu_may_name_its_threads() {
+    let workflow = "
+stages:
+  train: { uses: test/device, with: { names: true }, resources: { gpus: required } }
+";
+    let sandbox = sandbox(workflow);
+    let mut command = sandbox.command(&["run", "w.yaml"]);
+    command.env("LD_LIBRARY_PATH", sandbox.path("driver")).env_remove("CUDA_VISIBLE_DEVICES");
+    let ended = Ended(command.output().expect("the binary starts"));
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+}
+
 #[test]
 fn what_is_not_asked_for_is_not_seen() {
     let sandbox = eight("{ cpus: 1 }");

@@ -19,6 +19,8 @@ use landlock::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::machine;
+
 /// Set to `off`, stages are not confined, e.g. to find out whether that is why one fails.
 pub(crate) const SWITCH: &str = "RESTAGE_SANDBOX";
 
@@ -33,6 +35,11 @@ const SYSTEM: &[&str] = &[
 
 /// Devices, and memory that the processes of a program share.
 const DEVICES: &str = "/dev";
+
+/// Where a process names its threads. CUDA does, and says that the system failed where it may not. Whose threads is not ours to
+/// say, as a stage starts processes; what else can be written there is kept by the kernel: of processes of the same user, and of
+/// those that Landlock lets it trace, which are its own.
+const PROCESSES: &str = "/proc";
 
 /// What one task may touch. Folders stand for all that is below them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,7 +126,14 @@ fn machine() -> &'static [Rule] {
         let read = SYSTEM.iter().map(PathBuf::from).chain(environment());
         let rules = read.map(|path| (path, AccessFs::from_read(RULES)));
         let devices = (PathBuf::from(DEVICES), AccessFs::from_all(RULES));
-        rules.chain([devices]).filter_map(|(path, access)| opened(&path, access)).collect()
+        let has_gpu = std::env::var_os(machine::VISIBLE).is_some_and(|gpus| !gpus.is_empty());
+        let threads =
+            (PathBuf::from(PROCESSES), AccessFs::from_read(RULES) | AccessFs::WriteFile | AccessFs::Truncate);
+        rules
+            .chain([devices])
+            .chain(has_gpu.then_some(threads))
+            .filter_map(|(path, access)| opened(&path, access))
+            .collect()
     })
 }
 

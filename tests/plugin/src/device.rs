@@ -1,6 +1,10 @@
 //! A stage that tells what it computes on.
 
-use std::{io::ErrorKind, path::PathBuf, time::Duration};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use restage_stage::{Context, Error, Ports, Result, Stage};
 use schemars::JsonSchema;
@@ -19,6 +23,8 @@ pub(crate) struct DeviceParams {
     name: String,
     /// A folder in which it marks its GPUs as taken while it runs; it fails if one is. Default none.
     taken: Option<PathBuf>,
+    /// Whether it names its thread as CUDA does; it fails if it may not. Default no.
+    names: bool,
     /// How long it takes, in milliseconds. Default 0.
     sleep: u64,
 }
@@ -43,6 +49,10 @@ impl Stage for Device {
                 }
                 made => made.map_err(Error::io(mark))?,
             }
+        }
+        if params.names {
+            let thread = Path::new("/proc/thread-self/comm");
+            std::fs::write(thread, "cuda").map_err(Error::io(thread))?;
         }
         std::thread::sleep(Duration::from_millis(params.sleep));
         for mark in &marks {
