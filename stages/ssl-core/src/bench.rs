@@ -79,7 +79,7 @@ fn take(params: &mut Params, optimizer: &mut AdamW, loss: restage_nn::Scalar<res
     }
     if let Ok(gradients) = params.gradients(loss) {
         // Small, as rounding decides where large first steps of Adam go.
-        optimizer.step(params, &gradients, 1e-4);
+        optimizer.step(params, &gradients, 3e-5);
     }
     value
 }

@@ -18,7 +18,6 @@ fn main() {
         [None, Some(&device as &dyn Device)].map(|device| step(task, device).unwrap());
     // Ten steps on both: losses of the same weights on the same data.
     let losses: Vec<[f32; 2]> = (0..10).map(|_| [here(), there()]).collect();
-    eprintln!("{losses:?}");
     let far = losses.iter().map(|[a, b]| (a - b).abs() / a.abs()).fold(0.0, f32::max);
     let mut seconds: Vec<f64> = (0..steps)
         .map(|_| {
