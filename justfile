@@ -38,3 +38,8 @@ bench-preprocess PYTHON:
 bench-train PYTHON:
     cargo build --release -p restage-ssl-core --example steps
     tests/bench/train.py target/release/examples/steps {{PYTHON}}
+
+# The same on an NVIDIA GPU (PYTHON has a torch for it).
+bench-train-cuda PYTHON:
+    cargo build --release -p restage-ssl-cuda --example steps_cuda
+    tests/bench/train.py target/release/examples/steps_cuda {{PYTHON}} --cuda

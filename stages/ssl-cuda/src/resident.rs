@@ -319,3 +319,19 @@ impl Resident for Placed {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_lie_as_windows_do_and_come_back() {
+        // Two outputs of two inputs and three pixels.
+        let torch: Vec<f32> = [0, 1, 2, 10, 11, 12, 100, 101, 102, 110, 111, 112].map(|v| v as f32).into();
+        let window = Window::of(&[2, 2, 1, 3]);
+        let there = Window::from_torch(window, torch.clone());
+        assert_eq!(there[..6], [0.0, 10.0, 1.0, 11.0, 2.0, 12.0]);
+        assert_eq!(Window::to_torch(window, there), torch);
+        assert_eq!(Window::from_torch(Window::of(&[3, 4]), torch.clone()), torch);
+    }
+}
