@@ -97,8 +97,9 @@ def on_gpu(steps, python):
     """Both on the first GPU: PyTorch eager as it is, and with its convolutions in single precision, as all of ours is."""
     for net in ["mlp", "cnn", "resnet", "vit"]:
         ours = min((told([steps, net, 100], 16) for _ in range(2)), key=lambda run: run["seconds"])
+        theirs = best([python, "-W", "ignore", "-c", TORCH, net, 16, "cuda"], 16)
         exact = "import torch; torch.backends.cudnn.allow_tf32 = False\n"
-        theirs, single = [best([python, "-W", "ignore", "-c", before + TORCH, net, 16, "cuda"], 16) for before in ["", exact]]
+        single = told([python, "-W", "ignore", "-c", exact + TORCH, net, 16, "cuda"], 16)
         print(
             f"{net} on {ours['device']}: {1000 * ours['seconds']:.2f} ms, PyTorch {1000 * theirs['seconds']:.2f} ms "
             f"({1000 * single['seconds']:.2f} without TF32): {theirs['seconds'] / ours['seconds']:.2f}x; ten losses within {ours['far']:.1e} of the CPU's",

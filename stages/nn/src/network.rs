@@ -141,7 +141,8 @@ impl Network {
         source: Source,
     ) -> Value<T> {
         let (x, tape) = x.split_tape();
-        let Pass { values, dims, backward } = resident.forward(self, &tensor::values(&x), dims, T::OWNS_TAPE);
+        let input = |memory: &mut [f32]| x.copy_into(memory);
+        let Pass { values, dims, backward } = resident.forward(self, &input, dims, T::OWNS_TAPE);
         let back = move |dy: &[f32], gradients: &mut Gradients<f32, Cpu>| {
             let Some(backward) = backward else { return Ok(()) };
             let dx = backward(dy, source == Source::Op);

@@ -24,8 +24,9 @@ pub trait Device: Send + Sync {
 ///
 /// A device that fails computes NaN from then on, and [`Resident::failure`] tells why: a training looks at its loss anyway.
 pub trait Resident: Any + Debug + Send + Sync {
-    /// Runs a network of these parameters; `records` keeps what [`Pass::backward`] needs.
-    fn forward(&self, network: &Network, input: &[f32], dims: Dims, records: bool) -> Pass;
+    /// Runs a network of these parameters on what `input` writes to memory of the device's choice; `records` keeps what
+    /// [`Pass::backward`] needs.
+    fn forward(&self, network: &Network, input: &dyn Fn(&mut [f32]), dims: Dims, records: bool) -> Pass;
 
     /// The sum of all gradients' squares.
     fn squared_norm(&self) -> f64;

@@ -1,7 +1,10 @@
 //! A GPU: its memory, products of matrices on it, and its kernels. All `unsafe` of this plugin is here, in `kernels.rs` and in
 //! `libraries.rs`; above them are matrices with sizes.
 
-use std::sync::Arc;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use cudarc::{
     cublas::{
@@ -10,7 +13,7 @@ use cudarc::{
         sys::cublasOperation_t::{self, CUBLAS_OP_N, CUBLAS_OP_T},
     },
     driver::{
-        CudaContext, CudaSlice, CudaStream, CudaView, CudaViewMut, DriverError,
+        CudaContext, CudaEvent, CudaSlice, CudaStream, CudaView, CudaViewMut, DriverError, PinnedHostSlice,
         result::{self, mem_pool},
         sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD,
     },
@@ -68,7 +71,19 @@ pub(crate) struct Gpu {
     blas: CudaBlas,
     pub(crate) kernels: Kernels,
     name: String,
+    /// By their length.
+    staging: Mutex<HashMap<usize, Staging>>,
 }
+
+/// Memory of this machine that the GPU can copy from by itself.
+struct Staging {
+    memory: PinnedHostSlice<f32>,
+    /// The last copy from there.
+    copied: CudaEvent,
+}
+
+/// How many lengths of staging memory are kept: batches of an epoch have two, of few networks.
+const LENGTHS: usize = 16;
 
 /// A matrix, row by row, that is a factor of a product: itself or transposed.
 #[derive(Clone, Copy)]
@@ -129,7 +144,7 @@ impl Gpu {
         let blas = CudaBlas::new(stream.clone()).map_err(GpuError::Blas)?;
         let kernels = Kernels::load(&context)?;
         let name = context.name()?;
-        Ok(Self { stream, blas, kernels, name })
+        Ok(Self { stream, blas, kernels, name, staging: Mutex::default() })
     }
 
     /// Its model.
@@ -152,7 +167,30 @@ impl Gpu {
 
     /// A copy of these.
     pub(crate) fn upload(&self, values: &[f32]) -> Result<Buffer, GpuError> {
-        Ok(self.stream.clone_htod(values)?)
+        self.upload_from(values.len(), &|staging| staging.copy_from_slice(values))
+    }
+
+    /// So many values, all of which `write` writes.
+    pub(crate) fn upload_from(&self, count: usize, write: &dyn Fn(&mut [f32])) -> Result<Buffer, GpuError> {
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.len() > LENGTHS {
+            self.stream.synchronize()?;
+            staging.clear();
+        }
+        if !staging.contains_key(&count) {
+            // SAFETY: any bits are an `f32`, and `write` writes them all before they are read.
+            #[expect(unsafe_code, reason = "memory is not cleared")]
+            let memory = unsafe { self.stream.context().alloc_pinned(count)? };
+            staging.insert(count, Staging { memory, copied: self.stream.context().new_event(None)? });
+        }
+        let Some(Staging { memory, copied }) = staging.get_mut(&count) else {
+            unreachable!("it is there since above")
+        };
+        copied.synchronize()?;
+        write(memory.as_mut_slice()?);
+        let buffer = self.stream.clone_htod(memory)?;
+        copied.record(&self.stream)?;
+        Ok(buffer)
     }
 
     /// A copy of these here; waits for all that was asked of the GPU before.

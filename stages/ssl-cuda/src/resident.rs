@@ -153,8 +153,14 @@ impl Placed {
             .ok()
     }
 
-    fn run(&self, network: &Network, input: &[f32], dims: Dims, records: bool) -> Result<Pass, GpuError> {
-        let x = Batch { values: Rc::new(self.gpu.upload(input)?), dims };
+    fn run(
+        &self,
+        network: &Network,
+        input: &dyn Fn(&mut [f32]),
+        dims: Dims,
+        records: bool,
+    ) -> Result<Pass, GpuError> {
+        let x = Batch { values: Rc::new(self.gpu.upload_from(dims.values(), input)?), dims };
         let mut tape = records.then(Vec::new);
         let state = self.state();
         let y = self.weights(&state).forward(network, x, &mut tape)?;
@@ -250,7 +256,7 @@ impl Training {
 }
 
 impl Resident for Placed {
-    fn forward(&self, network: &Network, input: &[f32], dims: Dims, records: bool) -> Pass {
+    fn forward(&self, network: &Network, input: &dyn Fn(&mut [f32]), dims: Dims, records: bool) -> Pass {
         self.noted(self.run(network, input, dims, records)).unwrap_or_else(|| {
             let dims = dims_after(network, dims);
             Pass { values: vec![f32::NAN; dims.values()], dims, backward: None }
