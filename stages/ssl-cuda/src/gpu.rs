@@ -2,7 +2,7 @@
 //! `libraries.rs`; above them are matrices with sizes.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -177,14 +177,14 @@ impl Gpu {
             self.stream.synchronize()?;
             staging.clear();
         }
-        if !staging.contains_key(&count) {
-            // SAFETY: any bits are an `f32`, and `write` writes them all before they are read.
-            #[expect(unsafe_code, reason = "memory is not cleared")]
-            let memory = unsafe { self.stream.context().alloc_pinned(count)? };
-            staging.insert(count, Staging { memory, copied: self.stream.context().new_event(None)? });
-        }
-        let Some(Staging { memory, copied }) = staging.get_mut(&count) else {
-            unreachable!("it is there since above")
+        let Staging { memory, copied } = match staging.entry(count) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                // SAFETY: any bits are an `f32`, and `write` writes them all before they are read.
+                #[expect(unsafe_code, reason = "memory is not cleared")]
+                let memory = unsafe { self.stream.context().alloc_pinned(count)? };
+                place.insert(Staging { memory, copied: self.stream.context().new_event(None)? })
+            }
         };
         copied.synchronize()?;
         write(memory.as_mut_slice()?);
