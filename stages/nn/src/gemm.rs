@@ -26,6 +26,12 @@ const TILE: usize = 6;
 pub(crate) const DEPTH: usize = 288;
 /// The same of a left operand that is read by columns, of which each is in another line of the cache.
 pub(crate) const COLUMNS_DEPTH: usize = 128;
+/// Values of panels that are read again and again: they stay in the second cache.
+const GROUP: usize = 1 << 17;
+/// Values of a right operand that are packed at once, at least as many as a block has.
+const PACKED: usize = 1 << 18;
+/// Side of a square of the right operand that is turned round at once.
+const SQUARE: usize = 8;
 /// Values from which a right operand is packed by several threads.
 const LARGE: usize = 1 << 16;
 
@@ -64,10 +70,20 @@ impl<'a> View<'a> {
         Self { values, columns, ..self }
     }
 
-    /// As a right operand of this left one.
-    fn panels(&self, left: &View<'_>) -> Panels {
+    /// So many of its rows.
+    fn rows(self, first: usize, rows: usize) -> Self {
+        let values = self.values.get(first * self.steps.0..).unwrap_or_default();
+        Self { values, rows, ..self }
+    }
+
+    /// Longest block of the inner axis, as a left operand.
+    fn depth(&self) -> usize {
+        if self.steps.1 == 1 { DEPTH } else { COLUMNS_DEPTH }
+    }
+
+    /// As a right operand.
+    fn panels(&self, depth: usize) -> Panels {
         let (row, column) = self.steps;
-        let depth = if left.steps.1 == 1 { DEPTH } else { COLUMNS_DEPTH };
         Panels::new(self.values, self.columns, Inner::new([(0, self.rows)], depth), |k| k * row, column)
     }
 
@@ -82,7 +98,7 @@ impl<'a> View<'a> {
 
 /// `c = a b + beta c` on the calling thread.
 pub(crate) fn gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
-    let (panels, starts, targets) = (b.panels(&a), a.starts(), targets(a.rows, b.columns));
+    let (panels, starts, targets) = (b.panels(a.depth()), a.starts(), targets(a.rows, b.columns));
     assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
     block(a, &starts, 0, &panels, Start::scaled(beta), c, &targets);
 }
@@ -92,18 +108,26 @@ pub(crate) fn par_gemm(a: View<'_>, b: View<'_>, beta: f32, c: &mut [f32]) {
     par(a, b, Start::scaled(beta), c);
 }
 
-/// `c = a b` and what `start` says, in parallel over blocks of rows.
-pub(crate) fn par(a: View<'_>, b: View<'_>, start: Start<'_>, c: &mut [f32]) {
+/// `c = a b` and what `start` says, in parallel over blocks of rows. As much of the inner axis at a time as has panels that stay
+/// in the second cache, where all rows find them.
+pub(crate) fn par(a: View<'_>, b: View<'_>, mut start: Start<'_>, c: &mut [f32]) {
     assert_eq!((a.columns, c.len()), (b.rows, a.rows * b.columns), "shapes of a product");
     assert!(!matches!(start, Start::Row(row) if row.len() != b.columns), "a value for every column");
     if c.is_empty() {
         return;
     }
-    let (panels, starts, targets) = (b.panels(&a), a.starts(), targets(ROWS, b.columns));
-    c.par_chunks_mut(ROWS * b.columns).enumerate().for_each(|(task, c)| {
-        let targets = &targets[..c.len() / b.columns];
-        block(a, &starts, task * ROWS, &panels, start, c, targets);
-    });
+    let targets = targets(ROWS, b.columns);
+    let parts = b.rows.div_ceil((PACKED / b.columns).max(a.depth())).max(1);
+    for part in 0..parts {
+        let [from, to] = [part, part + 1].map(|part| b.rows * part / parts);
+        let (a, b) = (a.columns(from, to - from), b.rows(from, to - from));
+        let (panels, starts) = (b.panels(a.depth()), a.starts());
+        c.par_chunks_mut(ROWS * b.columns).enumerate().for_each(|(task, c)| {
+            let targets = &targets[..c.len() / b.columns];
+            block(a, &starts, task * ROWS, &panels, start, c, targets);
+        });
+        start = Start::Scaled(1.0);
+    }
 }
 
 /// The rows of `a` from `first`, as many as there are targets.
@@ -161,6 +185,8 @@ pub(crate) struct Panels {
     columns: usize,
     /// The same, filled up with zeros to whole registers.
     padded: usize,
+    /// First column and width of each.
+    panels: Vec<(usize, usize)>,
     runs: Vec<Run>,
     blocks: Vec<Block>,
 }
@@ -197,30 +223,28 @@ impl Panels {
         }
         let lanes = ARCH.dispatch(Lanes);
         let padded = columns.div_ceil(lanes) * lanes;
+        let panels: Vec<(usize, usize)> = panels(padded, lanes).collect();
         let length: usize = runs.iter().map(|run| run.length).sum();
         let mut packed = Scratch::new(length * padded);
 
         let mut rest = &mut packed[..];
         let mut parts = Vec::new();
-        for block in &blocks {
-            let (part, others) = rest.split_at_mut(block.length * padded);
-            parts.push((block, part));
+        for (block, (column, width)) in blocks.iter().flat_map(|block| panels.iter().map(move |p| (block, p)))
+        {
+            let (panel, others) = rest.split_at_mut(block.length * width);
+            parts.push((block, *column, *width, panel));
             rest = others;
         }
-        let pack = |(block, mut part): (&Block, &mut [f32])| {
-            for (column, width) in panels(padded, lanes) {
-                let (panel, others) = part.split_at_mut(block.length * width);
-                let used = width.min(columns - column);
-                pack_panel(&values[column * step..], block.first, &row, step, used, panel, width);
-                part = others;
-            }
+        let pack = |(block, column, width, panel): (&Block, usize, usize, &mut [f32])| {
+            let values = values.get(column * step..).unwrap_or_default();
+            pack_panel(values, block.first, &row, step, width.min(columns - column), panel, width);
         };
         if length * padded < LARGE {
             parts.into_iter().for_each(pack);
         } else {
             parts.into_par_iter().for_each(pack);
         }
-        Self { values: packed, columns, padded, runs, blocks }
+        Self { values: packed, columns, padded, panels, runs, blocks }
     }
 }
 
@@ -243,18 +267,35 @@ fn pack_panel(
         }
         return;
     }
-    // Few lines at a time, so that they stay in the nearest cache while columns are walked along.
-    const LINES: usize = 16;
-    for (group, lines) in panel.chunks_mut(LINES * width).enumerate() {
-        let rows: [usize; LINES] = std::array::from_fn(|k| {
-            let inside = k < lines.len() / width;
-            if inside { row(first + group * LINES + k) } else { 0 }
-        });
-        for column in 0..used {
-            let values = &values[column * step..];
-            for (line, row) in lines.chunks_exact_mut(width).zip(rows) {
-                line[column] = values[row];
+    // Square by square, turned round in registers where the values of a column lie together.
+    let mut k = first;
+    let mut squares = panel.chunks_exact_mut(SQUARE * width);
+    for lines in &mut squares {
+        let rows: [usize; SQUARE] = std::array::from_fn(|line| row(k + line));
+        let together = rows.iter().enumerate().all(|(line, row)| *row == rows[0] + line);
+        let mut column = 0;
+        while column < used {
+            if together && column + SQUARE <= used {
+                let square: [&[f32]; SQUARE] =
+                    std::array::from_fn(|beside| &values[(column + beside) * step + rows[0]..][..SQUARE]);
+                for line in 0..SQUARE {
+                    let turned: [f32; SQUARE] = std::array::from_fn(|beside| square[beside][line]);
+                    lines[line * width + column..][..SQUARE].copy_from_slice(&turned);
+                }
+                column += SQUARE;
+            } else {
+                for (line, row) in rows.iter().enumerate() {
+                    lines[line * width + column] = values[column * step + row];
+                }
+                column += 1;
             }
+        }
+        k += SQUARE;
+    }
+    for (index, line) in squares.into_remainder().chunks_exact_mut(width).enumerate() {
+        let row = row(k + index);
+        for (column, value) in line[..used].iter_mut().enumerate() {
+            *value = values[column * step + row];
         }
     }
 }
@@ -346,15 +387,16 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let right = self.right;
+        let widest = right.panels.first().map_or(1, |(_, width)| *width);
+        let (rows, tiled) = (self.targets.len(), self.targets.len() / TILE * TILE);
         for block in &right.blocks {
-            let mut packed = &right.values[block.first * right.padded..];
-            for (column, width) in panels(right.padded, S::F32_LANES) {
-                let (panel, rest) = packed.split_at(block.length * width);
-                packed = rest;
-                match width / S::F32_LANES {
-                    4 => self.panel::<S, 4>(simd, block, panel, column),
-                    2 => self.panel::<S, 2>(simd, block, panel, column),
-                    _ => self.panel::<S, 1>(simd, block, panel, column),
+            let group = (GROUP / (block.length * widest).max(1)).max(1);
+            for panels in right.panels.chunks(group) {
+                for row in (0..tiled).step_by(TILE) {
+                    self.tiles::<S, TILE>(simd, block, panels, row);
+                }
+                for row in tiled..rows {
+                    self.tiles::<S, 1>(simd, block, panels, row);
                 }
             }
             self.start = Start::Scaled(1.0);
@@ -363,16 +405,23 @@ impl WithSimd for Product<'_> {
 }
 
 impl Product<'_> {
+    /// Along the panels, so that rows of the result are written from one end to the other.
     #[inline(always)]
-    fn panel<S: Simd, const V: usize>(&mut self, simd: S, block: &Block, panel: &[f32], column: usize) {
-        let (panel, _) = cast_slice::<f32, S::f32s>(panel).as_chunks::<V>();
-        let rows = self.targets.len();
-        let tiled = rows - rows % TILE;
-        for row in (0..tiled).step_by(TILE) {
-            self.tile::<S, TILE, V>(simd, block, panel, row, column);
-        }
-        for row in tiled..rows {
-            self.tile::<S, 1, V>(simd, block, panel, row, column);
+    fn tiles<S: Simd, const R: usize>(
+        &mut self,
+        simd: S,
+        block: &Block,
+        panels: &[(usize, usize)],
+        row: usize,
+    ) {
+        for (column, width) in panels {
+            let at = block.first * self.right.padded + block.length * column;
+            let panel = cast_slice::<f32, S::f32s>(&self.right.values[at..][..block.length * width]);
+            match width / S::F32_LANES {
+                4 => self.tile::<S, R, 4>(simd, block, panel.as_chunks().0, row, *column),
+                2 => self.tile::<S, R, 2>(simd, block, panel.as_chunks().0, row, *column),
+                _ => self.tile::<S, R, 1>(simd, block, panel.as_chunks().0, row, *column),
+            }
         }
     }
 
