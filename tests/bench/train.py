@@ -4,10 +4,12 @@
     just bench-train PYTHON             # builds what it needs, then:
     tests/bench/train.py target/release/examples/steps PYTHON [mlp] [cnn] [resnet] [vit]
 
-PYTHON has torch. A step is forward, backward and AdamW; each figure is the median of ten, the better of two processes. Memory is
-the largest resident set; of PyTorch's process less what it had after its imports. `GFLOP` counts products and sums of the
-products with weights in a step (not those of tokens by tokens), three times those of the forward pass; beside them stands what a plain product of 1024 x 1024
-matrices in PyTorch reaches with as many threads.
+PYTHON has torch. A step is forward, backward and AdamW; each figure is the smallest of ten, the best of three processes that take
+turns. Memory is the largest resident set; of PyTorch's process less what it had after its imports. `GFLOP` counts products and
+sums of the products with weights in a step (not those of tokens by tokens), three times those of the forward pass; `GB` what a
+step must move if every layer reads its input and writes its output, and reads both gradients and its input and writes one on the
+way back, and if AdamW reads four values of a weight and writes three. Beside them stands what a product of 1024 x 1024 matrices
+and a copy of 256 MB reach in PyTorch with as many threads, and the time of a step at those rates, one after the other.
 """
 import json
 import os
@@ -66,19 +68,21 @@ for _ in range(repeats // 10): step()
 wait(); times = []
 for _ in range(repeats):
     began = time.perf_counter(); step(); wait(); times.append(time.perf_counter() - began)
-flops = 0
+flops = moved = 0
 def count(module, inputs, output):
-    global flops
+    global flops, moved
     if isinstance(module, nn.Conv2d): flops += 2 * output.numel() * module.in_channels * module.kernel_size[0] ** 2
     if isinstance(module, nn.Linear): flops += 2 * output.numel() * module.in_features
+    if not list(module.children()): moved += 4 * (3 * inputs[0].numel() + 2 * output.numel())
 hooks = [m.register_forward_hook(count) for m in model.modules()]
 loss()
 for hook in hooks: hook.remove()
+moved += 4 * 7 * sum(p.numel() for p in model.parameters())
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-a, b = torch.rand(1024, 1024), torch.rand(1024, 1024); a @ b; rates = []
-for _ in range(5):
-    began = time.perf_counter(); a @ b; wait(); rates.append(2 * 1024**3 / (time.perf_counter() - began) / 1e9)
-print(json.dumps({"seconds": sorted(times)[repeats // 2], "memory": peak, "gflop": 3 * flops / 1e9, "rate": max(rates)}))
+def fastest(run): return min((began := time.perf_counter(), run(), wait(), time.perf_counter() - began)[3] for _ in range(8))
+a, b = torch.rand(1024, 1024), torch.rand(1024, 1024); c, d = torch.rand(2**25), torch.rand(2**25)
+rate, stream = 2 * 1024**3 / fastest(lambda: a @ b) / 1e9, 2 * 2**27 / fastest(lambda: c.copy_(d)) / 1e9
+print(json.dumps({"seconds": sorted(times)[0 if device == "cpu" else repeats // 2], "memory": peak, "gflop": 3 * flops / 1e9, "gb": moved / 1e9, "rate": rate, "stream": stream}))
 '''
 
 
@@ -88,16 +92,19 @@ def told(command, threads):
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def best(command, threads):
-    runs = [told(command, threads) for _ in range(2)]
-    return min(runs, key=lambda run: run["seconds"])
+def fastest(command, threads):
+    return min((told(command, threads) for _ in range(2)), key=lambda run: run["seconds"])
+
+
+def best(runs, what="seconds", of=min):
+    return of(run[what] for run in runs)
 
 
 def on_gpu(steps, python):
     """Both on the first GPU: PyTorch eager as it is, and with its convolutions in single precision, as all of ours is."""
     for net in ["mlp", "cnn", "resnet", "vit"]:
-        ours = min((told([steps, net, 100], 16) for _ in range(2)), key=lambda run: run["seconds"])
-        theirs = best([python, "-W", "ignore", "-c", TORCH, net, 16, "cuda"], 16)
+        ours = fastest([steps, net, 100], 16)
+        theirs = fastest([python, "-W", "ignore", "-c", TORCH, net, 16, "cuda"], 16)
         exact = "import torch; torch.backends.cudnn.allow_tf32 = False\n"
         single = told([python, "-W", "ignore", "-c", exact + TORCH, net, 16, "cuda"], 16)
         print(
@@ -113,13 +120,16 @@ def main():
         return on_gpu(steps, python)
     for net in sys.argv[3:] or ["mlp", "cnn", "resnet", "vit"]:
         for threads in [1, 2]:
-            ours = best([steps, net], threads)
-            theirs = best([python, "-W", "ignore", "-c", TORCH, net, threads, "cpu"], threads)
-            rate = theirs["gflop"] / ours["seconds"]
+            theirs = [python, "-W", "ignore", "-c", TORCH, net, threads, "cpu"]
+            turns = [(told([steps, net], threads), told(theirs, threads)) for _ in range(3)]
+            ours, theirs = zip(*turns)
+            step, rate, stream = best(ours), best(theirs, "rate", max), best(theirs, "stream", max)
+            gflop, gb = theirs[0]["gflop"], theirs[0]["gb"]
             print(
-                f"{net}, {threads} thread{'s' * (threads > 1)}: {1000 * ours['seconds']:.1f} ms, PyTorch {1000 * theirs['seconds']:.1f} ms: "
-                f"{theirs['seconds'] / ours['seconds']:.2f}x; memory {ours['memory'] / 2**20:.0f} MiB, {theirs['memory'] / 2**20:.0f} MiB; "
-                f"{theirs['gflop']:.1f} GFLOP a step, {rate:.0f} GFLOP/s of {theirs['rate']:.0f}",
+                f"{net}, {threads} thread{'s' * (threads > 1)}: {1000 * step:.1f} ms, PyTorch {1000 * best(theirs):.1f} ms: "
+                f"{best(theirs) / step:.2f}x; memory {best(ours, 'memory') / 2**20:.0f} MiB, {best(theirs, 'memory') / 2**20:.0f} MiB; "
+                f"{gflop:.1f} GFLOP at {gflop / step:.0f} GFLOP/s of {rate:.0f}, {gb:.2f} GB of {stream:.1f} GB/s: "
+                f"{1000 * (gflop / rate + gb / stream):.0f} ms at those rates",
                 flush=True,
             )
 

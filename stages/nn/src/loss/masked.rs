@@ -1,9 +1,13 @@
 //! Errors of what was predicted, over those entries that were hidden.
 
 use dfdx::prelude::*;
+use pulp::NullaryFnOnce;
 use rayon::prelude::*;
 
-use crate::tensor::{self, Matrix, Scalar, gradient_mut, take_gradient};
+use crate::{
+    tensor::{self, Matrix, Scalar, gradient_mut, take_gradient},
+    wide,
+};
 
 /// Values that one partial sum takes. Fixed: it must not depend on the number of threads.
 const CHUNK: usize = 8192;
@@ -24,12 +28,7 @@ pub fn masked_mse<T: Tape<f32, Cpu>>(prediction: Matrix<T>, target: Vec<f32>, ma
         .par_chunks(CHUNK)
         .zip(target.par_chunks(CHUNK))
         .zip(mask.par_chunks(CHUNK))
-        .map(|((predicted, target), mask)| {
-            let squares = predicted.iter().zip(target).zip(mask).filter(|(_, mask)| **mask);
-            squares.fold((0.0, 0), |(sum, count), ((predicted, target), _)| {
-                (sum + f64::from(predicted - target).powi(2), count + 1)
-            })
-        })
+        .map(|((predicted, target), mask)| wide::run(Squares { predicted, target, mask }))
         .collect();
     let (sum, count) = sums.iter().fold((0.0, 0), |(a, n), (b, m)| (a + b, n + m));
     let count = count.max(1);
@@ -44,14 +43,64 @@ pub fn masked_mse<T: Tape<f32, Cpu>>(prediction: Matrix<T>, target: Vec<f32>, ma
             .zip(predicted.par_chunks(CHUNK))
             .zip(target.par_chunks(CHUNK).zip(mask.par_chunks(CHUNK)))
             .for_each(|((gradient, predicted), (target, mask))| {
-                let entries = gradient.iter_mut().zip(predicted).zip(target.iter().zip(mask));
-                for ((gradient, predicted), (target, mask)) in entries {
-                    *gradient += if *mask { slope * (predicted - target) } else { 0.0 };
-                }
+                wide::run(Slopes { gradient, predicted, target, mask, slope });
             });
         Ok(())
     });
     loss.put_tape(tape)
+}
+
+/// The sum of squares where there is a mask, and how many there are. In fixed lanes, as [`wide::sum_of`].
+struct Squares<'a> {
+    predicted: &'a [f32],
+    target: &'a [f32],
+    mask: &'a [bool],
+}
+
+impl NullaryFnOnce for Squares<'_> {
+    type Output = (f64, usize);
+
+    #[inline(always)]
+    fn call(self) -> (f64, usize) {
+        const LANES: usize = 8;
+        let mut sums = [0.0; LANES];
+        let error =
+            |predicted: f32, target: f32, mask: bool| f64::from(if mask { predicted - target } else { 0.0 });
+        let ((predicted, p), (target, t)) = (self.predicted.as_chunks(), self.target.as_chunks());
+        let (mask, m) = self.mask.as_chunks::<LANES>();
+        for ((predicted, target), mask) in predicted.iter().zip(target).zip(mask) {
+            let (predicted, target): (&[f32; LANES], &[f32; LANES]) = (predicted, target);
+            for lane in 0..LANES {
+                let error = error(predicted[lane], target[lane], mask[lane]);
+                sums[lane] += error * error;
+            }
+        }
+        for (lane, ((predicted, target), mask)) in p.iter().zip(t).zip(m).enumerate() {
+            sums[lane] += error(*predicted, *target, *mask).powi(2);
+        }
+        (sums.iter().sum(), self.mask.iter().map(|mask| usize::from(*mask)).sum())
+    }
+}
+
+/// Adds the gradient of the mean.
+struct Slopes<'a> {
+    gradient: &'a mut [f32],
+    predicted: &'a [f32],
+    target: &'a [f32],
+    mask: &'a [bool],
+    slope: f32,
+}
+
+impl NullaryFnOnce for Slopes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let entries = self.gradient.iter_mut().zip(self.predicted).zip(self.target.iter().zip(self.mask));
+        for ((gradient, predicted), (target, mask)) in entries {
+            *gradient += if *mask { self.slope * (predicted - target) } else { 0.0 };
+        }
+    }
 }
 
 #[cfg(test)]
