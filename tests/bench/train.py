@@ -9,7 +9,7 @@ turns. Memory is the largest resident set; of PyTorch's process less what it had
 sums of the products with weights in a step (not those of tokens by tokens), three times those of the forward pass; `GB` what a
 step must move if every layer reads its input and writes its output, and reads both gradients and its input and writes one on the
 way back, and if AdamW reads four values of a weight and writes three. Beside them stands what a product of 1024 x 1024 matrices
-and a copy of 256 MB reach in PyTorch with as many threads, and the time of a step at those rates, one after the other.
+and a copy (134 MB read, 134 MB written) reach in PyTorch with as many threads, and the time of a step at those rates, one after the other.
 """
 import json
 import os

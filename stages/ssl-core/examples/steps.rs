@@ -8,7 +8,12 @@ use std::time::Instant;
 
 use restage_ssl_core::bench::{Task, step};
 
+/// In a pool of threads, as a host runs a stage.
 fn main() {
+    rayon::ThreadPoolBuilder::new().build().unwrap().install(measure);
+}
+
+fn measure() {
     let mut arguments = std::env::args().skip(1);
     let net: Task = serde_json::from_value(arguments.next().unwrap().into()).unwrap();
     let steps: usize = arguments.next().map_or(10, |steps| steps.parse().unwrap());
