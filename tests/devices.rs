@@ -43,11 +43,15 @@ fn on_the_cpu_both_plugins_give_the_same_bytes() {
     assert_eq!(digest("cpu_by_gpu", "embedding"), digest("gpu_by_cpu", "embedding"));
 }
 
-/// With a GPU or without one: `auto` takes what there is.
+/// With a GPU or without one: `auto` takes what there is, and says what.
 #[test]
 fn auto_takes_what_there_is() {
     let sandbox = sandbox("auto");
-    assert_eq!(sandbox.ran(&["w.yaml"]), 7);
+    let ended = sandbox.run(&["--log", "info", "run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    let told = ended.all();
+    let on_cpu = told.contains("computes on the CPU: there is no");
+    assert!(on_cpu || told.contains("computes on NVIDIA"), "{told}");
 }
 
 #[test]

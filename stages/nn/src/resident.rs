@@ -10,7 +10,7 @@ use crate::{
 
 /// What runs networks in a memory of its own.
 pub trait Device: Send + Sync {
-    /// What it is called, for people: its model and its driver's version.
+    /// What it is called, for people: its model.
     fn name(&self) -> &str;
 
     /// Copies these parameters to its memory.
@@ -37,10 +37,8 @@ pub trait Resident: Any + Debug + Send + Sync {
     /// Moves the parameters by their gradients, which are 0 afterwards.
     fn step(&self, update: Update);
 
-    /// Moves the parameters towards those of another copy of the same: `kept` of them stays.
-    ///
-    /// # Panics
-    /// If the other are those of another network or device.
+    /// Moves the parameters towards those of another copy of the same: `kept` of them stays. Those of another network or device are
+    /// a failure.
     fn follow(&self, other: &dyn Resident, kept: f32);
 
     /// A copy of the parameters, without gradients.

@@ -41,10 +41,25 @@ impl State {
     }
 
     /// Fetches what a device has of it.
-    pub(crate) fn fetch(&mut self) {
+    ///
+    /// # Errors
+    /// If the device has failed: what it gave is not to be kept.
+    pub(crate) fn fetch(&mut self) -> Result<()> {
         self.optimizer.fetch(&self.params);
         for params in std::iter::once(&mut self.params).chain(&mut self.memory.teacher) {
             params.fetch();
+        }
+        self.check_device()
+    }
+
+    /// Whether the device that has some of it, if there is one, still works.
+    pub(crate) fn check_device(&self) -> Result<()> {
+        let all = std::iter::once(&self.params).chain(&self.memory.teacher);
+        match all.filter_map(|params| params.failure()).next() {
+            Some(failure) => {
+                Err(Error::invalid(format!("the device failed in epoch {}: {failure}", self.epochs)))
+            }
+            None => Ok(()),
         }
     }
 }

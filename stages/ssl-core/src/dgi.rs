@@ -4,7 +4,7 @@
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    Matrix, ParamId, Params, Projection, Recording, Source,
+    Matrix, Params, Projection, Recording, Source,
     dfdx::prelude::{NoneTape, Trace, WithEmptyTape},
     infomax, sigmoid, tensor,
 };
@@ -61,11 +61,6 @@ impl Dgi<'_> {
 impl Objective for Dgi<'_> {
     fn items(&self) -> usize {
         self.sections.count()
-    }
-
-    /// None: no device has layers on a graph.
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn batches(&self, spots: usize) -> usize {

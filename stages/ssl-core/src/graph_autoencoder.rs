@@ -5,7 +5,7 @@
 
 use rand::Rng;
 use restage_nn::{
-    MaskToken, Matrix, ParamId, Params, Projection, Recording, Source, Sparse,
+    MaskToken, Matrix, Params, Projection, Recording, Source, Sparse,
     dfdx::prelude::{NoneTape, Trace},
     masked_mse, scaled_cosine_error, tensor,
 };
@@ -63,11 +63,6 @@ impl GraphAutoencoder<'_> {
 impl Objective for GraphAutoencoder<'_> {
     fn items(&self) -> usize {
         self.sections.count()
-    }
-
-    /// None: no device has layers on a graph.
-    fn parameters(&self) -> Vec<ParamId> {
-        Vec::new()
     }
 
     fn batches(&self, spots: usize) -> usize {

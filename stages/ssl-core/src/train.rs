@@ -27,10 +27,13 @@ pub(crate) trait Objective {
     /// Number of training spots; of sections, where whole ones are trained on.
     fn items(&self) -> usize;
 
-    /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only.
+    /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only. None of those
+    /// on a graph, whose layers no device has.
     ///
     /// [`Network`]: restage_nn::Network
-    fn parameters(&self) -> Vec<ParamId>;
+    fn parameters(&self) -> Vec<ParamId> {
+        Vec::new()
+    }
 
     /// Batches an epoch, for so many spots in each at most.
     fn batches(&self, spots: usize) -> usize {
@@ -132,9 +135,7 @@ pub(crate) fn train(
                 let share = (step + 1) as f64 / steps.max(1) as f64;
                 objective.remember(&mut state.memory, &state.params, seen, share);
             }
-            if let Some(failure) = state.params.failure() {
-                return Err(Error::invalid(format!("the device failed at epoch {done}: {failure}")));
-            }
+            state.check_device()?;
             if !value.is_finite() || norm.is_some_and(|norm| !norm.is_finite()) {
                 return Err(Error::invalid(format!(
                     "training diverged at epoch {done}: the loss is {value}; lower `learning_rate`"
@@ -182,14 +183,14 @@ pub(crate) fn train(
         pace.tell(ctx, done, options.epochs - state.epochs);
         best.add(state.curves["loss"][done]);
         if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < options.epochs {
-            state.fetch();
+            state.fetch()?;
             checkpoint::save(ctx.scratch(), &state)?;
         }
     }
     if state.epochs < options.epochs {
         tracing::info!("stopped after epoch {}: the loss no longer falls", state.epochs);
     }
-    state.fetch();
+    state.fetch()?;
     state.params.leave();
     if let Some(teacher) = &mut state.memory.teacher {
         teacher.leave();
