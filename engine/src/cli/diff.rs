@@ -15,7 +15,7 @@ use crate::{
     report::{Comparison, Entry, Side},
     run::{
         self,
-        event::{Event, InstanceHead},
+        event::{Event, InstanceHead, Started},
         journal,
     },
 };
@@ -122,7 +122,8 @@ fn of_run(folder: &Path, events: Vec<Event>) -> Side {
     let mut title = folder.display().to_string();
     for event in events {
         match event {
-            Event::Started { instances: all, workflow, time, .. } => {
+            Event::Started(started) => {
+                let Started { instances: all, workflow, time, .. } = *started;
                 let file = workflow.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 title = format!("{file}, run of {} ({})", super::shown_time(time), folder.display());
                 instances = all;

@@ -16,6 +16,7 @@ mod limits;
 mod plan;
 mod plugin;
 mod progress;
+mod report;
 mod run;
 mod schema;
 mod show;
@@ -65,6 +66,8 @@ enum Command {
     Status(status::Arguments),
     /// Show the artifacts of a workflow's last run
     Show(show::Arguments),
+    /// Write a run's table: Markdown, CSV, JSON or LaTeX
+    Report(report::Arguments),
     /// Compare two workflows, or two runs
     Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
@@ -253,7 +256,7 @@ impl Command {
             Self::Cache(arguments) => arguments.json(),
             Self::Status(arguments) => arguments.json,
             Self::Diff(arguments) => arguments.json,
-            Self::Graph(_) | Self::Schema(_) | Self::Fmt(_) | Self::Host => false,
+            Self::Graph(_) | Self::Report(_) | Self::Schema(_) | Self::Fmt(_) | Self::Host => false,
         }
     }
 }
@@ -269,6 +272,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Graph(arguments) => graph::run(arguments).await,
             Command::Status(arguments) => status::run(&arguments),
             Command::Show(arguments) => show::run(&arguments),
+            Command::Report(arguments) => report::run(&arguments),
             Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Schema(arguments) => schema::run(arguments).await,

@@ -106,7 +106,7 @@ impl Progress {
             Event::Skipped { action, because } => {
                 self.line(&format!("  skip {}: it reads {}", self.name(*action), self.name(*because)));
             }
-            Event::Started { .. } | Event::Metric { .. } | Event::Done { .. } | Event::Finished { .. } => {}
+            Event::Started(_) | Event::Metric { .. } | Event::Done { .. } | Event::Finished { .. } => {}
         }
     }
 

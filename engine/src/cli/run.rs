@@ -17,8 +17,12 @@ use super::{
 use crate::{
     cache::Cache,
     plan::Plan,
-    report::Table,
-    run::{self, End, Summary, event::Event, journal::Journal},
+    report::{Outcome, Table},
+    run::{
+        self, End, Summary,
+        event::{Event, Started},
+        journal::Journal,
+    },
     site::Site,
 };
 
@@ -44,8 +48,8 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         eprintln!("planning again without what the remote could not give");
         ended = run_once(&arguments, cache.clone()).await?;
     }
-    let Ended { plan, summary } = ended;
-    let table = Table::new(&plan, &summary, &cache.store);
+    let Ended { plan, summary, outcome } = ended;
+    let table = Table::new(&outcome, &cache.store);
     if target.json {
         print_json(&to_json(&plan, &summary, &table));
     } else {
@@ -61,6 +65,7 @@ const MOST_PLANS: usize = 20;
 struct Ended {
     plan: Plan,
     summary: Summary,
+    outcome: Outcome,
 }
 
 async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure> {
@@ -70,30 +75,31 @@ async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure>
     let started = run::started(&workflow, &plan);
     let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
-    let reader = read(receiver, journal, Progress::new(&plan), &started);
+    let reader = read(receiver, journal, Progress::new(&plan), started);
     let executor = arguments.limits.executor(&cache.store);
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
     let (summary, recorded) =
         tokio::join!(run::run(&mut plan, &cache, executor, machine, sender, cancel), reader);
     interrupts.abort();
-    recorded?;
-    Ok(Ended { plan, summary: summary? })
+    Ok(Ended { plan, summary: summary?, outcome: recorded? })
 }
 
-/// Reads the run's events to their end: each is written down, then shown.
+/// Reads the run's events to their end: each is written down, then shown, then counted.
 async fn read(
     mut events: mpsc::Receiver<Event>,
     mut journal: Journal,
     mut progress: Progress,
-    started: &Event,
-) -> Result<(), Failure> {
-    journal.write(started)?;
+    started: Started,
+) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::begun(started.clone());
+    journal.write(&Event::Started(Box::new(started)))?;
     while let Some(event) = events.recv().await {
         journal.write(&event)?;
         progress.show(&event, |action| journal.log_path(action));
+        outcome.add(event);
     }
-    Ok(())
+    Ok(outcome)
 }
 
 /// Ctrl-C once, or what Slurm and a closed terminal send: stages are asked to stop, and what is done is kept. Twice: now;

@@ -72,7 +72,9 @@ fn count(events: &[Event]) -> Counts {
     let mut counts = Counts::default();
     for event in events {
         match event {
-            Event::Started { time, actions, .. } => (counts.time, counts.actions) = (*time, actions.len()),
+            Event::Started(started) => {
+                (counts.time, counts.actions) = (started.time, started.actions.len());
+            }
             Event::Done { how: How::Ran { .. }, .. } => counts.ran += 1,
             Event::Done { how: How::Cached | How::Fetched, .. } => counts.reused += 1,
             Event::Failed { .. } => counts.failed += 1,

@@ -90,8 +90,24 @@ pub(super) fn variants(
         None => own_name,
     };
     let baseline: Arc<str> = baseline.into();
+    check_family(workflow, &made, problems);
     let list = select(made.list, workflow, selection, &baseline, problems);
     Variants { as_written, list, baseline }
+}
+
+/// Tells what `family` names that is neither a variant nor an ablation.
+fn check_family(workflow: &Workflow, made: &Made, problems: &mut Diagnostics) {
+    let sweep = &workflow.sweep;
+    for Located { value, at } in &sweep.family {
+        let ablations = || sweep.ablate.iter().map(|ablation| ablation.name.value.as_str());
+        if !made.names.contains_key(value) && !ablations().any(|name| name == value) {
+            let known = made.list.iter().map(|variant| &*variant.name).chain(ablations());
+            problems.push(
+                Diagnostic::new(at, format!("there is no variant `{value}`"), "in the family of comparisons")
+                    .help(suggest(value, known)),
+            );
+        }
+    }
 }
 
 /// Variants so far, and where each name was given.

@@ -8,7 +8,7 @@ use restage_cache::Digest;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Series;
+use super::{Series, statistics::mean};
 use crate::plan::differences;
 
 /// Which stage: variant, place, seed.
@@ -261,9 +261,7 @@ fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
     };
     // A mapped stage counts with the mean over its places.
     let series = |by_seed: BTreeMap<Option<u64>, Vec<f64>>| {
-        Series::new(
-            by_seed.into_values().map(|values| values.iter().sum::<f64>() / values.len() as f64).collect(),
-        )
+        Series::new(by_seed.into_values().map(|values| mean(&values)).collect())
     };
     let (mut of_a, mut of_b) = (collect(a), collect(b));
     let ids: BTreeSet<(String, String)> = of_a.keys().chain(of_b.keys()).cloned().collect();

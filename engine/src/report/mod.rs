@@ -7,6 +7,8 @@ mod diff;
 mod graph;
 mod grid;
 mod holding;
+mod outcome;
+mod statistics;
 mod table;
 
 pub(crate) use audit::{Audited, Ended, judge, sample};
@@ -15,4 +17,5 @@ pub(crate) use diff::{Comparison, Entry, Side};
 pub(crate) use graph::{Edge, Graph, Node, State};
 pub(crate) use grid::{grid, size};
 pub(crate) use holding::{Holding, Origins};
-pub(crate) use table::{Series, Table};
+pub(crate) use outcome::Outcome;
+pub(crate) use table::{Format, Series, Table};

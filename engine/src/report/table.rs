@@ -1,16 +1,22 @@
-//! The ablation table: per variant the metrics over seeds, the difference to the baseline, what ran for it.
+//! The ablation table: per variant the metrics over seeds, the difference to the baseline and what it is worth, what ran.
 
-use std::collections::BTreeSet;
+mod formats;
 
-use comfy_table::{CellAlignment, Table as Drawing, presets::UTF8_HORIZONTAL_ONLY};
-use petgraph::graph::NodeIndex;
-use restage_cache::Store;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use restage_cache::{Digest, Store};
+use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
+pub(crate) use formats::Format;
+
+use super::{
+    outcome::{Numbers, Outcome, Scores},
+    statistics::{Paired, correct, mean, paired, sd},
+};
 use crate::{
-    plan::{Instance, Plan},
-    run::{End, Summary, event::How, metrics},
-    workflow::MetricRef,
+    run::event::{How, InstanceHead},
+    workflow::{MetricRef, Test},
 };
 
 /// The ablation table.
@@ -18,17 +24,30 @@ use crate::{
 pub(crate) struct Table {
     /// Names of the metrics, `stage.name`; differences are of the first.
     pub(crate) metrics: Vec<String>,
+    pub(crate) baseline: String,
+    /// Groups, as patients or sections, in which variants are compared. Empty if the first metric has none.
+    pub(crate) groups: Vec<String>,
+    /// How they are compared.
+    pub(crate) test: Test,
     pub(crate) rows: Vec<Row>,
+    /// What a reader must know, in whole sentences.
+    pub(crate) notes: Vec<String>,
 }
 
 /// One variant.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct Row {
     pub(crate) variant: String,
     /// Per metric; `None` if it is not there.
     pub(crate) values: Vec<Option<Series>>,
+    /// The first metric per group, mean over seeds.
+    pub(crate) groups: Numbers,
     /// Mean over seeds of the first metric's difference to the baseline, seed by seed.
     pub(crate) difference: Option<f64>,
+    /// The first metric against the baseline, group by group.
+    pub(crate) comparison: Option<Paired>,
+    /// What its scores speak of: `inductive`, `transductive` or `optimistic`, if the stage that gives them says so.
+    pub(crate) setting: Option<String>,
     /// Stages of it that ran in this run, and did not for a variant above.
     pub(crate) ran: usize,
     /// Stages of it that did not have to run.
@@ -50,11 +69,7 @@ impl Series {
         if values.is_empty() {
             return None;
         }
-        let n = values.len() as f64;
-        let mean = values.iter().sum::<f64>() / n;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let sd = (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt());
-        Some(Self { values, mean, sd })
+        Some(Self { mean: mean(&values), sd: sd(&values), values })
     }
 
     /// Mean of the differences seed by seed; a value without seeds meets each.
@@ -65,55 +80,10 @@ impl Series {
         let n = a.len().max(b.len());
         (0..n).map(|index| at(a, index) - at(b, index)).sum::<f64>() / n as f64
     }
-}
 
-impl Table {
-    pub(crate) fn new(plan: &Plan, summary: &Summary, store: &Store) -> Self {
-        let mut counted = BTreeSet::new();
-        let rows: Vec<Row> =
-            plan.variants.iter().map(|variant| row(variant, plan, summary, store, &mut counted)).collect();
-        let baseline = rows
-            .iter()
-            .find(|row| *row.variant == *plan.baseline)
-            .and_then(|row| row.values.first().cloned());
-        let mut table = Self {
-            metrics: plan.metrics.iter().map(|metric| format!("{}.{}", metric.stage, metric.name)).collect(),
-            rows,
-        };
-        if let Some(Some(baseline)) = baseline {
-            for row in table.rows.iter_mut().filter(|row| *row.variant != *plan.baseline) {
-                let first = row.values.first().and_then(Option::as_ref);
-                row.difference = first.map(|series| series.difference(&baseline));
-            }
-        }
-        table
-    }
-
-    /// For the terminal.
-    pub(crate) fn draw(&self) -> String {
-        let mut drawing = Drawing::new();
-        drawing.load_style(UTF8_HORIZONTAL_ONLY);
-        let heads = std::iter::once("variant".to_owned())
-            .chain(self.metrics.iter().cloned())
-            .chain((!self.metrics.is_empty()).then(|| "vs baseline".to_owned()))
-            .chain(["run".to_owned(), "reused".to_owned()]);
-        drawing.set_header(heads);
-        for row in &self.rows {
-            let values =
-                row.values.iter().map(|series| series.as_ref().map_or("-".to_owned(), ToString::to_string));
-            let difference = (!self.metrics.is_empty())
-                .then(|| row.difference.map_or(String::new(), |difference| format!("{difference:+.3}")));
-            drawing.add_row(
-                std::iter::once(row.variant.clone())
-                    .chain(values)
-                    .chain(difference)
-                    .chain([row.ran.to_string(), row.reused.to_string()]),
-            );
-        }
-        for column in drawing.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        drawing.trim_fmt()
+    /// Whether several seeds gave the very same value: then the seed is hardly used.
+    fn is_suspicious(&self) -> bool {
+        self.values.len() > 1 && self.values.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits())
     }
 }
 
@@ -126,42 +96,266 @@ impl std::fmt::Display for Series {
     }
 }
 
-fn row(
-    variant: &str,
-    plan: &Plan,
-    summary: &Summary,
-    store: &Store,
-    counted: &mut BTreeSet<NodeIndex>,
-) -> Row {
-    let own = || plan.instances.iter().filter(|instance| *instance.variant == *variant);
-    let values = plan.metrics.iter().map(|metric| series(metric, own(), plan, store)).collect();
-    let actions: BTreeSet<NodeIndex> = own().map(|instance| instance.action).collect();
-    let ran = |node: &&NodeIndex| matches!(summary.ends.get(node), Some(End::Done(How::Ran { .. })));
-    let fresh = actions.iter().filter(ran).filter(|node| counted.insert(**node)).count();
-    let done = actions.iter().filter(|node| matches!(summary.ends.get(node), Some(End::Done(_)))).count();
-    Row { variant: variant.to_owned(), values, difference: None, ran: fresh, reused: done - fresh }
+impl Table {
+    pub(crate) fn new(outcome: &Outcome, store: &Store) -> Self {
+        let mut scores = Read { store, read: HashMap::new() };
+        let mut counted = BTreeSet::new();
+        let variants = outcome.variants.iter();
+        let rows = variants.map(|variant| row(variant, outcome, &mut scores, &mut counted)).collect();
+        Self::of(
+            outcome.comparison.metrics.iter().map(ToString::to_string).collect(),
+            &outcome.baseline,
+            outcome.comparison.test,
+            &outcome.comparison.family,
+            rows,
+        )
+    }
+
+    /// Compares rows with the baseline's, those of the family together.
+    fn of(metrics: Vec<String>, baseline: &str, test: Test, family: &[String], mut rows: Vec<Row>) -> Self {
+        let reference = rows.iter().find(|row| row.variant == baseline);
+        let first = reference.and_then(|row| row.values.first().cloned().flatten());
+        let groups = reference.map(|row| row.groups.clone()).unwrap_or_default();
+        for row in rows.iter_mut().filter(|row| row.variant != baseline) {
+            let own = row.values.first().and_then(Option::as_ref);
+            row.difference = own.zip(first.as_ref()).map(|(own, first)| own.difference(first));
+            let shared = row.groups.iter().filter_map(|(group, value)| Some((*value, *groups.get(group)?)));
+            let (own, theirs): (Vec<f64>, Vec<f64>) = shared.unzip();
+            row.comparison = (!own.is_empty()).then(|| paired(&own, &theirs, test));
+        }
+        let is_of_family = |variant: &str| {
+            let named = |name: &String| {
+                variant
+                    .strip_prefix(name.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(" = "))
+            };
+            family.is_empty() || family.iter().any(named)
+        };
+        let (mut corrected, others): (Vec<_>, Vec<_>) = rows
+            .iter_mut()
+            .filter_map(|row| Some((row.variant.as_str(), row.comparison.as_mut()?)))
+            .partition(|(variant, _)| is_of_family(variant));
+        let mut corrected: Vec<&mut Paired> = corrected.drain(..).map(|(_, paired)| paired).collect();
+        correct(&mut corrected, test);
+        others.into_iter().for_each(|(_, paired)| paired.p = None);
+        let groups = groups.into_keys().collect();
+        let mut table =
+            Self { metrics, baseline: baseline.to_owned(), groups, test, rows, notes: Vec::new() };
+        table.notes = table.notes();
+        table
+    }
+
+    /// What a reader must know.
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let compared = || self.rows.iter().filter_map(|row| row.comparison.as_ref());
+        let tested = compared().filter(|paired| paired.p_adjusted.is_some()).count();
+        if tested > 0 {
+            notes.push(format!(
+                "by group: mean of the paired differences over {} ({}), seeds averaged first, with a 95 % bootstrap interval over \
+                 groups; p: {}, two-sided, Holm over {tested} {}",
+                counted(self.groups.len(), "group"),
+                shortened(&self.groups),
+                self.test,
+                if tested == 1 { "comparison" } else { "comparisons" },
+            ));
+        } else if self.rows.len() > 1 && !self.metrics.is_empty() {
+            notes.push(match self.groups.len() {
+                0 => "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section"
+                    .to_owned(),
+                1 => format!("no test: all is of one group ({}), and seeds are not independent", self.groups[0]),
+                _ => "no test: no other variant has values of the same groups".to_owned(),
+            });
+        }
+        let smallest = compared().filter_map(|paired| paired.smallest_attainable).fold(0.0, f64::max);
+        if smallest > 0.0 {
+            notes.push(format!(
+                "underpowered: smallest attainable p = {}; whatever the effect, none of so many comparisons over so few groups can be \
+                 significant at 0.05",
+                p_text(smallest)
+            ));
+        }
+        for row in &self.rows {
+            if let Some(series) = row.values.first().and_then(Option::as_ref).filter(|s| s.is_suspicious()) {
+                let seeds = series.values.len();
+                notes.push(format!(
+                    "suspicious: {seeds} seeds of `{}` gave the very same value: does any stage use its seed?",
+                    row.variant
+                ));
+            }
+        }
+        let said = |setting: &str| {
+            let of_it = self.rows.iter().filter(|row| row.setting.as_deref() == Some(setting));
+            of_it.map(|row| format!("`{}`", row.variant)).collect::<Vec<_>>()
+        };
+        for (setting, meaning) in [
+            (
+                "transductive",
+                "something was fitted on the test spots' inputs, so this says nothing of a patient not yet seen",
+            ),
+            (
+                "optimistic",
+                "test spots lie among training spots, so this says nothing of another section or patient",
+            ),
+        ] {
+            let variants = said(setting);
+            if variants.len() == self.rows.len() && variants.len() > 1 {
+                notes.push(format!("{setting}: all variants: {meaning}"));
+            } else if !variants.is_empty() {
+                notes.push(format!("{setting}: {}: {meaning}", shortened(&variants)));
+            }
+        }
+        notes
+    }
+}
+
+/// `8 groups`.
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// The first names of a list, and how many more there are.
+fn shortened(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
+}
+
+/// A probability as it is printed: three digits, or that it is smaller.
+pub(crate) fn p_text(p: f64) -> String {
+    match p {
+        p if p < 0.0005 => "< 0.001".to_owned(),
+        p if p < 0.1 => format!("{p:.4}").trim_end_matches('0').to_owned(),
+        p => format!("{p:.3}").trim_end_matches('0').trim_end_matches('.').to_owned(),
+    }
+}
+
+/// Metrics artifacts, each read once.
+struct Read<'a> {
+    store: &'a Store,
+    read: HashMap<Digest, Option<Scores>>,
+}
+
+impl Read<'_> {
+    fn scores(&mut self, digest: Digest) -> Option<&Scores> {
+        self.read.entry(digest).or_insert_with(|| Scores::read(&digest, self.store)).as_ref()
+    }
+}
+
+fn row(variant: &str, outcome: &Outcome, read: &mut Read<'_>, counted: &mut BTreeSet<usize>) -> Row {
+    let metrics = &outcome.comparison.metrics;
+    let values = metrics.iter().map(|metric| series(metric, outcome.of_variant(variant), outcome)).collect();
+    let actions: BTreeSet<usize> = outcome.of_variant(variant).map(|instance| instance.action).collect();
+    let how = |action: &usize| Some(outcome.actions.get(*action)?.done()?.how);
+    let ran = |action: &&usize| matches!(how(action), Some(How::Ran { .. }));
+    let fresh = actions.iter().filter(ran).filter(|action| counted.insert(**action)).count();
+    let done = actions.iter().filter(|action| how(action).is_some()).count();
+    let (groups, setting) =
+        metrics.first().map(|metric| by_group(metric, variant, outcome, read)).unwrap_or_default();
+    let variant = variant.to_owned();
+    Row {
+        variant,
+        values,
+        groups,
+        difference: None,
+        comparison: None,
+        setting,
+        ran: fresh,
+        reused: done - fresh,
+    }
 }
 
 /// A metric of a variant over seeds; a stage that is mapped counts with the mean over what it is mapped over.
 fn series<'a>(
     metric: &MetricRef,
-    instances: impl Iterator<Item = &'a Instance>,
-    plan: &Plan,
-    store: &Store,
+    instances: impl Iterator<Item = &'a InstanceHead>,
+    outcome: &Outcome,
 ) -> Option<Series> {
-    let mut by_seed: std::collections::BTreeMap<Option<u64>, Vec<f64>> = std::collections::BTreeMap::new();
-    for instance in instances.filter(|instance| *instance.stage == *metric.stage) {
-        let action = &plan.graph[instance.action];
-        let value = metrics(action, store).remove(&metric.name)?;
+    let mut by_seed: BTreeMap<Option<u64>, Vec<f64>> = BTreeMap::new();
+    for instance in instances.filter(|instance| instance.stage == metric.stage) {
+        let value = *outcome.done(instance)?.metrics.get(&metric.name)?;
         by_seed.entry(instance.seed).or_default().push(value);
     }
-    let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
-    Series::new(by_seed.into_values().map(mean).collect())
+    Series::new(by_seed.into_values().map(|values| mean(&values)).collect())
+}
+
+/// A metric of a variant per group, mean over seeds, and what its scores speak of. Groups are those that the artifact tells, as
+/// patients; of one that tells none, what its stage is mapped over.
+fn by_group(
+    metric: &MetricRef,
+    variant: &str,
+    outcome: &Outcome,
+    read: &mut Read<'_>,
+) -> (Numbers, Option<String>) {
+    let mut setting = None;
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for instance in outcome.of_variant(variant).filter(|instance| instance.stage == metric.stage) {
+        let Some(action) = outcome.actions.get(instance.action) else { continue };
+        for (_, digest) in action.outputs(PortType::Metrics) {
+            let Some(scores) = read.scores(digest) else { continue };
+            if setting.is_none() {
+                setting =
+                    scores.details.get("setting").and_then(|setting| setting.as_str()).map(str::to_owned);
+            }
+            let own = scores.groups.iter().filter_map(|(group, values)| {
+                Some((
+                    group.clone(),
+                    *values.get(&metric.name).or_else(|| values.get(mean_of(&metric.name)?))?,
+                ))
+            });
+            let before = values.len();
+            own.for_each(|(group, value)| values.entry(group).or_default().push(value));
+            if let Some(value) = scores.values.get(&metric.name)
+                && values.len() == before
+                && scores.groups.is_empty()
+                && !instance.at.is_empty()
+            {
+                let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+                values.entry(place).or_default().push(*value);
+            }
+        }
+    }
+    (values.into_iter().map(|(group, values)| (group, mean(&values))).collect(), setting)
+}
+
+/// What a metric is a mean of: `accuracy` of `accuracy_patient_mean`.
+fn mean_of(name: &str) -> Option<&str> {
+    Some(name.strip_suffix("_mean")?.rsplit_once('_')?.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    pub(super) fn row(variant: &str, values: &[&[f64]], groups: &[f64]) -> Row {
+        let named = groups.iter().zip('A'..).map(|(value, name)| (name.to_string(), *value));
+        Row {
+            variant: variant.into(),
+            values: values.iter().map(|values| Series::new(values.to_vec())).collect(),
+            groups: named.collect(),
+            ..Row::default()
+        }
+    }
+
+    pub(super) fn table(groups: usize) -> Table {
+        let mut rows = vec![
+            row(
+                "baseline",
+                &[&[0.8, 0.9], &[0.91, 0.93]],
+                &[0.8, 0.85, 0.9, 0.86, 0.83, 0.84, 0.88, 0.9][..groups],
+            ),
+            row("image only", &[&[0.5], &[]], &[0.5, 0.6, 0.55, 0.4, 0.52, 0.51, 0.58, 0.5][..groups]),
+            row(
+                "genes = 500",
+                &[&[0.83, 0.83], &[0.9, 0.91]],
+                &[0.8, 0.9, 0.9, 0.8, 0.8, 0.85, 0.87, 0.9][..groups],
+            ),
+        ];
+        (rows[0].ran, rows[1].ran, rows[1].reused) = (12, 2, 9);
+        rows[1].setting = Some("transductive".into());
+        let metrics = ["evaluate.macro_f1", "evaluate.accuracy"].map(str::to_owned).to_vec();
+        Table::of(metrics, "baseline", Test::SignFlip, &[], rows)
+    }
 
     #[test]
     fn mean_sd_and_paired_difference() {
@@ -174,22 +368,38 @@ mod tests {
     }
 
     #[test]
+    fn the_family_is_corrected_together_and_others_have_no_p() {
+        let rows = |table: &Table| -> Vec<Option<f64>> {
+            let adjusted = |row: &Row| row.comparison.as_ref()?.p_adjusted;
+            table.rows.iter().map(adjusted).collect()
+        };
+        let whole = table(8);
+        let image = whole.rows[1].comparison.as_ref().unwrap();
+        assert_eq!((image.p, image.p_adjusted), (Some(2.0 / 256.0), Some(4.0 / 256.0)));
+        let named = Table::of(whole.metrics, "baseline", Test::SignFlip, &["genes".into()], whole.rows);
+        assert!(matches!(rows(&named)[..], [None, None, Some(p)] if p > 0.05));
+        assert_eq!(named.rows[1].comparison.as_ref().unwrap().p, None);
+    }
+
+    #[test]
+    fn a_mean_over_groups_is_found_in_them() {
+        assert_eq!(mean_of("macro_f1_patient_mean"), Some("macro_f1"));
+        assert_eq!(mean_of("macro_f1"), None);
+    }
+
+    #[test]
+    fn probabilities_are_printed_short() {
+        let texts = [0.0625, 0.25, 0.00001, 0.031_25, 1.0, 0.5].map(p_text);
+        assert_eq!(texts, ["0.0625", "0.25", "< 0.001", "0.0312", "1", "0.5"]);
+    }
+
+    #[test]
     fn the_table_reads_like_one() {
-        let series = |values: &[f64]| Series::new(values.to_vec());
-        let row = |variant: &str, values, difference, ran, reused| Row {
-            variant: variant.into(),
-            values,
-            difference,
-            ran,
-            reused,
-        };
-        let table = Table {
-            metrics: vec!["evaluate.macro_f1".into(), "evaluate.accuracy".into()],
-            rows: vec![
-                row("baseline", vec![series(&[0.8, 0.9]), series(&[0.91, 0.93])], None, 12, 0),
-                row("image only", vec![series(&[0.5]), None], Some(-0.35), 2, 9),
-            ],
-        };
-        insta::assert_snapshot!(table.draw());
+        insta::assert_snapshot!(table(8).draw());
+    }
+
+    #[test]
+    fn few_groups_and_none_are_said() {
+        insta::assert_snapshot!([3, 1, 0].map(|groups| table(groups).notes.join("\n")).join("\n\n"));
     }
 }

@@ -3,9 +3,13 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use restage_cache::{ActionKey, Digest};
+use restage_stage::catalogue::PortType;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::PastAction;
+use crate::{
+    plan::PastAction,
+    workflow::{MetricRef, Test},
+};
 
 /// Position of an action in its plan.
 pub(crate) type ActionId = usize;
@@ -15,23 +19,7 @@ pub(crate) type ActionId = usize;
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub(crate) enum Event {
     /// A run began.
-    Started {
-        /// The workflow's file.
-        workflow: PathBuf,
-        /// restage's version.
-        version: String,
-        /// Milliseconds since 1970.
-        time: u64,
-        /// The plan's actions, in its order.
-        actions: Vec<ActionHead>,
-        /// Which action each stage of each variant and seed is.
-        instances: Vec<InstanceHead>,
-        /// Names of the variants.
-        variants: Vec<String>,
-        /// The one that others are compared with; `baseline` if it is not said.
-        #[serde(default)]
-        baseline: Option<String>,
-    },
+    Started(Box<Started>),
     /// Another run computes the action; it is waited for. `since` in milliseconds since 1970.
     Waiting { action: ActionId, holder: String, since: u64 },
     /// An action was handed to a host.
@@ -69,6 +57,32 @@ pub(crate) enum Event {
     Finished { milliseconds: u64 },
 }
 
+/// A run's plan, and who runs it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Started {
+    /// The workflow's file.
+    pub(crate) workflow: PathBuf,
+    /// restage's version.
+    pub(crate) version: String,
+    /// Milliseconds since 1970.
+    pub(crate) time: u64,
+    /// Who runs it, and where: `user@host`.
+    #[serde(default)]
+    pub(crate) by: Option<String>,
+    /// The plan's actions, in its order.
+    pub(crate) actions: Vec<ActionHead>,
+    /// Which action each stage of each variant and seed is.
+    pub(crate) instances: Vec<InstanceHead>,
+    /// Names of the variants.
+    pub(crate) variants: Vec<String>,
+    /// The one that others are compared with; `baseline` if it is not said.
+    #[serde(default)]
+    pub(crate) baseline: Option<String>,
+    /// What the sweep compares, and how.
+    #[serde(default)]
+    pub(crate) comparison: Comparison,
+}
+
 /// Where a result came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "how", rename_all = "kebab-case")]
@@ -89,6 +103,26 @@ pub(crate) enum How {
 pub(crate) struct ActionHead {
     pub(crate) name: String,
     pub(crate) uses: String,
+    /// Per input port what it reads: which action, which output.
+    #[serde(default)]
+    pub(crate) inputs: BTreeMap<String, Vec<(ActionId, String)>>,
+    /// Its output ports.
+    #[serde(default)]
+    pub(crate) outputs: BTreeMap<String, PortType>,
+}
+
+/// What a sweep compares, and how.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Comparison {
+    /// Metrics, the first one decides.
+    pub(crate) metrics: Vec<MetricRef>,
+    /// Seeds of the sweep.
+    pub(crate) seeds: Vec<u64>,
+    /// How a variant is tested against the baseline.
+    pub(crate) test: Test,
+    /// Variants whose tests are corrected together; all if empty.
+    pub(crate) family: Vec<String>,
 }
 
 /// One stage of one variant and seed.

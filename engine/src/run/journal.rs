@@ -181,7 +181,7 @@ fn add(all: &mut Past, events: Vec<Event>) {
     let mut past: HashMap<usize, Arc<PastAction>> = HashMap::new();
     for event in events {
         match event {
-            Event::Started { instances: all, .. } => instances = all,
+            Event::Started(started) => instances = started.instances,
             Event::Done { action, past: done, .. } => drop(past.insert(action, Arc::new(*done))),
             _ => {}
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use attempt::{Attempts, Became};
-use event::{ActionHead, Event, How, InstanceHead};
+use event::{ActionHead, Comparison, Event, How, InstanceHead, Started};
 use give::Giving;
 use lease::Leases;
 use petgraph::{Direction, graph::NodeIndex};
@@ -111,9 +111,19 @@ pub(crate) fn now() -> u64 {
         .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// The event that tells a run's plan.
-pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
-    let head = |action: &Action| ActionHead { name: action.name(), uses: action.step.uses.clone() };
+/// What a run begins with.
+pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
+    let source = |(node, port): &(NodeIndex, Arc<str>)| (node.index(), port.to_string());
+    let head = |action: &Action| ActionHead {
+        name: action.name(),
+        uses: action.step.uses.clone(),
+        inputs: action
+            .inputs
+            .iter()
+            .map(|(port, sources)| (port.to_string(), sources.iter().map(source).collect()))
+            .collect(),
+        outputs: action.step.outputs.iter().map(|(port, kind)| (port.to_string(), *kind)).collect(),
+    };
     let instances = plan.instances.iter().map(|instance| InstanceHead {
         variant: instance.variant.to_string(),
         seed: instance.seed,
@@ -121,15 +131,32 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Event {
         at: (*instance.at).clone(),
         action: instance.action.index(),
     });
-    Event::Started {
+    Started {
         workflow: workflow.path.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: now(),
+        by: Some(format!("{}@{}", user().as_deref().unwrap_or("someone"), host())),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
         variants: plan.variants.iter().map(ToString::to_string).collect(),
         baseline: Some(plan.baseline.to_string()),
+        comparison: Comparison {
+            metrics: plan.metrics.clone(),
+            seeds: plan.seeds.clone(),
+            test: workflow.sweep.test,
+            family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
+        },
     }
+}
+
+/// Who runs this, if the environment tells.
+fn user() -> Option<String> {
+    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok()
+}
+
+/// The machine's name.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`; an action that

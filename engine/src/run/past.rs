@@ -40,9 +40,9 @@ pub(crate) fn outputs(events: Vec<Event>) -> Outputs {
     let mut digests: BTreeMap<usize, BTreeMap<String, Digest>> = BTreeMap::new();
     for event in events {
         match event {
-            Event::Started { instances: all, baseline: chosen, .. } => {
-                instances = all;
-                baseline = chosen.unwrap_or(baseline);
+            Event::Started(started) => {
+                instances = started.instances;
+                baseline = started.baseline.unwrap_or(baseline);
             }
             Event::Done { action, outputs, .. } => drop(digests.insert(action, outputs)),
             _ => {}
@@ -99,7 +99,7 @@ fn past_run(folder: PathBuf) -> Result<PastRun, JournalError> {
     let mut run = PastRun { workflow: None, ended: false, written, actions, artifacts, folder };
     for event in journal::events(&run.folder)? {
         match event {
-            Event::Started { workflow, .. } => run.workflow = Some(workflow),
+            Event::Started(started) => run.workflow = Some(started.workflow),
             Event::Done { key, outputs, .. } => {
                 run.actions.insert(key);
                 run.artifacts.extend(outputs.into_values());

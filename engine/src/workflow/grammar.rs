@@ -192,6 +192,17 @@ const SWEEP: Shape = Record(
             Text,
             "The variant that others are compared with; by default the workflow as written.",
         ),
+        key(
+            "test",
+            Word(&super::sweep::Test::NAMES),
+            "How variants are tested against the baseline, by patient or section: `sign_flip` (exact; default), `wilcoxon`, or \
+             `nadeau_bengio` for folds of a cross-validation.",
+        ),
+        key(
+            "family",
+            OneOrMore(&Text),
+            "Variants or ablations whose tests are corrected together, by Holm; others are shown without p. Default all.",
+        ),
         key("ablate", Titled(&ABLATION), "Changes against the workflow as written, by name: a variant each."),
         key("grid", Paths(&List(&Any, 1)), "A variant for each combination of values."),
         key(

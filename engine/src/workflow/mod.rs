@@ -34,7 +34,7 @@ pub(crate) use reference::{OutputRef, ROOM, interpolate, is_name, referred};
 pub(crate) use schema::schema;
 pub(crate) use scope::{Resolved, Scopes};
 pub(crate) use set::argument as set_argument;
-pub(crate) use sweep::{Ablation, Axis, MetricRef, Range, Sweep};
+pub(crate) use sweep::{Ablation, Axis, MetricRef, Range, Sweep, Test};
 pub(crate) use units::bytes;
 
 /// One workflow file, with what it imports.

@@ -1,5 +1,7 @@
 //! `sweep:`: what a workflow varies and compares, as data. Which variants that makes is the plan's to say.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Body, Diagnostic, Diagnostics, Located, Node, Place, Value, check, read::check_stage};
 
 /// What a workflow varies and compares.
@@ -23,6 +25,43 @@ pub(crate) struct Sweep {
     pub(crate) exclude: Vec<Exclusion>,
     /// Variants to take; all if empty.
     pub(crate) only: Vec<Located<String>>,
+    /// How a variant is tested against the baseline.
+    pub(crate) test: Test,
+    /// Variants and ablations whose tests are corrected together; all if empty.
+    pub(crate) family: Vec<Located<String>>,
+}
+
+/// How paired differences between a variant and the baseline are tested, group by group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Test {
+    /// Exact sign-flip test of the mean.
+    #[default]
+    SignFlip,
+    /// Wilcoxon's signed-rank test.
+    Wilcoxon,
+    /// The corrected t-test of Nadeau and Bengio, for folds that share training data.
+    NadeauBengio,
+}
+
+impl Test {
+    /// Its names in a workflow, in the order of the variants.
+    pub(super) const NAMES: [&str; 3] = ["sign_flip", "wilcoxon", "nadeau_bengio"];
+
+    fn named(name: &str) -> Option<Self> {
+        let place = Self::NAMES.iter().position(|known| *known == name)?;
+        [Self::SignFlip, Self::Wilcoxon, Self::NadeauBengio].get(place).copied()
+    }
+}
+
+impl std::fmt::Display for Test {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::SignFlip => "sign-flip test",
+            Self::Wilcoxon => "Wilcoxon signed-rank test",
+            Self::NadeauBengio => "Nadeau-Bengio t-test",
+        })
+    }
 }
 
 impl Default for Sweep {
@@ -37,17 +76,25 @@ impl Default for Sweep {
             random: None,
             exclude: Vec::new(),
             only: Vec::new(),
+            test: Test::default(),
+            family: Vec::new(),
         }
     }
 }
 
 /// A metric of a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MetricRef {
     /// Stage whose `metrics` output holds it.
     pub(crate) stage: String,
     /// Its name.
     pub(crate) name: String,
+}
+
+impl std::fmt::Display for MetricRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.stage, self.name)
+    }
 }
 
 /// One change, or a series of them, against the workflow as written.
@@ -117,7 +164,9 @@ pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Swee
     let exclude =
         exclude.map(|node| Exclusion { at: node.at.clone(), values: node.entries().to_vec() }).collect();
     let only = node.get("only").map(Node::texts).unwrap_or_default();
-    Sweep { metrics, seeds, baseline, ablate, grid, zip, random, exclude, only }
+    let family = node.get("family").map(Node::texts).unwrap_or_default();
+    let test = node.get("test").and_then(Node::text).and_then(Test::named).unwrap_or_default();
+    Sweep { metrics, seeds, baseline, ablate, grid, zip, random, exclude, only, test, family }
 }
 
 impl Axis {
