@@ -5,6 +5,7 @@
 
 mod evaluate;
 mod features;
+mod folds;
 mod lbfgs;
 mod logistic;
 mod majority;
@@ -13,6 +14,7 @@ mod scores;
 mod split;
 #[cfg(test)]
 mod testing;
+mod training;
 
 pub use evaluate::Evaluate;
 pub use majority::Majority;

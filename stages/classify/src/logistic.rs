@@ -48,8 +48,21 @@ impl Problem<'_> {
         stop: Stop,
         on_step: impl FnMut(usize, f64) -> Result<()>,
     ) -> Result<(Model, Minimum)> {
+        let start = vec![0.0; self.class_weights.len() * (self.dims + 1)];
+        self.fit_from(Model { dims: self.dims, parameters: start }, stop, on_step)
+    }
+
+    /// The same from a classifier that is near, such as that of another `c`.
+    ///
+    /// # Errors
+    /// Those of `on_step`.
+    pub(crate) fn fit_from(
+        &self,
+        start: Model,
+        stop: Stop,
+        on_step: impl FnMut(usize, f64) -> Result<()>,
+    ) -> Result<(Model, Minimum)> {
         let classes = self.class_weights.len();
-        let start = vec![0.0; classes * (self.dims + 1)];
         let total: f64 = self.targets.iter().map(|&class| self.class_weights[class]).sum();
         let penalty = if classes == 2 { 2.0 } else { 1.0 } / (self.c * total);
         let objective = |parameters: &[f64], gradient: &mut [f64]| {
@@ -63,7 +76,7 @@ impl Problem<'_> {
             }
             value
         };
-        let minimum = lbfgs::minimise(start, stop, objective, on_step)?;
+        let minimum = lbfgs::minimise(start.parameters, stop, objective, on_step)?;
         Ok((Model { dims: self.dims, parameters: minimum.point.clone() }, minimum))
     }
 

@@ -1,20 +1,23 @@
 //! `classify/probe`: a linear classifier on frozen features, which says how much of the regions they hold.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod choice;
 
-use rayon::prelude::*;
+use std::collections::BTreeMap;
+
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Embedding, Labels, Metrics, Predictions, TrainLabels},
+    artifact::{Embedding, Metrics, Predictions, TrainLabels},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use self::choice::Choice;
 use crate::{
     features::{Features, Scaling},
     lbfgs::{Outcome, Stop},
-    logistic::{Model, Problem},
+    logistic::Problem,
+    training::{ClassWeight, Training, predictions},
 };
 
 /// Multinomial logistic regression on frozen features.
@@ -24,9 +27,10 @@ pub enum Probe {}
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
-    /// Inverse strength of the L2 penalty, scikit-learn's `C`: the smaller, the simpler the classifier. Default 1.
-    #[schemars(extend("exclusiveMinimum" = 0))]
-    pub c: f64,
+    /// Inverse strength of the L2 penalty, scikit-learn's `C`: the smaller, the simpler the classifier. A list, or `auto`, is
+    /// chosen from by cross-validation among the training spots: up to 5 folds that keep patients whole (of one patient
+    /// sections, of one section nothing); the best mean macro F1 wins, of equal ones the smallest. Default 1.
+    pub c: Strength,
     /// How much a spot of each region counts. Default `balanced`.
     pub class_weight: ClassWeight,
     /// Whether each dimension is brought to mean 0 and variance 1 over the training spots, and several blocks of
@@ -43,7 +47,7 @@ pub struct Params {
 impl Default for Params {
     fn default() -> Self {
         Self {
-            c: 1.0,
+            c: Strength::Fixed(1.0),
             class_weight: ClassWeight::Balanced,
             standardize: true,
             max_iter: 1000,
@@ -52,23 +56,37 @@ impl Default for Params {
     }
 }
 
-/// How much a spot of each region counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassWeight {
-    /// Every spot counts 1.
-    None,
-    /// Every region counts the same: a spot counts spots / (regions x spots of its region).
-    Balanced,
+/// The strength of the penalty, or where to look for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "a number above 0, a list of them to choose from, or `auto`")]
+pub enum Strength {
+    /// This one.
+    Fixed(#[schemars(extend("exclusiveMinimum" = 0))] f64),
+    /// The best of these, by inner cross-validation.
+    Candidates(Vec<f64>),
+    /// The best of 0.0001, 0.001, 0.01, 0.1, 1 and 10.
+    Auto(Auto),
 }
 
-impl ClassWeight {
-    /// The weight of each class.
-    fn of(self, targets: &[usize], classes: usize) -> Vec<f64> {
-        let mut counts = vec![0_u32; classes];
-        targets.iter().for_each(|&class| counts[class] += 1);
-        let balanced = |count: u32| targets.len() as f64 / (classes as f64 * f64::from(count));
-        counts.into_iter().map(|count| if self == Self::Balanced { balanced(count) } else { 1.0 }).collect()
+/// The word `auto`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Auto {
+    /// `auto`
+    Auto,
+}
+
+impl Strength {
+    /// What there is to choose from, the strongest penalty first.
+    fn candidates(&self) -> Vec<f64> {
+        let mut candidates = match self {
+            Self::Fixed(c) => vec![*c],
+            Self::Candidates(list) => list.clone(),
+            Self::Auto(Auto::Auto) => vec![1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0],
+        };
+        candidates.sort_by(f64::total_cmp);
+        candidates.dedup();
+        candidates
     }
 }
 
@@ -84,11 +102,16 @@ impl Stage for Probe {
         .many::<Embedding>("features", "one or several blocks of features")
         .input::<TrainLabels>("train", "regions of the spots to train on")
         .output::<Predictions>("predictions", "region and probabilities of every spot that has features")
-        .output::<Metrics>("training", "how the fit went: objective, iterations, train_accuracy, …")
+        .output::<Metrics>("training", "how the fit went: objective, iterations, train_accuracy, c and how it was chosen, …")
     }
 
     fn validate(params: &Params) -> Result<()> {
-        for (name, value) in [("c", params.c), ("tolerance", params.tolerance)] {
+        let candidates = params.c.candidates();
+        if candidates.is_empty() {
+            return Err(Error::invalid("`c` is an empty list: name candidates, or say `auto`"));
+        }
+        for (name, value) in candidates.into_iter().map(|c| ("c", c)).chain([("tolerance", params.tolerance)])
+        {
             if !(value.is_finite() && value > 0.0) {
                 return Err(Error::invalid(format!("`{name}` is {value}: it must be a number above 0")));
             }
@@ -110,21 +133,32 @@ impl Stage for Probe {
             );
         }
         let TrainLabels(labels) = ctx.read("train")?;
-        let training = Training::of(&features, &labels)?;
-        let scaling = match params.standardize {
-            true => Scaling::standard(&features, &training.spots),
-            false => Scaling::none(features.dims()),
+        let training = Training::of(features.spots(), &labels, "features")?;
+        let stop = Stop { gradient: params.tolerance, iterations: params.max_iter as usize };
+        let candidates = params.c.candidates();
+        let choice = (candidates.len() > 1)
+            .then(|| Choice::of(&features, &training, &candidates, &params, stop, ctx))
+            .transpose()?
+            .flatten();
+        let c = match &choice {
+            Some(choice) => choice.c,
+            None if candidates.len() == 1 => candidates[0],
+            None => {
+                tracing::warn!(
+                    "no region has two training spots, so nothing can be held back to choose `c` on: it is 1"
+                );
+                1.0
+            }
         };
-
+        let scaling = scaling(&features, &training.spots, params.standardize);
         let rows = features.matrix(&training.spots, &scaling);
         let problem = Problem {
             dims: features.dims(),
             rows: &rows,
             targets: &training.targets,
             class_weights: &params.class_weight.of(&training.targets, training.classes.len()),
-            c: params.c,
+            c,
         };
-        let stop = Stop { gradient: params.tolerance, iterations: params.max_iter as usize };
         let mut objective = Vec::new();
         let (model, minimum) = problem.fit(stop, |step, value| {
             ctx.check_cancelled()?;
@@ -147,93 +181,44 @@ impl Stage for Probe {
             ),
         }
 
-        let predictions = predict(&features, &scaling, &model, &training.classes);
-        let right = training
-            .spots
-            .iter()
-            .zip(&training.targets)
-            .filter(|&(&spot, &target)| predictions.predicted_class(spot) == target)
-            .count();
+        let predictions = predictions(features.spots(), &training.classes, |spot, to| {
+            let mut row = vec![0.0; features.dims()];
+            features.write(spot, &scaling, &mut row);
+            model.probabilities(&row, to);
+        });
         let values = [
             ("objective", minimum.value),
             ("gradient", minimum.gradient),
             ("iterations", minimum.iterations as f64),
             ("converged", f64::from(u8::from(minimum.outcome == Outcome::Converged))),
-            ("train_accuracy", right as f64 / training.spots.len() as f64),
-            ("train_spots", training.spots.len() as f64),
+            ("c", c),
+            ("train_accuracy", training.accuracy(&predictions)),
+            ("train_spots", training.len() as f64),
             ("spots", features.len() as f64),
             ("dims", features.dims() as f64),
         ];
+        let mut training = Metrics {
+            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
+            groups: BTreeMap::new(),
+            curves: BTreeMap::from([("objective".to_owned(), objective)]),
+            details: json!({
+                "classes": training.classes,
+                "objective": "weighted mean cross entropy + ‖W‖² / (2 · c · sum of weights)",
+            }),
+        };
+        if let Some(choice) = choice {
+            choice.tell(&mut training);
+        }
         ctx.write("predictions", &predictions)?;
-        ctx.write(
-            "training",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::from([("objective".to_owned(), objective)]),
-                details: json!({
-                    "classes": training.classes,
-                    "objective": "weighted mean cross entropy + ‖W‖² / (2 · c · sum of weights)",
-                }),
-            },
-        )
+        ctx.write("training", &training)
     }
 }
 
-/// The training spots that have features.
-struct Training {
-    /// The regions among them, sorted.
-    classes: Vec<String>,
-    /// Positions in the features, in the order of the labels.
-    spots: Vec<usize>,
-    /// Class per spot.
-    targets: Vec<usize>,
-}
-
-impl Training {
-    fn of(features: &Features, labels: &Labels) -> Result<Self> {
-        let positions: HashMap<&str, usize> = features.spots().zip(0..).collect();
-        let labelled = labels.spots.iter().zip(&labels.regions);
-        let (spots, regions): (Vec<usize>, Vec<&str>) = labelled
-            .clone()
-            .filter_map(|(spot, region)| Some((*positions.get(spot.as_str())?, region.as_deref()?)))
-            .unzip();
-        let without = labelled.filter(|(spot, _)| !positions.contains_key(spot.as_str())).count();
-        if without > 0 {
-            tracing::warn!(
-                "{without} of {} training spots have no features and are left out",
-                labels.spots.len()
-            );
-        }
-        let classes: BTreeSet<&str> = regions.iter().copied().collect();
-        if classes.len() < 2 {
-            return Err(Error::invalid(match classes.first() {
-                None => "no training spot has features: are `features` and `train` of the same sections?"
-                    .to_owned(),
-                Some(only) => format!("all training spots are of region `{only}`: a classifier needs two"),
-            }));
-        }
-        let codes: HashMap<&str, usize> = classes.iter().copied().zip(0..).collect();
-        let targets = regions.iter().map(|region| codes[region]).collect();
-        Ok(Self { classes: classes.into_iter().map(str::to_owned).collect(), spots, targets })
-    }
-}
-
-/// Probabilities of every spot that has features.
-fn predict(features: &Features, scaling: &Scaling, model: &Model, classes: &[String]) -> Predictions {
-    let mut probabilities = vec![0.0_f32; features.len() * classes.len()];
-    probabilities.par_chunks_mut(classes.len()).enumerate().for_each_init(
-        || (vec![0.0; features.dims()], vec![0.0; classes.len()]),
-        |(row, double), (spot, to)| {
-            features.write(spot, scaling, row);
-            model.probabilities(row, double);
-            to.iter_mut().zip(double).for_each(|(to, p)| *to = *p as f32);
-        },
-    );
-    Predictions {
-        spots: features.spots().map(str::to_owned).collect(),
-        classes: classes.to_vec(),
-        probabilities,
+/// What is done to features, by what some of the spots say of them.
+fn scaling(features: &Features, spots: &[usize], standardize: bool) -> Scaling {
+    match standardize {
+        true => Scaling::standard(features, spots),
+        false => Scaling::none(features.dims()),
     }
 }
 
