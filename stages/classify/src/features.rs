@@ -161,6 +161,27 @@ impl Scaling {
     }
 }
 
+impl Scaling {
+    /// Mean 0 of each dimension over the training spots, and nothing else: directions and distances stay, but that several
+    /// blocks are brought to squared norms of the same mean.
+    pub(crate) fn centred(features: &Features, train: &[usize]) -> Self {
+        let centre = features.mean(train, |_, x| x);
+        let blocks = features.blocks.len();
+        if blocks == 1 {
+            return Self { factor: vec![1.0; centre.len()], centre };
+        }
+        let variance = features.mean(train, |dim, x| (x - centre[dim]).powi(2));
+        let mut start = 0;
+        let factor = features.blocks.iter().flat_map(|block| {
+            let norm: f64 = variance[start..start + block.dims].iter().sum();
+            start += block.dims;
+            let factor = if norm > 0.0 { (blocks as f64 * norm).sqrt().recip() } else { 0.0 };
+            std::iter::repeat_n(factor, block.dims)
+        });
+        Self { factor: factor.collect(), centre }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +230,25 @@ mod tests {
         let squares: Vec<f64> = row(&features, 0, &scaling).iter().map(|x| x * x).collect();
         assert!((squares[..4].iter().sum::<f64>() - 2.5).abs() < 1e-12);
         assert!((squares[4] - 2.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn centring_alone_keeps_directions() {
+        let one = Features::join(vec![block(&["a", "b"], 2, &[1.0, 5.0, 3.0, 1.0])]).unwrap();
+        let scaling = Scaling::centred(&one, &[0, 1]);
+        assert_eq!((row(&one, 0, &scaling), row(&one, 1, &scaling)), (vec![-1.0, 2.0], vec![1.0, -2.0]));
+        let two = Features::join(vec![
+            block(&["a", "b"], 2, &[1.0, 5.0, 3.0, 1.0]),
+            block(&["a", "b"], 1, &[7.0, 9.0]),
+        ])
+        .unwrap();
+        let scaled = row(&two, 0, &Scaling::centred(&two, &[0, 1]));
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
+        assert!(
+            (norm(&scaled[..2]) - 0.5).abs() < 1e-12 && (norm(&scaled[2..]) - 0.5).abs() < 1e-12,
+            "{scaled:?}"
+        );
+        assert!((scaled[1] / scaled[0] + 2.0).abs() < 1e-12);
     }
 
     #[test]

@@ -3,22 +3,37 @@
 //! Test labels meet predictions in [`Evaluate`] only: no other stage type here has a port that takes them, so a
 //! workflow that trains on them is refused before it runs.
 
+mod coordinates;
 mod evaluate;
 mod features;
 mod folds;
+mod knn;
 mod lbfgs;
 mod logistic;
 mod majority;
+mod neighbours;
 mod probe;
+mod prototype;
+mod pseudo_label;
 mod scores;
+mod spatial_knn;
 mod split;
 #[cfg(test)]
 mod testing;
 mod training;
 
+pub use coordinates::Coordinates;
 pub use evaluate::Evaluate;
+pub use knn::Knn;
 pub use majority::Majority;
 pub use probe::Probe;
+pub use prototype::Prototype;
+pub use pseudo_label::PseudoLabel;
+pub use spatial_knn::SpatialKnn;
 pub use split::Split;
 
-restage_stage::export!("classify"; Split, Probe, Majority, Evaluate);
+restage_stage::export!("classify";
+    Split, Evaluate,
+    Probe, Knn, Prototype, PseudoLabel,
+    Majority, Coordinates, SpatialKnn,
+);

@@ -44,7 +44,7 @@ impl Stage for Majority {
 }
 
 /// The share of each region among the training spots.
-fn shares(train: &Labels) -> Result<BTreeMap<&str, f32>> {
+pub(crate) fn shares(train: &Labels) -> Result<BTreeMap<&str, f32>> {
     let mut counts = BTreeMap::<&str, u32>::new();
     for region in train.regions.iter().flatten() {
         *counts.entry(region).or_default() += 1;

@@ -36,9 +36,18 @@ impl Bench {
         self
     }
 
+    /// Connects another artifact in place of those on an input port.
+    pub(crate) fn replace<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
+        let path = self.folder.path().join(format!("in-{port}-instead"));
+        artifact.write(&path).unwrap();
+        self.inputs.insert(port.into(), vec![path]);
+        self
+    }
+
     /// Runs the stage.
     pub(crate) fn run<S: Stage>(self, params: Value) -> Result<Self> {
-        let outputs = ["split", "train", "test", "predictions", "training", "metrics"];
+        let outputs =
+            ["split", "train", "test", "predictions", "training", "metrics", "embedding", "summary"];
         let task = Task {
             stage: S::NAME.into(),
             params: params.clone(),
@@ -123,4 +132,28 @@ pub(crate) fn golden_metrics() -> Option<Value> {
     };
     let golden: Value = serde_json::from_str(&text).unwrap();
     Some(golden["metrics"].clone())
+}
+
+/// 120 spots of overlapping regions, in scikit-learn's words `i = np.arange(120); y = i*i % 11 % 3`,
+/// `X = np.stack([np.sin(i) + .5*y, np.cos(2*i) - .4*y, np.sin(3*i)*np.cos(i), np.sin(.7*i)*y], 1).astype(np.float32)`,
+/// and the labels of the first, of these patients in turn (`i % 7 % len(patients)`).
+pub(crate) fn overlapping(patients: &[&'static str], labelled: usize) -> (Embedding, TrainLabels) {
+    let region = |i: usize| i * i % 11 % 3;
+    let features = embedding((0..120).map(|i| {
+        let (x, y) = (i as f64, region(i) as f64);
+        let row =
+            [x.sin() + 0.5 * y, (2.0 * x).cos() - 0.4 * y, (3.0 * x).sin() * x.cos(), (0.7 * x).sin() * y];
+        (format!("S_{i}"), row.map(|value| value as f32).to_vec())
+    }));
+    let labels = (0..labelled)
+        .map(|i| (format!("S_{i}"), patients[i % 7 % patients.len()], ["a", "b", "c"][region(i)]));
+    (features, train_labels(labels))
+}
+
+/// Asserts that numbers are near those of a reference.
+pub(crate) fn close(found: &[f32], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((f64::from(*found) - expected).abs() < tolerance, "{found} is not {expected}");
+    }
 }

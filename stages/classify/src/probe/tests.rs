@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::testing::{Bench, embedding, train_labels};
+use crate::testing::{Bench, embedding, overlapping, train_labels};
 
 /// Spots on a line, ten of `adipose`, a gap, ten of `tumour`.
 fn line() -> (Embedding, TrainLabels) {
@@ -88,20 +88,6 @@ fn what_cannot_be_fitted_is_said() {
     }
 }
 
-/// Regions that overlap, of four patients or of one.
-fn overlapping(patients: &[&'static str]) -> (Embedding, TrainLabels) {
-    let region = |i: usize| i * i % 11 % 3;
-    let features = embedding((0..120).map(|i| {
-        let (x, y) = (i as f64, region(i) as f64);
-        let row =
-            [x.sin() + 0.5 * y, (2.0 * x).cos() - 0.4 * y, (3.0 * x).sin() * x.cos(), (0.7 * x).sin() * y];
-        (format!("S_{i}"), row.map(|value| value as f32).to_vec())
-    }));
-    let labels =
-        (0..120).map(|i| (format!("S_{i}"), patients[i % 7 % patients.len()], ["a", "b", "c"][region(i)]));
-    (features, train_labels(labels))
-}
-
 /// scikit-learn 1.9.1, of `i = np.arange(120); y = i*i % 11 % 3; g = i % 7 % 4` and float32 features as above:
 /// ```python
 /// for C in [1e-4, 1e-3, 1e-2, .1, 1, 10]:
@@ -132,7 +118,7 @@ fn c_is_chosen_on_training_spots_as_by_scikit_learn() {
     for (patients, expected, by) in
         [(&["A", "B", "C", "D"][..], by_patient, "patient"), (&["A"], by_spot, "spot")]
     {
-        let (features, train) = overlapping(patients);
+        let (features, train) = overlapping(patients, 120);
         let bench = Bench::new().input("features", &features).input("train", &train);
         let done = bench.run::<Probe>(json!({ "c": "auto", "tolerance": 1e-8 })).unwrap();
         let training: Metrics = done.output("training");
@@ -147,7 +133,7 @@ fn c_is_chosen_on_training_spots_as_by_scikit_learn() {
 
 #[test]
 fn a_choice_does_not_see_the_other_spots() {
-    let (features, train) = overlapping(&["A", "B"]);
+    let (features, train) = overlapping(&["A", "B"], 120);
     let choose = |features: &Embedding| {
         let bench = Bench::new().input("features", features).input("train", &train);
         let training: Metrics =
