@@ -9,12 +9,10 @@ use rayon::prelude::*;
 use crate::{
     params::{ParamId, Params},
     project::{Projection, add_bias},
-    sparse::{Sparse, add_scaled},
+    sparse::{ROWS, Sparse, add_scaled},
     tensor::{self, Matrix, Source, add_all, gradient_mut, take_gradient},
 };
 
-/// Nodes that one task takes. Fixed: it must not depend on the number of threads.
-const NODES: usize = 64;
 /// Slope of LeakyReLU below 0, that of the paper and all libraries.
 const SLOPE: f32 = 0.2;
 
@@ -119,7 +117,7 @@ impl Attended {
             shares: Vec::new(),
         };
         let [of_source, of_target] = this.vectors.each_ref().map(|vector| this.dots(vector));
-        let parts = this.by_nodes(|node, (above, shares): &mut (Vec<bool>, Vec<f32>)| {
+        let parts = edges.gather(|node, (above, shares): &mut (Vec<bool>, Vec<f32>)| {
             let first = shares.len();
             for (_, other) in edges.by_row.entries(node) {
                 for head in 0..heads {
@@ -143,18 +141,7 @@ impl Attended {
         let of_node = |h: &[f32]| -> Vec<f32> {
             h.chunks_exact(self.width).zip(vector.chunks_exact(self.width)).map(dot).collect()
         };
-        self.h.par_chunks(self.heads * self.width).with_min_len(NODES).flat_map_iter(of_node).collect()
-    }
-
-    /// What `visit` gathers over the nodes, in parts of which one task makes one.
-    fn by_nodes<P: Default + Send>(&self, visit: impl Fn(usize, &mut P) + Sync) -> Vec<P> {
-        let nodes = self.edges.rows();
-        let part = |chunk: usize| {
-            let mut part = P::default();
-            (chunk * NODES..((chunk + 1) * NODES).min(nodes)).for_each(|node| visit(node, &mut part));
-            part
-        };
-        (0..nodes.div_ceil(NODES)).into_par_iter().map(part).collect()
+        self.h.par_chunks(self.heads * self.width).with_min_len(ROWS).flat_map_iter(of_node).collect()
     }
 
     fn head<'a>(&self, values: &'a [f32], node: usize, head: usize) -> &'a [f32] {
@@ -165,7 +152,7 @@ impl Attended {
     /// The weighted sums: nodes x outputs.
     fn sums(&self) -> Vec<f32> {
         let mut sums = vec![0.0; self.h.len()];
-        let nodes = sums.par_chunks_mut(self.heads * self.width).enumerate().with_min_len(NODES);
+        let nodes = sums.par_chunks_mut(self.heads * self.width).enumerate().with_min_len(ROWS);
         nodes.for_each(|(node, sums)| {
             for (place, other) in self.edges.by_row.entries(node) {
                 for (head, sums) in sums.chunks_exact_mut(self.width).enumerate() {
@@ -180,7 +167,8 @@ impl Attended {
     fn back(&self, dy: &[f32], dh: &mut [f32]) -> [Vec<Vec<f32>>; 2] {
         let (heads, width) = (self.heads, self.width);
         // By the scores before LeakyReLU: edges x heads; and their sums over the edges to a node, and from a node.
-        let by_scores: Vec<f32> = self.by_nodes(|node, part| self.back_to_scores(dy, node, part)).concat();
+        let by_scores: Vec<f32> =
+            self.edges.gather(|node, part| self.back_to_scores(dy, node, part)).concat();
         let over = |lists: &crate::sparse::Lists, place: &(dyn Fn(usize) -> usize + Sync)| -> Vec<f32> {
             let sum = |(node, sums): (usize, &mut [f32])| {
                 for at in lists.places(node) {
@@ -188,13 +176,13 @@ impl Attended {
                 }
             };
             let mut sums = vec![0.0; lists.len() * heads];
-            sums.par_chunks_mut(heads).enumerate().with_min_len(NODES).for_each(sum);
+            sums.par_chunks_mut(heads).enumerate().with_min_len(ROWS).for_each(sum);
             sums
         };
         let of_target = over(&self.edges.by_row, &|at| at);
         let of_source = over(&self.edges.by_column, &|at| self.edges.place[at]);
 
-        let nodes = dh.par_chunks_mut(heads * width).enumerate().with_min_len(NODES);
+        let nodes = dh.par_chunks_mut(heads * width).enumerate().with_min_len(ROWS);
         nodes.for_each(|(node, dh)| {
             for (head, dh) in dh.chunks_exact_mut(width).enumerate() {
                 for (at, target) in self.edges.by_column.entries(node) {
@@ -207,7 +195,7 @@ impl Attended {
             }
         });
         [&of_source, &of_target].map(|slopes| {
-            self.by_nodes(|node, sums: &mut Vec<f32>| {
+            self.edges.gather(|node, sums: &mut Vec<f32>| {
                 sums.resize(heads * width, 0.0);
                 for (head, sums) in sums.chunks_exact_mut(width).enumerate() {
                     add_scaled(sums, slopes[node * heads + head], self.head(&self.h, node, head));
@@ -242,7 +230,7 @@ impl Attended {
 }
 
 /// The softmax over a head's scores, in place of them.
-fn softmax(scores: &mut [f32], heads: usize, head: usize) {
+pub(crate) fn softmax(scores: &mut [f32], heads: usize, head: usize) {
     let highest = scores.iter().skip(head).step_by(heads).copied().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = 0.0;
     for score in scores.iter_mut().skip(head).step_by(heads) {

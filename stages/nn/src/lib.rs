@@ -36,6 +36,7 @@ mod graph_conv;
 mod layer_norm;
 mod linear;
 mod loss;
+mod neighbour_attention;
 mod network;
 mod norm;
 mod op;
@@ -70,6 +71,7 @@ pub use loss::{
     Barlow, Centre, VicReg, VicRegWeights, barlow, clip, info_nce, infomax, masked_mse, negative_cosine,
     nt_xent, scaled_cosine_error, sinkhorn, soft_clip, soft_cross_entropy, vicreg,
 };
+pub use neighbour_attention::NeighbourAttention;
 pub use network::{Layer, Network, Value};
 pub use norm::{GroupNorm, LayerNorm, Norm};
 pub use params::{Mismatch, Param, ParamGradients, ParamId, Params};

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::tensor::{self, Matrix, gradient_mut, take_gradient};
 
-/// Rows that one task takes.
-const ROWS: usize = 64;
+/// Rows that one task takes. Fixed: it must not depend on the number of threads.
+pub(crate) const ROWS: usize = 64;
 
 /// A sparse matrix that knows its entries by row and by column: what a product goes through, and what its gradient does.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +87,17 @@ impl Sparse {
     /// Number of entries.
     pub fn entries(&self) -> usize {
         self.weights.len()
+    }
+
+    /// What `visit` gathers over the rows, in parts of which one task makes one.
+    pub(crate) fn gather<P: Default + Send>(&self, visit: impl Fn(usize, &mut P) + Sync) -> Vec<P> {
+        let rows = self.rows();
+        let part = |chunk: usize| {
+            let mut part = P::default();
+            (chunk * ROWS..((chunk + 1) * ROWS).min(rows)).for_each(|row| visit(row, &mut part));
+            part
+        };
+        (0..rows.div_ceil(ROWS)).into_par_iter().map(part).collect()
     }
 
     /// This matrix, rows x columns, times `x` of columns x dims: rows x dims. With a graph's weights, for each node the

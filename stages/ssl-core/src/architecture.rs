@@ -9,7 +9,7 @@ use restage_stage::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    encoder::{Encoder, Fuse, Fusion, GraphNet, Net},
+    encoder::{Encoder, Encodes, Fuse, Fusion, GeneNet, GraphNet, Net},
     expression::Scaler,
     optical_density::{Colours, Sees},
     params::{Objective, PretrainParams},
@@ -83,12 +83,16 @@ impl OfGenes {
     ///
     /// # Errors
     /// If it is of a kind for patches, or its lists of genes differ in length.
-    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Net> {
+    pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<GeneNet> {
+        if self.encoder.encodes() == Encodes::Graph {
+            return self.graph_net(params, name, rng).map(GeneNet::Graph);
+        }
         self.scaler.check()?;
         Net::of_genes(params, name, &self.encoder, (self.scaler.genes.len(), self.dim), rng)
+            .map(GeneNet::Alone)
     }
 
-    /// As [`OfGenes::net`], of spots on a graph.
+    /// The same for an objective on a graph.
     pub(crate) fn graph_net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<GraphNet> {
         self.scaler.check()?;
         GraphNet::new(params, name, &self.encoder, (self.scaler.genes.len(), self.dim), rng)
@@ -126,9 +130,7 @@ pub(crate) struct Provenance {
 /// Encoders that were read back: one, or one of each.
 pub(crate) struct Encoders {
     pub(crate) patches: Option<(Net, OfPatches)>,
-    pub(crate) genes: Option<(Net, OfGenes)>,
-    /// Of genes on a graph.
-    pub(crate) graph: Option<(GraphNet, OfGenes)>,
+    pub(crate) genes: Option<(GeneNet, OfGenes)>,
     /// What makes the embeddings of a pair one.
     pub(crate) fuse: Option<Fuse>,
 }
@@ -172,23 +174,19 @@ impl Architecture {
         // The initial values do not matter: all are read.
         let mut rng = restage_stage::context::rng(0, "restore");
         let encoders = match architecture.kind {
-            Kind::Genes(of) => {
+            Kind::Genes(of) | Kind::Graph(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: None, genes: Some((net, of)), graph: None, fuse: None }
-            }
-            Kind::Graph(of) => {
-                let net = of.graph_net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: None, genes: None, graph: Some((net, of)), fuse: None }
+                Encoders { patches: None, genes: Some((net, of)), fuse: None }
             }
             Kind::Patches(of) => {
                 let net = of.net(&mut params, ALONE, &mut rng)?;
-                Encoders { patches: Some((net, of)), genes: None, graph: None, fuse: None }
+                Encoders { patches: Some((net, of)), genes: None, fuse: None }
             }
             Kind::Pair { patches, genes, fusion } => {
                 let net = patches.net(&mut params, OF_PATCHES, &mut rng)?;
                 let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
                 let fuse = fusion.map(|kind| Fuse::new(&mut params, FUSION, kind, genes.dim, &mut rng));
-                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)), graph: None, fuse }
+                Encoders { patches: Some((net, patches)), genes: Some((gene_net, genes)), fuse }
             }
         };
         params

@@ -31,7 +31,7 @@ pub(crate) struct Dgi<'a> {
 
 impl Dgi<'_> {
     /// The genes of each spot, and those of another one of its section.
-    fn inputs(&self, epoch: usize, batch: &Batch) -> [Vec<f32>; 2] {
+    pub(crate) fn inputs(&self, epoch: usize, batch: &Batch) -> [Vec<f32>; 2] {
         let genes = self.expression.genes();
         let values = self.expression.values(&batch.spots);
         let others = batch.shuffled(|section, places| {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
     device::Choice,
-    encoder::{Fuse, GraphNet, Net},
+    encoder::{Fuse, GeneNet, GraphNet, Net},
     expression::{Expression, Scaler},
     sections::Sections,
 };
@@ -64,8 +64,11 @@ impl Stage for Embed {
 pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     let (encoders, mut params) = Architecture::restore(&ctx.read::<Model>("model")?)?;
     if let Some(device) = device {
-        let nets =
-            [encoders.patches.as_ref().map(|(net, _)| net), encoders.genes.as_ref().map(|(net, _)| net)];
+        let of_genes = match &encoders.genes {
+            Some((GeneNet::Alone(net), _)) => Some(net),
+            _ => None,
+        };
+        let nets = [encoders.patches.as_ref().map(|(net, _)| net), of_genes];
         let ids: Vec<_> = nets.into_iter().flatten().flat_map(Net::parameters).collect();
         if ids.is_empty() {
             tracing::warn!("encoders on the graph compute on the CPU");
@@ -90,16 +93,18 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     {
         found.push(of_patches(ctx, net, kind, &params)?);
     }
-    if let Some((net, kind)) = &encoders.graph
-        && connected("table", "genes on a graph")?
-        && connected("graph", "genes on a graph")?
-    {
-        found.push(on_graph(ctx, net, kind, &params)?);
-    }
-    if let Some((net, kind)) = &encoders.genes
-        && connected("table", "genes")?
-    {
-        found.push(of_genes(ctx, net, kind, &params)?);
+    match &encoders.genes {
+        Some((GeneNet::Alone(net), kind)) if connected("table", "genes")? => {
+            found.push(of_genes(ctx, net, kind, &params)?);
+        }
+        Some((GeneNet::Graph(net), kind)) if connected("table", "genes on a graph")? => {
+            if ctx.inputs("graph").is_empty() {
+                let message = "the model is an encoder of genes on a graph: connect input `graph`";
+                return Err(Error::invalid(message));
+            }
+            found.push(on_graph(ctx, net, kind, &params)?);
+        }
+        _ => {}
     }
     let embedding = match &found[..] {
         [] => {

@@ -10,7 +10,7 @@ use restage_nn::{
 use restage_stage::context::rng;
 
 use crate::{
-    encoder::Net,
+    encoder::GeneEncoder,
     expression::Expression,
     gene_sets::GeneSets,
     params::ErrorOf,
@@ -20,7 +20,7 @@ use crate::{
 /// The objective on these training spots.
 pub(crate) struct GeneMask<'a> {
     pub(crate) expression: Expression<'a>,
-    pub(crate) encoder: Net,
+    pub(crate) encoder: GeneEncoder,
     /// One linear layer from the embedding to all genes: what it shall predict must lie open in the embedding.
     pub(crate) decoder: Network,
     pub(crate) mask_rate: f64,
@@ -62,21 +62,25 @@ impl Objective for GeneMask<'_> {
     /// that is asked for. Hidden genes are set to 0, their mean; the others are scaled up so that the inputs keep their size.
     fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {
         let genes = self.expression.genes();
-        let target = self.expression.values(batch);
-        let mut input = target.clone();
-        let mut mask = vec![false; target.len()];
-        let spots = input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(batch);
+        let around = self.encoder.around(batch);
+        let mut input = self.expression.values(&around.spots);
+        let target = input[..batch.len() * genes].to_vec();
+        let mut mask = vec![false; input.len()];
+        let spots = input.par_chunks_mut(genes).zip(mask.par_chunks_mut(genes)).zip(&around.spots);
         spots.for_each(|((input, mask), item)| {
             let scale = self.hide(epoch, *item, mask);
             for (value, hidden) in input.iter_mut().zip(mask) {
                 *value = if *hidden { 0.0 } else { *value * scale };
             }
         });
+        // Neighbours' genes are hidden like a spot's own, and predicted when it is their turn.
+        mask.truncate(target.len());
         if self.error_of == ErrorOf::All {
             mask.fill(true);
         }
 
-        let embeddings = self.encoder.forward(params, tensor(input, (batch.len(), genes)).leaky_traced());
+        let x = tensor(input, (around.spots.len(), genes)).leaky_traced();
+        let embeddings = self.encoder.forward(params, &around.edges, x, batch.len());
         let kept = embeddings.retaped::<NoneTape>();
         let prediction = self.decoder.forward(params, embeddings.into(), Source::Op).rows();
         let loss = masked_mse(prediction, target, mask);

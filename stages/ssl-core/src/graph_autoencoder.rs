@@ -43,7 +43,7 @@ pub(crate) struct Mask {
 
 impl GraphAutoencoder<'_> {
     /// Of each section as many spots as the rate says, those with the smallest draws of their own; one at least.
-    fn hidden(&self, rate: f64, epoch: usize, batch: &Batch) -> Vec<usize> {
+    pub(crate) fn hidden(&self, rate: f64, epoch: usize, batch: &Batch) -> Vec<usize> {
         let draw = |place: usize| {
             let spot = self.expression.id(batch.spots[place]);
             rng(self.seed, &format!("mask/{epoch}/{spot}")).random::<u64>()

@@ -202,12 +202,14 @@ pub struct PretrainParams {
     pub patience: Option<usize>,
 
     /// What encodes, e.g. `{ kind: resnet, depth: 10, width: 32 }`: of genes an `mlp`, of patches (of `cross_modal` as well) a `cnn`,
-    /// a `resnet` or a `vit`, of genes on a graph a `gcn` or a `gat`. Default: `{ kind: mlp, hidden: [256] }`,
+    /// a `resnet` or a `vit`, of genes on a graph a `gcn`, a `gat` or a `transformer`, which `gene_mask` and `gene_contrast` may have as
+    /// well where input `graph` is connected. Default: `{ kind: mlp, hidden: [256] }`,
     /// `{ kind: cnn, channels: [16, 32, 64] }`, of `mae` `{ kind: vit, patch: 8, width: 192, depth: 6, heads: 3 }`,
     /// `{ kind: gcn, hidden: [64] }`.
     #[serde(default)]
     pub encoder: Option<Encoder>,
-    /// `cross_modal`, `fused_contrast`: what encodes the genes. Default `{ kind: mlp, hidden: [256] }`.
+    /// `cross_modal`, `fused_contrast`: what encodes the genes; where input `graph` is connected, it may be a `gcn`, a `gat` or a
+    /// `transformer`. Default `{ kind: mlp, hidden: [256] }`.
     #[serde(default)]
     pub gene_encoder: Option<Encoder>,
 
@@ -418,7 +420,7 @@ impl PretrainParams {
         ] {
             let Some(encoder) = encoder else { continue };
             encoder.validate(name)?;
-            if encoder.encodes() != encodes {
+            if !encodes.allows(encoder.encodes()) {
                 let (what, kinds) = encodes.told();
                 return Err(Error::invalid(format!(
                     "`{name}` of `{objective}` encodes {what}: its kind must be {kinds}, not `{}`",

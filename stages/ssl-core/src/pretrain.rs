@@ -15,7 +15,7 @@ use crate::{
     augment::Augment,
     cross_modal::CrossModal,
     dgi::Dgi,
-    encoder::{Encoder, Fuse, GraphLayer, Net, Projector},
+    encoder::{Encoder, Encodes, Fuse, GeneEncoder, GeneNet, GraphLayer, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
     gene_sets::GeneSets,
@@ -46,8 +46,8 @@ impl Stage for Pretrain {
             )
             .optional::<Graph>(
                 "graph",
-                "Who is a neighbour, beside the table: for `dgi`, `graph_ae` and `graph_mask`, which see no edge to a spot outside of \
-                 `split`'s training spots, and make the weights of those that are left",
+                "Who is a neighbour, beside the table: for `dgi`, `graph_ae` and `graph_mask`, and for encoders of genes on a graph. They \
+                 see no edge to a spot outside of `split`'s training spots, and make the weights of those that are left",
             )
             .optional::<Patches>("patches", "Patches; what all other objectives train on")
             .optional::<Split>("split", "Train on its training spots only; without it on all spots")
@@ -134,7 +134,7 @@ impl Trained {
     }
 }
 
-/// Trains an MLP on genes.
+/// Trains an encoder on genes, with or without a graph.
 fn on_genes(
     options: &PretrainParams,
     ctx: &Context,
@@ -147,9 +147,14 @@ fn on_genes(
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let encoder = options.encoder.clone().unwrap_or_else(Encoder::of_genes);
     let kind = OfGenes { scaler: scaler.clone(), encoder, dim: options.dim };
-    let encoder = kind.net(&mut params, ALONE, &mut rng)?;
-    let kind = Kind::Genes(kind);
+    let net = kind.net(&mut params, ALONE, &mut rng)?;
+    let encoder = gene_encoder(options, ctx, net, table, rows, device)?;
+    let kind = match encoder {
+        GeneEncoder::Alone(_) => Kind::Genes(kind),
+        GeneEncoder::Graph(..) => Kind::Graph(kind),
+    };
     let mut architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
+    architecture.provenance.training_edges = encoder.edges();
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
         let decoder = Linear::new(&mut params, "decoder", options.dim, table.n_genes(), &mut rng);
         let decoder = Network(vec![Layer::Linear(decoder)]);
@@ -164,6 +169,36 @@ fn on_genes(
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
     trained(ctx, options, architecture, params, objective.as_ref(), device)
+}
+
+/// A network with what it needs to train on these rows.
+fn gene_encoder(
+    options: &PretrainParams,
+    ctx: &Context,
+    net: GeneNet,
+    table: &Table,
+    rows: &[usize],
+    device: Option<&dyn Device>,
+) -> Result<GeneEncoder> {
+    let graph = match &net {
+        GeneNet::Alone(_) => None,
+        GeneNet::Graph(_) => {
+            if device.is_some() {
+                tracing::info!("the encoder of genes computes on the CPU: no device has layers on a graph");
+            }
+            let of = |encoder: &Option<Encoder>| {
+                encoder.as_ref().filter(|kind| kind.encodes() == Encodes::Graph).map(Encoder::name)
+            };
+            let name = of(&options.encoder).or_else(|| of(&options.gene_encoder)).unwrap_or("gcn");
+            let graph: Option<Graph> = ctx.read_optional("graph")?;
+            Some(graph.ok_or_else(|| {
+                Error::invalid(format!(
+                    "an encoder of kind `{name}` sees neighbours: connect input `graph`, what `visium/graph` makes"
+                ))
+            })?)
+        }
+    };
+    GeneEncoder::new(net, table, graph.as_ref(), rows)
 }
 
 /// The scaling of genes that is fitted to these rows of a table.
@@ -284,11 +319,13 @@ fn on_both(
         dim: options.dim,
     };
     let encoder = image.net(&mut params, OF_PATCHES, &mut rng)?;
-    let gene_encoder = genes.net(&mut params, OF_GENES, &mut rng)?;
+    let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
+    let gene_encoder = gene_encoder(options, ctx, gene_net, table, &rows, device)?;
     let is_fused = options.objective == Objective::FusedContrast;
     let fuse = is_fused.then(|| Fuse::new(&mut params, FUSION, options.fusion, options.dim, &mut rng));
     let kind = Kind::Pair { patches: image, genes, fusion: is_fused.then_some(options.fusion) };
-    let architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
+    let mut architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
+    architecture.provenance.training_edges = gene_encoder.edges();
     let (augment, seed) = (augment(options), ctx.seed());
     let patches = PatchViews { patches, positions: &positions, colours, augment, crops: None, encoder, seed };
     let genes = gene_views(options, ctx, table, &rows, scaler, gene_encoder)?;
@@ -339,7 +376,7 @@ fn gene_views<'a>(
     table: &'a Table,
     rows: &'a [usize],
     scaler: Scaler,
-    encoder: Net,
+    encoder: GeneEncoder,
 ) -> Result<GeneViews<'a>> {
     Ok(GeneViews {
         expression: Expression::new(table, rows, scaler)?,

@@ -14,7 +14,11 @@ use restage_stage::{
 
 /// Some spots of a table, section by section. What they are to each other is all that is in here: edges to other spots are gone
 /// before any weight is made, so that nothing of a spot that is left out is seen.
-pub(crate) struct Sections(Vec<Section>);
+pub(crate) struct Sections {
+    list: Vec<Section>,
+    /// Per spot its section, and its place there.
+    places: Vec<(usize, usize)>,
+}
 
 struct Section {
     name: String,
@@ -84,11 +88,11 @@ impl Sections {
                     spots.iter().zip(0..).map(|(spot, own)| near(*spot, name, own)).collect();
                 Ok(Section { name: name.to_owned(), near: normalised(near?), spots })
             })
-            .collect::<Result<_>>()?;
+            .collect::<Result<Vec<_>>>()?;
         if crossing > 0 {
             tracing::warn!("{crossing} edges of the graph lead from section to section, and are left out");
         }
-        let this = Self(sections);
+        let this = Self::of(sections, rows.len());
         if this.edges() == 0 {
             return Err(Error::invalid(format!(
                 "the graph has no edge between any two of the {} spots: is it of the same sections, and the same split?",
@@ -98,19 +102,27 @@ impl Sections {
         Ok(this)
     }
 
+    fn of(list: Vec<Section>, spots: usize) -> Self {
+        let mut places = vec![(0, 0); spots];
+        for (number, section) in list.iter().enumerate() {
+            section.spots.iter().zip(0..).for_each(|(spot, place)| places[*spot] = (number, place));
+        }
+        Self { list, places }
+    }
+
     /// Number of sections.
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     /// Number of spots.
     pub(crate) fn spots(&self) -> usize {
-        self.0.iter().map(|section| section.spots.len()).sum()
+        self.list.iter().map(|section| section.spots.len()).sum()
     }
 
     /// Number of edges between different spots; one that leads both ways is two.
     pub(crate) fn edges(&self) -> usize {
-        self.0.iter().flat_map(|section| &section.near).map(|near| near.len() - 1).sum()
+        self.list.iter().flat_map(|section| &section.near).map(|near| near.len() - 1).sum()
     }
 
     /// Steps an epoch, for so many spots a step at most: sections are not cut, and there is one a step at least.
@@ -118,9 +130,37 @@ impl Sections {
         self.spots().div_ceil(spots).clamp(1, self.count())
     }
 
+    /// Some spots, by their positions, with as many rings around them as are asked for, each spot once, and the edges among
+    /// them. Of the outermost ring those are left out: what they lead to is not seen from the middle.
+    pub(crate) fn around(&self, positions: &[usize], rings: usize) -> (Vec<usize>, Arc<Sparse>) {
+        let mut spots: Vec<usize> = positions.to_vec();
+        let mut local: HashMap<usize, usize> = spots.iter().copied().zip(0..).collect();
+        let mut ring = 0..spots.len();
+        let mut rows = Vec::new();
+        for _ in 0..rings {
+            for at in ring.clone() {
+                let (section, place) = self.places[spots[at]];
+                let section = &self.list[section];
+                let row = section.near[place].iter().map(|(other, weight)| {
+                    let other = section.spots[*other];
+                    let found = *local.entry(other).or_insert_with(|| {
+                        spots.push(other);
+                        spots.len() - 1
+                    });
+                    (found, *weight)
+                });
+                rows.push(row.collect::<Vec<_>>());
+            }
+            ring = ring.end..spots.len();
+        }
+        rows.resize(spots.len(), Vec::new());
+        let edges = Sparse::from_rows(spots.len(), rows);
+        (spots, edges)
+    }
+
     /// These sections, by their positions.
     pub(crate) fn batch(&self, positions: &[usize]) -> Batch<'_> {
-        let sections: Vec<_> = positions.iter().map(|position| &self.0[*position]).collect();
+        let sections: Vec<_> = positions.iter().map(|position| &self.list[*position]).collect();
         let spots: Vec<_> = sections.iter().flat_map(|section| section.spots.iter().copied()).collect();
         let edges = side_by_side(&sections, spots.len(), <[_]>::to_vec);
         Batch { sections, spots, edges }
@@ -294,6 +334,21 @@ mod tests {
         let own = [("b0", "b0", 3.0), ("b1", "b1", 3.0)];
         let with_own = Sections::new(&table(), &graph(&[&CHAIN[..], &own].concat()), &[0, 2]).unwrap();
         assert_near(&dense(&with_own.batch(&[0]).edges), &[0.75, 0.25, 0.25, 0.75]);
+    }
+
+    #[test]
+    fn around_some_spots_are_rings_of_others() {
+        let sections = Sections::new(&table(), &graph(&CHAIN), &[0, 1, 2, 3, 4]).unwrap();
+        let weights = dense(&sections.batch(&[1]).edges);
+        // From an end of the chain (b0, b1, b2) the first ring is its middle, the second its other end; of the pair it is the other.
+        let (alone, none) = sections.around(&[0, 4], 0);
+        assert_eq!((alone, none.entries()), (vec![0, 4], 0));
+        let (near, edges) = sections.around(&[0, 4], 1);
+        assert_eq!((near, edges.entries()), (vec![0, 4, 2, 1], 4));
+        let (far, edges) = sections.around(&[0], 2);
+        assert_eq!(far, [0, 2, 3]);
+        let wanted = [&weights[..6], &[0.0; 3]].concat();
+        assert_near(&dense(&edges), &wanted);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod encoders;
 mod fusion;
 mod gene_sets;
-mod graph;
+pub(crate) mod graph;
 
 use std::{
     collections::BTreeMap,
@@ -101,7 +101,7 @@ fn ids(count: usize) -> Vec<String> {
 }
 
 /// Spots of two kinds (even, odd): each has its own genes that are expressed together.
-fn table(spots: usize, genes: usize) -> Table {
+pub(crate) fn table(spots: usize, genes: usize) -> Table {
     let mut rng = rng(1, "table");
     let row = |spot: usize| {
         let level: f32 = rng.random_range(0.5..2.0);
@@ -122,7 +122,7 @@ fn table(spots: usize, genes: usize) -> Table {
 }
 
 /// Patches of two kinds: six nuclei (even) or four (odd), in sections of which no two are stained and lit alike.
-fn patches(count: usize, size: usize) -> Patches {
+pub(crate) fn patches(count: usize, size: usize) -> Patches {
     let mut rng = rng(2, "patches");
     let mut pixels = Vec::with_capacity(count * size * size * 3);
     let side = size as f32;

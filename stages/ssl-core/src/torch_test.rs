@@ -3,8 +3,8 @@
 use std::{path::Path, process::Command};
 
 use restage_nn::{
-    AdamW, Linear, Matrix, Params, Recording, Scalar, Source, Sparse, VicRegWeights, dfdx::prelude::*,
-    masked_mse, nt_xent, tensor, vicreg,
+    AdamW, Linear, MaskToken, Matrix, Params, Projection, Recording, Scalar, Source, Sparse, VicRegWeights,
+    dfdx::prelude::*, masked_mse, nt_xent, tensor, values, vicreg,
 };
 use restage_stage::{
     artifact::{Artifact, Model, Weight},
@@ -13,10 +13,24 @@ use restage_stage::{
 use serde_json::{Value, json};
 
 use crate::{
-    encoder::{Encoder, GraphLayer, GraphNet, Net, Projector},
+    augment::Augment,
+    dgi::Dgi,
+    encoder::{Encoder, Fuse, Fusion, GeneEncoder, GraphLayer, GraphNet, Net, Projector},
+    expression::{Expression, Scaler},
+    graph_autoencoder::{GraphAutoencoder, Mask},
+    joint::{Joint, Method},
     mae::{self, MaeDecoder},
+    optical_density::Colours,
+    params::Readout,
     pretext::by_places,
     safetensors::Exported,
+    sections::Sections,
+    tests::{
+        graph::{grid, tissue},
+        patches, table,
+    },
+    train::{Memory, Objective},
+    views::{FusedViews, GeneViews, PatchViews, Views},
 };
 
 const SCRIPT: &str = r#"
@@ -50,9 +64,9 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
-    def forward(self, x):
+    def forward(self, x, hidden=None):
         z = self.norm1(x)
-        x = x + self.attn(z, z, z, need_weights=False)[0]
+        x = x + self.attn(z, z, z, need_weights=False, attn_mask=hidden)[0]
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x))))
 def sincos(side, width):
     angle = torch.arange(side)[:, None] / 10000 ** (torch.arange(width // 4) / (width // 4))
@@ -68,8 +82,8 @@ class Transformer(nn.Module):
         found = {rename(k): v for k, v in state.items() if k.startswith(name + ".")}
         if "mask_token" in found: self.mask_token = nn.Parameter(torch.zeros(found["mask_token"].shape))
         self.load_state_dict(found)
-    def through(self, x):
-        for block in self.blocks: x = block(x)
+    def through(self, x, hidden=None):
+        for block in self.blocks: x = block(x, hidden)
         return self.norm(x)
 class OnGraph(nn.Module):
     def __init__(self, name, edges):
@@ -88,14 +102,82 @@ class OnGraph(nn.Module):
         scores = F.leaky_relu((h * w["att_src"]).sum(-1)[None] + (h * w["att_dst"]).sum(-1)[:, None], 0.2)
         scores = scores.masked_fill(self.edges[:, :, None] == 0, float("-inf"))
         return torch.einsum("ijh,jhd->ihd", scores.softmax(1), h).flatten(1) + w["bias"]
-if task["kind"] in ("gcn", "gat"):
-    edges = torch.tensor(task["edges"]).reshape(32, 32)
+def graph_encoder(kind, edges):
+    """What is trained, and what it does."""
+    if kind == "transformer":
+        net = Transformer("encoder", 2, 4, embed=nn.Linear(12, 16), norm=nn.LayerNorm(16), head=nn.Linear(16, 8))
+        return [net], lambda x: net.head(net.through(net.embed(x)[None], edges == 0)[0])
     layer, rest = OnGraph("encoder.0", edges), nn.Sequential(nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
     rest.load_state_dict({f"{int(k[8]) - 1}{k[9:]}": v for k, v in state.items() if k[:9] in ("encoder.1", "encoder.3")})
-    decoder = OnGraph("decoder", edges)
-    nets = [layer, rest, decoder]
-    x = torch.tensor(task["input"]).reshape(32, 12)
-    loss = lambda: F.mse_loss(decoder(rest(layer(x))), x)
+    return [layer, rest], lambda x: rest(layer(x))
+def weight(name):
+    """A weight alone, and what it does."""
+    linear = nn.Linear(*state[name + ".weight"].shape[::-1], bias=False)
+    linear.load_state_dict({"weight": state[name + ".weight"]})
+    return linear
+if task["kind"] in ("gcn", "gat", "transformer"):
+    spots = task["spots"]
+    edges = torch.tensor(task["edges"]).reshape(spots, spots)
+    x = torch.tensor(task["input"]).reshape(spots, 12)
+    nets, encoder = graph_encoder(task["kind"], edges)
+    if task["objective"] == "dgi":
+        # Veličković et al. 2019, and GraphST's summaries of a spot's surroundings, both ways.
+        score_by = weight("discriminator")
+        nets.append(score_by)
+        other = torch.tensor(task["corrupted"]).reshape(spots, 12)
+        bce = F.binary_cross_entropy_with_logits
+        near = (edges > 0).float()
+        # Spots are of one section if they are as many places apart at most: sections have 64.
+        section = (torch.arange(spots)[:, None] // 64 == torch.arange(spots)[None] // 64).float()
+        mean = section if task["readout"] == "section" else near
+        mean = mean / mean.sum(1, keepdim=True)
+        def told(true, false):
+            by = score_by(torch.sigmoid(mean @ true))
+            scores = torch.cat([(true * by).sum(1), (false * by).sum(1)])
+            return bce(scores, torch.cat([torch.ones(spots), torch.zeros(spots)]))
+        def loss():
+            true, false = encoder(x), encoder(other)
+            return told(true, false) if task["readout"] == "section" else (told(true, false) + told(false, true)) / 2
+    else:
+        decoder = OnGraph("decoder", edges)
+        nets.append(decoder)
+        if task["objective"] == "graph_mask":
+            # GraphMAE (Hou et al. 2022): a token for hidden spots, nothing of them in the decoder, scaled cosine error.
+            bridge, token = weight("bridge"), nn.ParameterList([state["token"]])
+            nets += [bridge, token]
+            hidden = torch.zeros(spots, dtype=torch.bool)
+            hidden[torch.tensor(task["hidden"])] = True
+            def loss():
+                z = bridge(encoder(torch.where(hidden[:, None], token[0], x)))
+                made = decoder(torch.where(hidden[:, None], torch.zeros(()), z))
+                return (1 - F.cosine_similarity(made[hidden], x[hidden])).pow(3).mean()
+        else:
+            loss = lambda: F.mse_loss(decoder(encoder(x)), x)
+elif task["kind"] == "fused":
+    small = lambda name: part(name, nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.GroupNorm(8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 8))
+    patches, genes = small("encoder.patches"), part("encoder.genes", nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
+    projector = part("projector", nn.Linear(8, 16), nn.LayerNorm(16), nn.ReLU(), nn.Linear(16, 16))
+    nets = [patches, genes, projector]
+    if task["fusion"] == "concat":
+        of_patches = nn.Linear(8, 8)
+        of_patches.load_state_dict({k: state[f"encoder.fusion.patches.{k}"] for k in ("weight", "bias")})
+        of_genes = weight("encoder.fusion.genes")
+        nets += [of_patches, of_genes]
+        fuse = lambda p, g: of_patches(p) + of_genes(g)
+    elif task["fusion"] == "sum":
+        fuse = lambda p, g: p + g
+    else:
+        hidden = nn.Linear(8, 8)
+        hidden.load_state_dict({k: state[f"encoder.fusion.hidden.{k}"] for k in ("weight", "bias")})
+        q = weight("encoder.fusion.score")
+        nets += [hidden, q]
+        def fuse(p, g):
+            share = torch.cat([q(torch.tanh(hidden(z))) for z in (p, g)], 1).softmax(1)
+            return share[:, :1] * p + share[:, 1:] * g
+    views = [(torch.tensor(i).reshape(40, 8, 8, 3).permute(0, 3, 1, 2), torch.tensor(g).reshape(40, 12))
+             for i, g in zip(task["images"], task["genes"])]
+    criterion = {"vicreg": vicreg, "simclr": nt_xent}[task["contrast"]]
+    loss = lambda: criterion(*[projector(fuse(patches(image), genes(row))) for image, row in views])
 elif task["kind"] == "mlp":
     encoder = part("encoder", nn.Linear(12, 16), nn.LayerNorm(16), nn.GELU(), nn.Linear(16, 8))
     decoder = nn.Linear(8, 12)
@@ -216,10 +298,18 @@ fn ten_steps_on_genes_are_those_of_pytorch() {
     });
 }
 
+fn graph_encoders() -> [Encoder; 3] {
+    [
+        Encoder::Gcn { hidden: vec![16] },
+        Encoder::Gat { hidden: vec![16], heads: 4 },
+        Encoder::Transformer { width: 16, depth: 2, heads: 4 },
+    ]
+}
+
 /// `graph_ae`, in PyTorch on a dense matrix of edges.
 #[test]
 fn ten_steps_on_a_graph_are_those_of_pytorch() {
-    let kinds = [Encoder::Gcn { hidden: vec![16] }, Encoder::Gat { hidden: vec![16], heads: 4 }];
+    let kinds = graph_encoders();
     // Rings of spots, each with some more neighbours.
     let near =
         |spot: usize| (0..32).filter(move |other| (spot + 32 - other) % 32 < 3 || (spot * other) % 13 == 5);
@@ -233,13 +323,121 @@ fn ten_steps_on_a_graph_are_those_of_pytorch() {
         let (mut params, mut rng) = (Params::default(), rng(1, "init"));
         let encoder = GraphNet::new(&mut params, "encoder", &kind, (12, 8), &mut rng).unwrap();
         let decoder = GraphLayer::decoder(&mut params, "decoder", &kind, (8, 12), &mut rng);
-        let task = json!({ "kind": kind.name(), "rate": 0.003, "input": input, "edges": dense });
+        let task = json!({
+            "kind": kind.name(), "objective": "graph_ae", "rate": 0.003, "spots": 32, "input": input, "edges": dense
+        });
         compare(params, task, |params| {
             let x = tensor(input.clone(), (32, 12)).leaky_traced();
             let embeddings = encoder.forward(params, &edges, x, Source::Data);
             let prediction = decoder.forward(params, &edges, embeddings, Source::Op);
             masked_mse(prediction, input.clone(), vec![true; 32 * 12])
         });
+    }
+}
+
+/// Whole steps of objectives on two sections, with what they drew.
+#[test]
+fn ten_steps_of_objectives_on_a_graph_are_those_of_pytorch() {
+    let (table, graph) = (tissue(2, 12), grid(2));
+    let rows: Vec<usize> = (0..128).collect();
+    let expression = || {
+        let scaler = Scaler::fit(&table.var.index, &table.x);
+        Expression::new(&table, &rows, scaler).unwrap()
+    };
+    let sections = || Sections::new(&table, &graph, &rows).unwrap();
+    let whole = sections();
+    let batch = whole.batch(&[0, 1]);
+    let one = |at: usize| if at / 128 == at % 128 { 1.0 } else { 0.0 };
+    let edges = values(&batch.edges.product(tensor((0..128 * 128).map(one).collect(), (128, 128))));
+    let input = expression().values(&batch.spots);
+    let kind = Encoder::Gcn { hidden: vec![16] };
+    let start = || {
+        let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+        let encoder = GraphNet::new(&mut params, "encoder", &kind, (12, 8), &mut rng).unwrap();
+        (params, rng, encoder)
+    };
+    let task = |objective: &str| {
+        json!({
+            "kind": "gcn", "objective": objective, "rate": 0.003, "spots": 128, "input": input, "edges": edges
+        })
+    };
+    let steps = |params: Params, task: Value, objective: &dyn Objective| {
+        compare(params, task, |params| objective.step(params, &Memory::default(), 0, &[0, 1]).loss);
+    };
+    for readout in [Readout::Section, Readout::Neighbours] {
+        let (mut params, mut rng, encoder) = start();
+        let discriminator = Projection::new(&mut params, "discriminator", 8, 8, &mut rng);
+        let (expression, sections) = (expression(), sections());
+        let dgi = Dgi { expression, sections, encoder, discriminator, readout, seed: 5 };
+        let [real, corrupted] = dgi.inputs(0, &batch);
+        assert!(real == input && corrupted != input);
+        let mut task = task("dgi");
+        (task["corrupted"], task["readout"]) = (json!(corrupted), json!(readout));
+        steps(params, task, &dgi);
+    }
+    for is_masked in [false, true] {
+        let (mut params, mut rng, encoder) = start();
+        let decoder = GraphLayer::decoder(&mut params, "decoder", &kind, (8, 12), &mut rng);
+        let mask = is_masked.then(|| Mask {
+            rate: 0.3,
+            token: MaskToken::new(&mut params, "token", 12),
+            bridge: Projection::new(&mut params, "bridge", 8, 8, &mut rng),
+            gamma: 3.0,
+        });
+        let (expression, sections) = (expression(), sections());
+        let objective = GraphAutoencoder { expression, sections, encoder, decoder, mask, seed: 5 };
+        let mut task = task(if is_masked { "graph_mask" } else { "graph_ae" });
+        task["hidden"] = json!(objective.hidden(0.3, 0, &batch));
+        steps(params, task, &objective);
+    }
+}
+
+/// Whole steps of `fused_contrast`, with the views that it drew.
+#[test]
+fn ten_steps_of_fused_contrast_are_those_of_pytorch() {
+    let (table, patches) = (table(40, 12), patches(40, 8));
+    let rows: Vec<usize> = (0..40).collect();
+    for (fusion, contrast) in
+        [(Fusion::Concat, "vicreg"), (Fusion::Sum, "simclr"), (Fusion::Attention, "simclr")]
+    {
+        let (mut params, mut rng) = (Params::default(), rng(1, "init"));
+        let cnn = Encoder::Cnn { channels: vec![8] };
+        let of_patches = Net::of_patches(&mut params, "encoder.patches", &cnn, 8, &mut rng).unwrap();
+        let mlp = Encoder::Mlp { hidden: vec![16] };
+        let of_genes = Net::of_genes(&mut params, "encoder.genes", &mlp, (12, 8), &mut rng).unwrap();
+        let fuse = Fuse::new(&mut params, "encoder.fusion", fusion, 8, &mut rng);
+        let scaler = Scaler::fit(&table.var.index, &table.x);
+        let patches = PatchViews {
+            patches: &patches,
+            positions: &rows,
+            colours: Colours::fit(&patches, &rows),
+            augment: Augment { crop: (0.6, 1.0), stain: 0.1, colour: 0.2 },
+            crops: None,
+            encoder: of_patches,
+            seed: 5,
+        };
+        let genes = GeneViews {
+            expression: Expression::new(&table, &rows, scaler).unwrap(),
+            encoder: GeneEncoder::Alone(of_genes),
+            hidden: 0.2,
+            noise: 0.5,
+            swapped: 0.1,
+            seed: 5,
+        };
+        let views = [0, 1].map(|view| (patches.images(0, view, &rows), genes.draw(0, view, &rows).values));
+        let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
+        let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
+        let method = match contrast {
+            "vicreg" => Method::Vicreg(weights),
+            _ => Method::Simclr { temperature: 0.2 },
+        };
+        let views_of = FusedViews { patches, genes, fuse };
+        let objective = Joint { views: views_of, projector, method, momentum: 0.0 };
+        let task = json!({
+            "kind": "fused", "fusion": fusion, "contrast": contrast, "rate": 0.0003,
+            "images": views.each_ref().map(|(images, _)| images), "genes": views.each_ref().map(|(_, genes)| genes)
+        });
+        compare(params, task, |params| objective.step(params, &Memory::default(), 0, &rows).loss);
     }
 }
 

@@ -13,7 +13,7 @@ use restage_stage::{artifact::Patches, context::rng};
 
 use crate::{
     augment::Augment,
-    encoder::{Fuse, Net},
+    encoder::{Around, Fuse, GeneEncoder, Net},
     expression::Expression,
     optical_density::Colours,
 };
@@ -44,12 +44,20 @@ pub(crate) trait Views: Sync {
     fn look(&self, teacher: &Params, view: &Self::View) -> Matrix<NoneTape>;
 }
 
-/// What an encoder of one modality takes of a batch.
+/// What an encoder of patches takes of a batch.
 pub(crate) struct View {
     values: Vec<f32>,
     spots: usize,
-    /// Of patches, side in pixels.
+    /// Side in pixels.
     side: usize,
+}
+
+/// What an encoder of genes takes of a batch.
+pub(crate) struct GeneView {
+    pub(crate) values: Vec<f32>,
+    /// Spots of the batch.
+    batch: usize,
+    around: Around,
 }
 
 /// Small crops of patches.
@@ -133,7 +141,7 @@ impl Views for PatchViews<'_> {
 /// Expression with some of it hidden, disturbed and exchanged, as in ConGI (Zeng et al. 2023): each with probability ½.
 pub(crate) struct GeneViews<'a> {
     pub(crate) expression: Expression<'a>,
-    pub(crate) encoder: Net,
+    pub(crate) encoder: GeneEncoder,
     /// Share of genes that are set to their mean.
     pub(crate) hidden: f64,
     /// Standard deviation, in those of the gene, of what is added to four genes of five.
@@ -147,6 +155,10 @@ pub(crate) struct GeneViews<'a> {
 const NOISY: f64 = 0.8;
 
 impl GeneViews<'_> {
+    fn tensor(&self, view: &GeneView) -> Matrix {
+        tensor(view.values.clone(), (view.around.spots.len(), self.expression.genes()))
+    }
+
     fn disturb(&self, values: &mut [f32], rng: &mut impl Rng) {
         let [hide, disturb, swap] = rng.random::<[bool; 3]>();
         if hide {
@@ -173,7 +185,7 @@ impl GeneViews<'_> {
 }
 
 impl Views for GeneViews<'_> {
-    type View = View;
+    type View = GeneView;
 
     fn items(&self) -> usize {
         self.expression.spots()
@@ -183,22 +195,24 @@ impl Views for GeneViews<'_> {
         self.encoder.parameters()
     }
 
-    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> View {
-        let mut values = self.expression.values(batch);
-        values.par_chunks_mut(self.expression.genes()).zip(batch).for_each(|(values, item)| {
+    /// Neighbours that an encoder sees are disturbed as well, each in its own way.
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> GeneView {
+        let around = self.encoder.around(batch);
+        let mut values = self.expression.values(&around.spots);
+        values.par_chunks_mut(self.expression.genes()).zip(&around.spots).for_each(|(values, item)| {
             let mut rng = rng(self.seed, &format!("view/{epoch}/{view}/{}", self.expression.id(*item)));
             self.disturb(values, &mut rng);
         });
-        View { values, spots: batch.len(), side: 1 }
+        GeneView { values, batch: batch.len(), around }
     }
 
-    fn embed(&self, params: &Params, view: &View) -> Matrix<OwnedTape<f32, Cpu>> {
-        let genes = tensor(view.values.clone(), (view.spots, self.expression.genes()));
-        self.encoder.forward(params, genes.leaky_traced())
+    fn embed(&self, params: &Params, view: &GeneView) -> Matrix<OwnedTape<f32, Cpu>> {
+        let genes = self.tensor(view).leaky_traced();
+        self.encoder.forward(params, &view.around.edges, genes, view.batch)
     }
 
-    fn look(&self, teacher: &Params, view: &View) -> Matrix<NoneTape> {
-        self.encoder.forward(teacher, tensor(view.values.clone(), (view.spots, self.expression.genes())))
+    fn look(&self, teacher: &Params, view: &GeneView) -> Matrix<NoneTape> {
+        self.encoder.forward(teacher, &view.around.edges, self.tensor(view), view.batch)
     }
 }
 
@@ -210,7 +224,7 @@ pub(crate) struct FusedViews<'a> {
 }
 
 impl Views for FusedViews<'_> {
-    type View = [View; 2];
+    type View = (View, GeneView);
 
     fn items(&self) -> usize {
         self.patches.items()
@@ -220,15 +234,15 @@ impl Views for FusedViews<'_> {
         [self.patches.parameters(), self.genes.parameters()].concat()
     }
 
-    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> [View; 2] {
-        [self.patches.draw(epoch, view, batch), self.genes.draw(epoch, view, batch)]
+    fn draw(&self, epoch: usize, view: usize, batch: &[usize]) -> (View, GeneView) {
+        (self.patches.draw(epoch, view, batch), self.genes.draw(epoch, view, batch))
     }
 
-    fn embed(&self, params: &Params, [patches, genes]: &[View; 2]) -> Matrix<OwnedTape<f32, Cpu>> {
+    fn embed(&self, params: &Params, (patches, genes): &(View, GeneView)) -> Matrix<OwnedTape<f32, Cpu>> {
         self.fuse.forward(params, self.patches.embed(params, patches), self.genes.embed(params, genes))
     }
 
-    fn look(&self, teacher: &Params, [patches, genes]: &[View; 2]) -> Matrix<NoneTape> {
+    fn look(&self, teacher: &Params, (patches, genes): &(View, GeneView)) -> Matrix<NoneTape> {
         self.fuse.forward(teacher, self.patches.look(teacher, patches), self.genes.look(teacher, genes))
     }
 }

@@ -1,23 +1,42 @@
-//! Encoders of genes on a graph: as the `mlp`, but what a hidden layer makes of a spot depends on its neighbours too.
+//! Encoders of genes on a graph: as the `mlp`, but what a hidden layer makes of a spot depends on its neighbours too; or a
+//! transformer whose tokens are spots.
 
 use std::sync::Arc;
 
 use rand::Rng;
 use restage_nn::{
-    GraphAttention, GraphConv, LayerNorm, Linear, Matrix, Params, Source, Sparse, dfdx::prelude::*, gelu,
+    GraphAttention, GraphConv, Layer, LayerNorm, Linear, Matrix, NeighbourAttention, Network, Params, Source,
+    Sparse, dfdx::prelude::*, gelu,
 };
 use restage_stage::{Error, Result};
 
-use super::Encoder;
+use super::{Encoder, vit};
 
-/// Graph layer, layer norm, GELU per hidden layer, then linear, which sees no neighbours.
+/// What makes an embedding of a spot's genes and its neighbours'.
 pub(crate) struct GraphNet {
-    hidden: Vec<(GraphLayer, LayerNorm)>,
+    body: Body,
+    /// To the embedding; it sees no neighbours.
     output: Linear,
 }
 
+enum Body {
+    /// Graph layer, layer norm, GELU per hidden layer.
+    Layers(Vec<(GraphLayer, LayerNorm)>),
+    /// A linear layer on each spot, blocks of a transformer, a layer norm.
+    Transformer { embed: Linear, blocks: Vec<Block>, norm: Network },
+}
+
+/// A transformer's block: normalised, a spot attends to itself and its neighbours; then two layers with GELU on each spot; both
+/// beside a shortcut.
+struct Block {
+    norm: LayerNorm,
+    among: NeighbourAttention,
+    alone: Network,
+}
+
 impl GraphNet {
-    /// Adds its parameters as those of a PyTorch `Sequential` of that name, with graph layers' own as PyTorch Geometric names them.
+    /// Adds its parameters as those of a PyTorch `Sequential` of that name, with graph layers' own as PyTorch Geometric names them;
+    /// those of a transformer as timm's `vit` names them, with `embed` for what makes tokens.
     ///
     /// # Errors
     /// If it is a kind of encoder that sees no graph.
@@ -30,6 +49,22 @@ impl GraphNet {
     ) -> Result<Self> {
         let sizes = match kind {
             Encoder::Gcn { hidden } | Encoder::Gat { hidden, .. } => hidden,
+            Encoder::Transformer { width, depth, heads } => {
+                let embed = Linear::new(params, &format!("{name}.embed"), genes, *width, rng);
+                let mut block = |number: usize| {
+                    let block = format!("{name}.blocks.{number}");
+                    Block {
+                        norm: LayerNorm::new(params, &format!("{block}.norm1"), *width),
+                        among: NeighbourAttention::new(params, &format!("{block}.attn"), *width, *heads, rng),
+                        alone: Network(vec![vit::alone(params, &block, *width, rng)]),
+                    }
+                };
+                let blocks = (0..*depth).map(&mut block).collect();
+                let norm =
+                    Network(vec![Layer::LayerNorm(LayerNorm::new(params, &format!("{name}.norm"), *width))]);
+                let output = Linear::new(params, &format!("{name}.head"), *width, dim, rng);
+                return Ok(Self { body: Body::Transformer { embed, blocks, norm }, output });
+            }
             other => {
                 return Err(Error::invalid(format!("an encoder on a graph cannot be a {}", other.name())));
             }
@@ -43,7 +78,15 @@ impl GraphNet {
         };
         let hidden = sizes.iter().enumerate().map(layer).collect();
         let output = Linear::new(params, &format!("{name}.{}", 3 * sizes.len()), width, dim, rng);
-        Ok(Self { hidden, output })
+        Ok(Self { body: Body::Layers(hidden), output })
+    }
+
+    /// How many rings around a spot its embedding depends on.
+    pub(crate) fn rings(&self) -> usize {
+        match &self.body {
+            Body::Layers(hidden) => hidden.len(),
+            Body::Transformer { blocks, .. } => blocks.len(),
+        }
     }
 
     /// Spots x genes to spots x dim.
@@ -54,12 +97,26 @@ impl GraphNet {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let (mut x, mut source) = (x, source);
-        for (layer, norm) in &self.hidden {
-            x = gelu(norm.forward(params, layer.forward(params, edges, x, source)));
-            source = Source::Op;
-        }
-        self.output.forward(params, x, source)
+        let body = match &self.body {
+            Body::Layers(hidden) => {
+                let (mut x, mut source) = (x, source);
+                for (layer, norm) in hidden {
+                    x = gelu(norm.forward(params, layer.forward(params, edges, x, source)));
+                    source = Source::Op;
+                }
+                return self.output.forward(params, x, source);
+            }
+            Body::Transformer { embed, blocks, norm } => {
+                let mut tokens = embed.forward(params, x, source);
+                for Block { norm, among, alone } in blocks {
+                    let seen = norm.forward(params, tokens.with_empty_tape());
+                    tokens = tokens + among.forward(params, edges, seen, Source::Op);
+                    tokens = alone.forward(params, tokens.into(), Source::Op).rows();
+                }
+                norm.forward(params, tokens.into(), Source::Op).rows()
+            }
+        };
+        self.output.forward(params, body, Source::Op)
     }
 }
 
@@ -85,7 +142,7 @@ impl GraphLayer {
         }
     }
 
-    /// From embeddings back to genes: a layer of the encoder's kind, with one head.
+    /// From embeddings back to genes: a layer of the encoder's kind, with one head; a graph convolution of a transformer's.
     pub(crate) fn decoder(
         params: &mut Params,
         name: &str,

@@ -2,6 +2,7 @@
 
 mod cnn;
 mod fusion;
+mod genes;
 mod graph;
 mod mlp;
 mod resnet;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use fusion::Fuse;
 pub use fusion::Fusion;
+pub(crate) use genes::{Around, GeneEncoder, GeneNet};
 pub(crate) use graph::{GraphLayer, GraphNet};
 pub(crate) use mlp::Projector;
 
@@ -43,6 +45,18 @@ pub enum Encoder {
         #[serde(default = "graph_hidden")]
         hidden: Vec<usize>,
         /// Heads of attention. Default 4.
+        #[serde(default = "heads")]
+        heads: usize,
+    },
+    /// Of genes on a graph: spots are tokens, each of which attends to itself and its neighbours.
+    Transformer {
+        /// Length of a token: a multiple of `heads`. Default 64.
+        #[serde(default = "token")]
+        width: usize,
+        /// Number of blocks; each reaches one ring further. Default 2.
+        #[serde(default = "blocks")]
+        depth: usize,
+        /// Heads of each block's attention. Default 4.
         #[serde(default = "heads")]
         heads: usize,
     },
@@ -78,7 +92,7 @@ pub enum Encoder {
     },
 }
 
-/// What an encoder encodes.
+/// What an encoder encodes, or an objective trains on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Encodes {
     Genes,
@@ -88,12 +102,17 @@ pub(crate) enum Encodes {
 }
 
 impl Encodes {
+    /// Whether what trains on this may have an encoder of that: genes may be seen together with neighbours'.
+    pub(crate) fn allows(self, other: Self) -> bool {
+        self == other || (self, other) == (Self::Genes, Self::Graph)
+    }
+
     /// What it is called in messages, and the kinds of encoders for it.
     pub(crate) fn told(self) -> (&'static str, &'static str) {
         match self {
-            Self::Genes => ("genes", "`mlp`"),
+            Self::Genes => ("genes", "`mlp`, or with input `graph` `gcn`, `gat` or `transformer`"),
             Self::Patches => ("patches", "`cnn`, `resnet` or `vit`"),
-            Self::Graph => ("genes on a graph", "`gcn` or `gat`"),
+            Self::Graph => ("genes on a graph", "`gcn`, `gat` or `transformer`"),
         }
     }
 }
@@ -143,6 +162,14 @@ fn heads() -> usize {
     4
 }
 
+fn token() -> usize {
+    64
+}
+
+fn blocks() -> usize {
+    2
+}
+
 fn channels() -> Vec<usize> {
     vec![16, 32, 64]
 }
@@ -178,6 +205,7 @@ impl Encoder {
             Self::Mlp { .. } => "mlp",
             Self::Gcn { .. } => "gcn",
             Self::Gat { .. } => "gat",
+            Self::Transformer { .. } => "transformer",
             Self::Cnn { .. } => "cnn",
             Self::Resnet { .. } => "resnet",
             Self::Vit { .. } => "vit",
@@ -199,6 +227,15 @@ impl Encoder {
                 )));
             }
             Self::Gcn { hidden } | Self::Gat { hidden, .. } => (&hidden[..], "hidden"),
+            Self::Transformer { width, depth, heads } => {
+                vit::validate_blocks(name, *depth, *heads)?;
+                if !width.is_multiple_of(*heads) {
+                    return Err(Error::invalid(format!(
+                        "`{name}.width`: {width} cannot be shared out among {heads} `heads`: choose a multiple of it"
+                    )));
+                }
+                (std::slice::from_ref(width), "width")
+            }
             Self::Cnn { channels } if channels.is_empty() => {
                 return Err(Error::invalid(format!("`{name}.channels` must list 1 or more convolutions")));
             }
@@ -221,7 +258,7 @@ impl Encoder {
     pub(crate) fn encodes(&self) -> Encodes {
         match self {
             Self::Mlp { .. } => Encodes::Genes,
-            Self::Gcn { .. } | Self::Gat { .. } => Encodes::Graph,
+            Self::Gcn { .. } | Self::Gat { .. } | Self::Transformer { .. } => Encodes::Graph,
             Self::Cnn { .. } | Self::Resnet { .. } | Self::Vit { .. } => Encodes::Patches,
         }
     }
@@ -229,7 +266,7 @@ impl Encoder {
     /// Side in pixels of the square that a place of its last map stands for; nothing of one of genes.
     pub(crate) fn place(&self) -> Option<usize> {
         match self {
-            Self::Mlp { .. } | Self::Gcn { .. } | Self::Gat { .. } => None,
+            Self::Mlp { .. } | Self::Gcn { .. } | Self::Gat { .. } | Self::Transformer { .. } => None,
             Self::Cnn { channels } => Some(1 << channels.len().min(30)),
             Self::Resnet { .. } => Some(1 << resnet::HALVINGS),
             Self::Vit { patch, .. } => Some(*patch),
@@ -302,7 +339,7 @@ impl Net {
         rng: &mut impl Rng,
     ) -> Result<Self> {
         let (body, last, channels) = match kind {
-            Encoder::Mlp { .. } | Encoder::Gcn { .. } | Encoder::Gat { .. } => {
+            Encoder::Mlp { .. } | Encoder::Gcn { .. } | Encoder::Gat { .. } | Encoder::Transformer { .. } => {
                 return Err(Error::invalid(format!("an encoder of patches cannot be a {}", kind.name())));
             }
             Encoder::Cnn { channels } => {

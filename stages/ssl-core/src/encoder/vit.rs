@@ -26,16 +26,22 @@ const EXPANSION: usize = 4;
 
 /// Refuses sizes that no transformer has; `name` is the param that holds them.
 pub(crate) fn validate(name: &str, (width, depth, heads): (usize, usize, usize)) -> Result<()> {
+    validate_blocks(name, depth, heads)?;
+    if !(4..=1 << 14).contains(&width) || !width.is_multiple_of(4) || !width.is_multiple_of(heads) {
+        return Err(Error::invalid(format!(
+            "`{name}.width` must be a multiple of 4, for positions, and of its {heads} `heads`, not {width}"
+        )));
+    }
+    Ok(())
+}
+
+/// The same of what tokens without places have too.
+pub(super) fn validate_blocks(name: &str, depth: usize, heads: usize) -> Result<()> {
     if !(1..=64).contains(&depth) {
         return Err(Error::invalid(format!("`{name}.depth` must be from 1 to 64 blocks, not {depth}")));
     }
     if !(1..=64).contains(&heads) {
         return Err(Error::invalid(format!("`{name}.heads` must be from 1 to 64, not {heads}")));
-    }
-    if !(4..=1 << 14).contains(&width) || !width.is_multiple_of(4) || !width.is_multiple_of(heads) {
-        return Err(Error::invalid(format!(
-            "`{name}.width` must be a multiple of 4, for positions, and of its {heads} `heads`, not {width}"
-        )));
     }
     Ok(())
 }
@@ -69,13 +75,20 @@ pub(crate) fn blocks(
             Layer::LayerNorm(LayerNorm::new(params, &at("norm1"), width)),
             Layer::Attention(Attention::new(params, &at("attn"), width, heads, rng)),
         ];
-        let alone = vec![
-            Layer::LayerNorm(LayerNorm::new(params, &at("norm2"), width)),
-            Layer::Linear(Linear::new(params, &at("mlp.fc1"), width, EXPANSION * width, rng)),
-            Layer::Gelu,
-            Layer::Linear(Linear::new(params, &at("mlp.fc2"), EXPANSION * width, width, rng)),
-        ];
-        [among, alone].map(|body| Layer::Residual { body: Network(body), shortcut: Network::default() })
+        let among = Layer::Residual { body: Network(among), shortcut: Network::default() };
+        [among, alone(params, &format!("{name}.{number}"), width, rng)]
     };
     (0..depth).flat_map(&mut block).collect()
+}
+
+/// The second half of the block of that name: two layers with GELU on each token, beside a shortcut.
+pub(super) fn alone(params: &mut Params, block: &str, width: usize, rng: &mut impl Rng) -> Layer {
+    let at = |layer: &str| format!("{block}.{layer}");
+    let body = vec![
+        Layer::LayerNorm(LayerNorm::new(params, &at("norm2"), width)),
+        Layer::Linear(Linear::new(params, &at("mlp.fc1"), width, EXPANSION * width, rng)),
+        Layer::Gelu,
+        Layer::Linear(Linear::new(params, &at("mlp.fc2"), EXPANSION * width, width, rng)),
+    ];
+    Layer::Residual { body: Network(body), shortcut: Network::default() }
 }

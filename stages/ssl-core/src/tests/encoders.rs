@@ -94,7 +94,10 @@ fn encoders_are_of_what_the_objective_sees() {
     };
     let mut params = genes_params(1);
     params["encoder"] = json!({ "kind": "resnet" });
-    assert_eq!(error(params), "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, not `resnet`");
+    assert_eq!(
+        error(params),
+        "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, or with input `graph` `gcn`, `gat` or `transformer`, not `resnet`"
+    );
     let mut params = patches_params(1);
     params["encoder"] = json!({ "kind": "mlp" });
     assert!(error(params).ends_with("its kind must be `cnn`, `resnet` or `vit`, not `mlp`"));

@@ -9,7 +9,7 @@ const SIDE: usize = 8;
 
 /// Spots on squares, section by section: the left half of each has the even genes, the right half the odd ones, under noise that
 /// only neighbours tell from it.
-fn tissue(sections: usize, genes: usize) -> Table {
+pub(crate) fn tissue(sections: usize, genes: usize) -> Table {
     let mut rng = rng(3, "tissue");
     let spots = sections * SIDE * SIDE;
     let row = |spot: usize| {
@@ -30,7 +30,7 @@ fn tissue(sections: usize, genes: usize) -> Table {
 }
 
 /// Each spot's neighbours left, right, above, below.
-fn grid(sections: usize) -> Graph {
+pub(crate) fn grid(sections: usize) -> Graph {
     let spots = sections * SIDE * SIDE;
     let place = |spot: usize| (spot / (SIDE * SIDE), spot / SIDE % SIDE, spot % SIDE);
     let are_near = |a: usize, b: usize| {
@@ -52,6 +52,7 @@ fn every_graph_objective(epochs: usize) -> Vec<Value> {
         json!({ "kind": "gcn", "hidden": [16] }),
         json!({ "kind": "gcn", "hidden": [16, 8] }),
         json!({ "kind": "gat", "hidden": [12], "heads": 3 }),
+        json!({ "kind": "transformer", "width": 12, "depth": 1, "heads": 3 }),
     ];
     let with = |encoder: &Value| {
         [json!({ "objective": "dgi" }), json!({ "objective": "dgi", "readout": "neighbours" })]
@@ -148,12 +149,13 @@ fn a_graph_outside_of_the_training_split_has_no_part_in_the_model() {
 fn embeddings_reach_as_far_as_layers_do() {
     let (table, graph) = (tissue(2, 12), grid(2));
     let bench = Bench::new().with("table", &table).with("graph", &graph);
-    for (hidden, heads) in [(vec![16], None), (vec![16, 8], None), (vec![12, 6], Some(2))] {
-        let mut params = json!({ "objective": "graph_ae", "epochs": 2, "dim": 4 });
-        params["encoder"] = match heads {
-            None => json!({ "kind": "gcn", "hidden": hidden }),
-            Some(heads) => json!({ "kind": "gat", "hidden": hidden, "heads": heads }),
-        };
+    for (rings, encoder) in [
+        (1, json!({ "kind": "gcn", "hidden": [16] })),
+        (2, json!({ "kind": "gcn", "hidden": [16, 8] })),
+        (2, json!({ "kind": "gat", "hidden": [12, 6], "heads": 2 })),
+        (2, json!({ "kind": "transformer", "width": 8, "heads": 2 })),
+    ] {
+        let params = json!({ "objective": "graph_ae", "epochs": 2, "dim": 4, "encoder": encoder });
         let (model, _) = bench.pretrain(params);
         let mut other = table.clone();
         // The spot in the corner of the first section.
@@ -163,7 +165,7 @@ fn embeddings_reach_as_far_as_layers_do() {
         for spot in 0..128 {
             let distance = if spot < 64 { spot / SIDE + spot % SIDE } else { usize::MAX };
             let changed = before.row(spot) != after.row(spot);
-            assert_eq!(changed, distance <= hidden.len(), "{spot}");
+            assert_eq!(changed, distance <= rings, "{spot}");
         }
         // Alone, a section is what it is among others.
         let second = Bench::new().with("table", &table.select_spots(&(64..128).collect::<Vec<_>>()));
@@ -177,21 +179,28 @@ fn embeddings_reach_as_far_as_layers_do() {
 #[test]
 fn a_graph_encoder_goes_out_and_comes_back() {
     let bench = bench(1);
-    for encoder in [json!({ "kind": "gcn" }), json!({ "kind": "gat", "hidden": [8], "heads": 2 })] {
+    for encoder in [
+        json!({ "kind": "gcn" }),
+        json!({ "kind": "gat", "hidden": [8], "heads": 2 }),
+        json!({ "kind": "transformer", "width": 8, "depth": 1, "heads": 2 }),
+    ] {
         let (model, _) =
             bench.pretrain(json!({ "objective": "dgi", "encoder": encoder, "dim": 4, "epochs": 1 }));
-        let names: Vec<&str> = model.weights.keys().map(String::as_str).collect();
-        let attention = ["encoder.0.att_dst", "encoder.0.att_src"];
-        let attention = if encoder["kind"] == "gat" { &attention[..] } else { &[] };
-        let others = [
-            "encoder.0.bias",
-            "encoder.0.lin.weight",
-            "encoder.1.bias",
-            "encoder.1.weight",
-            "encoder.3.bias",
-            "encoder.3.weight",
-        ];
-        assert_eq!(names, [attention, &others].concat());
+        let names: Vec<&str> =
+            model.weights.keys().filter_map(|name| name.strip_prefix("encoder.")).collect();
+        let layers = ["0.bias", "0.lin.weight", "1.bias", "1.weight", "3.bias", "3.weight"];
+        let expected = match encoder["kind"].as_str() {
+            Some("gcn") => layers.to_vec(),
+            Some("gat") => [&["0.att_dst", "0.att_src"], &layers[..]].concat(),
+            _ => {
+                let of_block = ["attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", "norm1", "norm2"]
+                    .map(|layer| ["bias", "weight"].map(|kind| &*format!("blocks.0.{layer}.{kind}").leak()));
+                let others = ["embed", "head", "norm"]
+                    .map(|layer| ["bias", "weight"].map(|kind| &*format!("{layer}.{kind}").leak()));
+                [of_block.as_flattened(), others.as_flattened()].concat()
+            }
+        };
+        assert_eq!(names, expected);
         let exports = Bench::new().with("model", &model);
         let exported = exports.run::<Export>(json!({}), "export", Box::new(Silence)).unwrap();
         let path = exported.join("files/model.safetensors");
@@ -216,11 +225,18 @@ fn what_is_not_connected_or_not_a_graphs_is_named() {
     };
     assert_eq!(
         wrong("graph_mask", json!({ "kind": "mlp" })),
-        "`encoder` of `graph_mask` encodes genes on a graph: its kind must be `gcn` or `gat`, not `mlp`"
+        "`encoder` of `graph_mask` encodes genes on a graph: its kind must be `gcn`, `gat` or `transformer`, not `mlp`"
     );
     assert_eq!(
-        wrong("gene_mask", json!({ "kind": "gat" })),
-        "`encoder` of `gene_mask` encodes genes: its kind must be `mlp`, not `gat`"
+        error(&table, json!({ "objective": "gene_mask", "encoder": { "kind": "gat" } })),
+        "an encoder of kind `gat` sees neighbours: connect input `graph`, what `visium/graph` makes"
+    );
+    assert_eq!(
+        wrong("dgi", json!({ "kind": "transformer", "width": 10, "heads": 4 })),
+        "`encoder.width`: 10 cannot be shared out among 4 `heads`: choose a multiple of it"
+    );
+    assert!(
+        wrong("dgi", json!({ "kind": "transformer", "depth": 0 })).contains("from 1 to 64 blocks, not 0")
     );
     assert_eq!(
         wrong("dgi", json!({ "kind": "gat", "hidden": [10], "heads": 4 })),
@@ -232,4 +248,101 @@ fn what_is_not_connected_or_not_a_graphs_is_named() {
     let (model, _) = bench(1).pretrain(json!({ "objective": "graph_mask", "epochs": 1 }));
     let told = table.with("model", &model).run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap_err();
     assert_eq!(told.to_string(), "the model is an encoder of genes on a graph: connect input `graph`");
+}
+
+/// Objectives that are not on a graph, with encoders of genes that see one.
+fn every_objective_around_spots(epochs: usize) -> [Value; 5] {
+    let gcn = json!({ "kind": "gcn", "hidden": [16] });
+    let gat = json!({ "kind": "gat", "hidden": [12], "heads": 3 });
+    let transformer = json!({ "kind": "transformer", "width": 12, "depth": 2, "heads": 2 });
+    [
+        json!({ "objective": "gene_mask", "encoder": transformer }),
+        json!({ "objective": "gene_contrast", "contrast": "byol", "encoder": gat }),
+        json!({ "objective": "cross_modal", "gene_encoder": transformer, "encoder": { "kind": "cnn", "channels": [4, 8] } }),
+        json!({ "objective": "cross_modal", "gene_encoder": gcn, "encoder": { "kind": "cnn", "channels": [4, 8] }, "intra": 0.1 }),
+        json!({ "objective": "fused_contrast", "gene_encoder": gat, "encoder": { "kind": "cnn", "channels": [4, 8] } }),
+    ]
+    .map(|mut params| {
+        for (name, value) in [("dim", 8), ("epochs", epochs), ("checkpoint_every", 2), ("batch_size", 24)] {
+            params[name] = json!(value);
+        }
+        params["projector"] = json!([16, 16]);
+        params["learning_rate"] = json!(0.003);
+        params
+    })
+}
+
+#[test]
+fn encoders_on_a_graph_are_encoders_of_genes() {
+    let (table, graph, patches) = (tissue(1, 12), grid(1), patches(60, 8));
+    let bench = Bench::new().with("table", &table).with("graph", &graph).with("patches", &patches);
+    for (number, params) in every_objective_around_spots(6).into_iter().enumerate() {
+        killed_and_resumed(&bench, params.clone(), &format!("killed-around-{number}"));
+        same_with_two_threads(&bench, params.clone());
+        let mut long = params.clone();
+        long["epochs"] = json!(25);
+        let (model, training) = bench.pretrain(long);
+        let loss = &training.curves["loss"];
+        assert!(loss[22..].iter().sum::<f64>() < loss[..3].iter().sum(), "{params}: {loss:?}");
+        let of_both = params["objective"].as_str().is_some_and(|name| name.ends_with("_modal"));
+        let embedding = bench.embed(&model);
+        assert_eq!(embedding.dims, if of_both { 16 } else { 8 }, "{params}");
+        assert!(model.architecture["provenance"]["training_edges"].as_u64().is_some_and(|edges| edges > 150));
+        let alone = Bench::new().with("table", &table).with("patches", &patches).with("model", &model);
+        let told = alone.run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap_err().to_string();
+        assert_eq!(told, "the model is an encoder of genes on a graph: connect input `graph`");
+    }
+}
+
+/// Spots outside of the split have no part in a model of both modalities either.
+#[test]
+fn neighbours_outside_of_the_split_are_not_seen() {
+    let role = |spot: usize| if spot < 40 { Role::Train } else { Role::Test };
+    let split = Split { spots: ids(64), roles: (0..64).map(role).collect() };
+    let (table, graph, patches) = (tissue(1, 12), grid(1), patches(64, 8));
+    let mut other = table.clone();
+    let first = other.x.indptr[40] as usize;
+    other.x.data[first..].iter_mut().for_each(|value| *value *= 7.0);
+    for params in every_objective_around_spots(2) {
+        let [a, b] = [&table, &other].map(|table| {
+            let bench = Bench::new().with("table", table).with("graph", &graph).with("patches", &patches);
+            bench.with("split", &split).pretrain(params.clone())
+        });
+        assert!(a == b, "{params}");
+    }
+}
+
+/// A batch with what is around it gives what whole sections give.
+#[test]
+fn what_a_batch_sees_is_what_its_section_shows() {
+    let (table, graph) = (tissue(2, 12), grid(2));
+    let rows: Vec<usize> = (0..128).collect();
+    let sections = crate::sections::Sections::new(&table, &graph, &rows).unwrap();
+    let scaler = crate::expression::Scaler::fit(&table.var.index, &table.x);
+    let expression = crate::expression::Expression::new(&table, &rows, scaler).unwrap();
+    for kind in [
+        json!({ "kind": "gcn", "hidden": [16, 8] }),
+        json!({ "kind": "gat", "hidden": [12, 6], "heads": 2 }),
+        json!({ "kind": "transformer", "width": 12, "depth": 2, "heads": 2 }),
+    ] {
+        let kind: crate::Encoder = serde_json::from_value(kind).unwrap();
+        let mut params = restage_nn::Params::default();
+        let net = crate::encoder::GraphNet::new(&mut params, "e", &kind, (12, 4), &mut rng(1, "i")).unwrap();
+        let of = |spots: &[usize], edges: &Arc<restage_nn::Sparse>| {
+            let x = restage_nn::tensor(expression.values(spots), (spots.len(), 12));
+            restage_nn::values(&net.forward(&params, edges, x, restage_nn::Source::Data))
+        };
+        let whole = sections.batch(&[0, 1]);
+        let embeddings = of(&whole.spots, &whole.edges);
+        let batch = [3, 77, 127, 64, 36];
+        let (spots, edges) = sections.around(&batch, net.rings());
+        assert!(spots.len() < 128 && net.rings() == 2);
+        let found = of(&spots, &edges);
+        for (at, spot) in batch.iter().enumerate() {
+            let place = whole.spots.iter().position(|other| other == spot).unwrap();
+            for (found, wanted) in found[at * 4..][..4].iter().zip(&embeddings[place * 4..]) {
+                assert!((found - wanted).abs() < 1e-5, "{spot}: {found} {wanted}");
+            }
+        }
+    }
 }
