@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    params::{ParamGradients, Params},
+    params::{Param, ParamGradients, Params},
     resident::{Kind, Update},
     wide,
 };
@@ -61,15 +61,36 @@ impl AdamW {
     /// # Panics
     /// If the state or the gradients are those of other parameters.
     pub fn step(&mut self, params: &mut Params, gradients: &ParamGradients, learning_rate: f32) {
+        let steps = self.steps.saturating_add(1);
+        params.step_away(Update::AdamW {
+            rate: learning_rate / (1.0 - BETA_1.powi(steps)),
+            root: (1.0 - BETA_2.powi(steps)).sqrt(),
+            shrink: 1.0 - learning_rate * self.weight_decay,
+        });
+        self.step_each(params, gradients, |_| learning_rate);
+    }
+
+    /// The same, each parameter at a learning rate of its own; at 0 it stays as it is. Those that a device has are not moved.
+    ///
+    /// # Panics
+    /// As [`AdamW::step`].
+    pub fn step_each(
+        &mut self,
+        params: &mut Params,
+        gradients: &ParamGradients,
+        learning_rate: impl Fn(&Param) -> f32,
+    ) {
         let gradients = &gradients.values;
         assert!(self.fits(params) && gradients.len() == self.first.len(), "the state of these parameters");
         self.steps = self.steps.saturating_add(1);
-        let rate = learning_rate / (1.0 - BETA_1.powi(self.steps));
         let root = (1.0 - BETA_2.powi(self.steps)).sqrt();
-        let decaying = 1.0 - learning_rate * self.weight_decay;
-        params.step_away(Update::AdamW { rate, root, shrink: decaying });
         params.update(|index, param, values| {
-            let shrink = if param.decays { decaying } else { 1.0 };
+            let learning_rate = learning_rate(param);
+            if learning_rate == 0.0 {
+                return;
+            }
+            let rate = learning_rate / (1.0 - BETA_1.powi(self.steps));
+            let shrink = if param.decays { 1.0 - learning_rate * self.weight_decay } else { 1.0 };
             let moments =
                 self.first[index].par_chunks_mut(CHUNK).zip(self.second[index].par_chunks_mut(CHUNK));
             values.par_chunks_mut(CHUNK).zip(gradients[index].par_chunks(CHUNK)).zip(moments).for_each(

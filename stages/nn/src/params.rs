@@ -136,6 +136,12 @@ impl ParamGradients {
         });
     }
 
+    /// Sets those of parameters that are here and not to be kept to 0.
+    pub fn keep(&mut self, params: &Params, is_kept: impl Fn(&Param) -> bool) {
+        let others = self.values.iter_mut().zip(params.iter()).filter(|(_, param)| !is_kept(param));
+        others.for_each(|(values, _)| values.fill(0.0));
+    }
+
     /// Multiplies all.
     pub fn scale(&mut self, by: f32) {
         self.values.iter_mut().flatten().for_each(|value| *value *= by);

@@ -3,8 +3,8 @@
 use rand::Rng;
 use restage_nn::Params;
 use restage_stage::{
-    Error, Result,
-    artifact::{Model, Weight},
+    Context, Error, Result,
+    artifact::{Model, Patches, Weight},
 };
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +100,17 @@ impl OfGenes {
 }
 
 impl OfPatches {
+    /// Refuses patches of another size.
+    pub(crate) fn check(&self, patches: &Patches) -> Result<()> {
+        if patches.size != self.size {
+            return Err(Error::invalid(format!(
+                "the model was trained on patches of {} pixels, these have {}: make them of one size",
+                self.size, patches.size
+            )));
+        }
+        Ok(())
+    }
+
     /// As [`OfGenes::net`].
     pub(crate) fn net(&self, params: &mut Params, name: &str, rng: &mut impl Rng) -> Result<Net> {
         Net::of_patches(params, name, &self.encoder, self.dim, rng)
@@ -125,6 +136,9 @@ pub(crate) struct Provenance {
     /// Of what was trained on a graph: the edges that it saw, each of them between two training spots.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) training_edges: Option<usize>,
+    /// How `ssl/finetune` trained it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) finetuned: Option<serde_json::Value>,
 }
 
 /// Encoders that were read back: one, or one of each.
@@ -133,6 +147,56 @@ pub(crate) struct Encoders {
     pub(crate) genes: Option<(GeneNet, OfGenes)>,
     /// What makes the embeddings of a pair one.
     pub(crate) fuse: Option<Fuse>,
+}
+
+/// Which encoders are used, as their inputs are connected.
+pub(crate) struct Used {
+    pub(crate) patches: bool,
+    pub(crate) genes: bool,
+}
+
+impl Encoders {
+    /// Those whose inputs are connected.
+    ///
+    /// # Errors
+    /// If one is needed that is not.
+    pub(crate) fn used(&self, ctx: &Context) -> Result<Used> {
+        let is_connected = |port: &str| !ctx.inputs(port).is_empty();
+        let needs = |port: &str, of: &str| match (is_connected(port), self.is_pair()) {
+            (false, true) if self.fuse.is_some() => Err(Error::invalid(format!(
+                "the model makes one embedding of patches and genes: connect input `{port}` as well"
+            ))),
+            (false, false) => {
+                Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
+            }
+            (is_connected, _) => Ok(is_connected),
+        };
+        let patches = self.patches.is_some() && needs("patches", "patches")?;
+        let genes = match &self.genes {
+            None => false,
+            Some((GeneNet::Alone(_), _)) => needs("table", "genes")?,
+            Some((GeneNet::Graph(_), _)) => {
+                let of = "genes on a graph";
+                let is_used = needs("table", of)?;
+                if is_used && !is_connected("graph") {
+                    return Err(Error::invalid(format!(
+                        "the model is an encoder of {of}: connect input `graph`"
+                    )));
+                }
+                is_used
+            }
+        };
+        if !patches && !genes {
+            return Err(Error::invalid(
+                "the model has encoders of patches and genes: connect input `patches`, `table` or both",
+            ));
+        }
+        Ok(Used { patches, genes })
+    }
+
+    fn is_pair(&self) -> bool {
+        self.patches.is_some() && self.genes.is_some()
+    }
 }
 
 impl Architecture {
@@ -146,6 +210,7 @@ impl Architecture {
             device: None,
             gene_sets: None,
             training_edges: None,
+            finetuned: None,
         };
         Ok(Self { kind, objective: params.objective, provenance })
     }
@@ -162,14 +227,22 @@ impl Architecture {
         Ok(Model { architecture, weights })
     }
 
+    /// Reads it back from the artifact.
+    ///
+    /// # Errors
+    /// If it is no model of `ssl/pretrain`.
+    pub(crate) fn read(model: &Model) -> Result<Self> {
+        serde_json::from_value(model.architecture.clone()).map_err(Error::other(
+            "the model is none of `ssl/pretrain`'s: connect that stage's output `model`",
+        ))
+    }
+
     /// Reads encoders back from the artifact, with their parameters.
     ///
     /// # Errors
     /// If it is no model of `ssl/pretrain`, or its weights do not fit its architecture.
     pub(crate) fn restore(model: &Model) -> Result<(Encoders, Params)> {
-        let architecture: Self = serde_json::from_value(model.architecture.clone()).map_err(Error::other(
-            "the model is none of `ssl/pretrain`'s: connect that stage's output `model`",
-        ))?;
+        let architecture = Self::read(model)?;
         let mut params = Params::default();
         // The initial values do not matter: all are read.
         let mut rng = restage_stage::context::rng(0, "restore");

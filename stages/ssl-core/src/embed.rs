@@ -76,47 +76,20 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
             params.place(device, &ids).map_err(Error::invalid)?;
         }
     }
-    let is_pair = encoders.patches.is_some() && encoders.genes.is_some();
-    let connected = |port: &str, of: &str| match (ctx.inputs(port).is_empty(), is_pair) {
-        (false, _) => Ok(true),
-        (true, true) if encoders.fuse.is_some() => Err(Error::invalid(format!(
-            "the model makes one embedding of patches and genes: connect input `{port}` as well"
-        ))),
-        (true, true) => Ok(false),
-        (true, false) => {
-            Err(Error::invalid(format!("the model is an encoder of {of}: connect input `{port}`")))
-        }
-    };
+    let used = encoders.used(ctx)?;
     let mut found = Vec::new();
-    if let Some((net, kind)) = &encoders.patches
-        && connected("patches", "patches")?
-    {
+    if let Some((net, kind)) = encoders.patches.as_ref().filter(|_| used.patches) {
         found.push(of_patches(ctx, net, kind, &params)?);
     }
-    match &encoders.genes {
-        Some((GeneNet::Alone(net), kind)) if connected("table", "genes")? => {
-            found.push(of_genes(ctx, net, kind, &params)?);
-        }
-        Some((GeneNet::Graph(net), kind)) if connected("table", "genes on a graph")? => {
-            if ctx.inputs("graph").is_empty() {
-                let message = "the model is an encoder of genes on a graph: connect input `graph`";
-                return Err(Error::invalid(message));
-            }
-            found.push(on_graph(ctx, net, kind, &params)?);
-        }
-        _ => {}
+    match encoders.genes.as_ref().filter(|_| used.genes) {
+        Some((GeneNet::Alone(net), kind)) => found.push(of_genes(ctx, net, kind, &params)?),
+        Some((GeneNet::Graph(net), kind)) => found.push(on_graph(ctx, net, kind, &params)?),
+        None => {}
     }
-    let embedding = match &found[..] {
-        [] => {
-            let message =
-                "the model has encoders of patches and genes: connect input `patches`, `table` or both";
-            return Err(Error::invalid(message));
-        }
-        [patches, genes] => match &encoders.fuse {
-            Some(fuse) => fused(patches, genes, fuse, &params)?,
-            None => side_by_side(patches, genes)?,
-        },
-        [only, ..] => only.clone(),
+    let embedding = match (&found[..], &encoders.fuse) {
+        ([patches, genes], Some(fuse)) => fused(patches, genes, fuse, &params)?,
+        ([patches, genes], None) => side_by_side(patches, genes)?,
+        _ => found.swap_remove(0),
     };
     ctx.write("embedding", &embedding)
 }
@@ -156,12 +129,7 @@ fn on_graph(ctx: &Context, net: &GraphNet, kind: &OfGenes, params: &Params) -> R
 fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Result<Embedding> {
     let mut patches: Patches = ctx.read("patches")?;
     let size = kind.size;
-    if patches.size != size {
-        return Err(Error::invalid(format!(
-            "the model was trained on patches of {size} pixels, these have {}: make them of one size",
-            patches.size
-        )));
-    }
+    kind.check(&patches)?;
     let spots = std::mem::take(&mut patches.spots);
     by_batches(ctx, params, spots, kind.dim, |spots| {
         let mut images = kind.colours.patches(&patches, spots);

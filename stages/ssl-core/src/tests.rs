@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use crate::{Embed, Export, Import, Pretrain};
 
 /// Asks to stop at the n-th question.
-struct StopAfter(AtomicUsize);
+pub(crate) struct StopAfter(pub(crate) AtomicUsize);
 
 impl Listener for StopAfter {
     fn emit(&self, _: &Event) {}
@@ -37,18 +37,40 @@ impl Listener for StopAfter {
 }
 
 /// A folder with input artifacts, where stages run.
-struct Bench {
+pub(crate) struct Bench {
     folder: TempDir,
     inputs: BTreeMap<String, Vec<PathBuf>>,
     runs: AtomicUsize,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: TempDir::new().unwrap(), inputs: BTreeMap::new(), runs: AtomicUsize::new(0) }
     }
 
-    fn with<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
+    /// The same inputs, beside others.
+    pub(crate) fn clone_inputs(&self) -> Self {
+        Self { inputs: self.inputs.clone(), ..Self::new() }
+    }
+
+    /// The same, but for one.
+    pub(crate) fn without(&self, port: &str) -> Self {
+        let mut other = self.clone_inputs();
+        other.inputs.remove(port);
+        other
+    }
+
+    /// Where an input lies.
+    pub(crate) fn path(&self, port: &str) -> PathBuf {
+        self.inputs[port][0].clone()
+    }
+
+    /// The name of a scratch folder that nobody had.
+    pub(crate) fn new_scratch(&self) -> String {
+        format!("scratch-{}", self.runs.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn with<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
         let path = self.folder.path().join(format!("input-{port}"));
         artifact.write(&path).unwrap();
         self.inputs.insert(port.into(), vec![path]);
@@ -56,17 +78,36 @@ impl Bench {
     }
 
     /// Runs a stage with the scratch folder of that name; returns the folder of its outputs.
-    fn run<S: Stage>(&self, params: Value, scratch: &str, listener: Box<dyn Listener>) -> Result<PathBuf> {
+    pub(crate) fn run<S: Stage>(
+        &self,
+        params: Value,
+        scratch: &str,
+        listener: Box<dyn Listener>,
+    ) -> Result<PathBuf> {
+        let (results, ctx) = self.context(S::NAME, params.clone(), scratch, listener);
+        let params: S::Params = serde_json::from_value(params).unwrap();
+        S::validate(&params)?;
+        S::run(params, &ctx).map(|()| results)
+    }
+
+    /// What a stage runs in, and the folder of its outputs.
+    pub(crate) fn context(
+        &self,
+        stage: &str,
+        params: Value,
+        scratch: &str,
+        listener: Box<dyn Listener>,
+    ) -> (PathBuf, Context) {
         let scratch = self.folder.path().join(scratch);
         std::fs::create_dir_all(&scratch).unwrap();
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         let results = self.folder.path().join(format!("run-{run}"));
         std::fs::create_dir(&results).unwrap();
-        let outputs =
-            ["model", "training", "embedding", "files"].map(|port| (port.to_owned(), results.join(port)));
+        let outputs = ["model", "training", "embedding", "files", "predictions"]
+            .map(|port| (port.to_owned(), results.join(port)));
         let task = Task {
-            stage: S::NAME.into(),
-            params: params.clone(),
+            stage: stage.into(),
+            params,
             inputs: self.inputs.clone(),
             outputs: outputs.into(),
             seed: 3,
@@ -74,19 +115,16 @@ impl Bench {
             gpus: 0,
             scratch,
         };
-        let params: S::Params = serde_json::from_value(params).unwrap();
-        S::validate(&params)?;
-        S::run(params, &Context::new(task, listener)).map(|()| results)
+        (results, Context::new(task, listener))
     }
 
-    fn pretrain(&self, params: Value) -> (Model, Metrics) {
-        let scratch = format!("scratch-{}", self.runs.load(Ordering::Relaxed));
-        trained(&self.run::<Pretrain>(params, &scratch, Box::new(Silence)).unwrap())
+    pub(crate) fn pretrain(&self, params: Value) -> (Model, Metrics) {
+        trained(&self.run::<Pretrain>(params, &self.new_scratch(), Box::new(Silence)).unwrap())
     }
 
     /// Runs `ssl/embed` with this model on the same inputs.
-    fn embed(&self, model: &Model) -> Embedding {
-        let bench = Self { inputs: self.inputs.clone(), ..Self::new() }.with("model", model);
+    pub(crate) fn embed(&self, model: &Model) -> Embedding {
+        let bench = self.clone_inputs().with("model", model);
         let results = bench.run::<Embed>(json!({}), "embed", Box::new(Silence)).unwrap();
         Embedding::read(&results.join("embedding")).unwrap()
     }
@@ -96,7 +134,7 @@ fn trained(results: &Path) -> (Model, Metrics) {
     (Model::read(&results.join("model")).unwrap(), Metrics::read(&results.join("training")).unwrap())
 }
 
-fn ids(count: usize) -> Vec<String> {
+pub(crate) fn ids(count: usize) -> Vec<String> {
     (0..count).map(|spot| format!("s_{spot}")).collect()
 }
 

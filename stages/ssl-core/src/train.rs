@@ -278,8 +278,10 @@ fn resume(
     params: &Params,
     objective: &dyn Objective,
 ) -> State {
-    let fits = |state: &State| state.params.fits(params) && state.optimizer.fits(params);
-    if let Some(state) = checkpoint::load(ctx.scratch(), identity).filter(fits) {
+    let fits = |state: &State| {
+        state.identity == identity && state.params.fits(params) && state.optimizer.fits(params)
+    };
+    if let Some(state) = checkpoint::load(ctx.scratch()).filter(fits) {
         tracing::info!("going on after epoch {}", state.epochs);
         for (name, curve) in &state.curves {
             (0..).zip(curve).for_each(|(epoch, value)| ctx.metric(name, epoch, *value));
@@ -303,7 +305,7 @@ fn rate_share(step: usize, steps_per_epoch: usize, options: &PretrainParams) -> 
 }
 
 /// Tells of about 200 steps of all, not of each.
-fn report_progress(ctx: &Context, done: u64, total: u64) {
+pub(crate) fn report_progress(ctx: &Context, done: u64, total: u64) {
     if done.is_multiple_of((total / 200).max(1)) || done == total {
         ctx.progress(done, total, "steps");
     }
@@ -311,10 +313,10 @@ fn report_progress(ctx: &Context, done: u64, total: u64) {
 
 /// Weighted means by name, in the order in which names came.
 #[derive(Default)]
-struct Means(Vec<(&'static str, f64, f64)>);
+pub(crate) struct Means(Vec<(&'static str, f64, f64)>);
 
 impl Means {
-    fn add(&mut self, name: &'static str, value: f64, weight: f64) {
+    pub(crate) fn add(&mut self, name: &'static str, value: f64, weight: f64) {
         match self.0.iter_mut().find(|(known, ..)| *known == name) {
             Some((_, sum, total)) => {
                 *sum += weight * value;
@@ -324,7 +326,7 @@ impl Means {
         }
     }
 
-    fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
         self.0.iter().map(|(name, sum, total)| (*name, sum / total))
     }
 }

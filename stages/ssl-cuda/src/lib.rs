@@ -18,13 +18,13 @@ use std::{
 };
 
 use restage_nn::Device;
-use restage_ssl_core::{Choice, EmbedParams, Export, Import, PretrainParams};
+use restage_ssl_core::{Choice, EmbedParams, Export, Finetune, Import, PretrainParams};
 use restage_stage::{Context, Error, Ports, Result, Stage};
 
 use gpu::{Gpu, GpuError};
 use resident::Cuda;
 
-restage_stage::export!("ssl-cuda"; Pretrain, Embed, Export, Import);
+restage_stage::export!("ssl-cuda"; Pretrain, Embed, Finetune, Export, Import);
 
 /// The stage type `ssl-cuda/pretrain`.
 struct Pretrain;
