@@ -48,6 +48,40 @@ sweep: { ablate: { other: { set: { a.from.text: x, b.params.text: y } } } }",
 }
 
 #[test]
+fn a_stream_of_random_numbers_is_varied_alone() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  a: { uses: test/write, with: { text: t } }
+  d: { uses: test/draw, in: { text: a } }
+  e: { uses: test/join, in: { texts: [d] } }
+sweep:
+  seeds: [4, 5, 6]
+  streams: [init, batches]
+  ablate: { dash: { set: { a.text: '-' } } }";
+    sandbox.workflow("w.yaml", workflow);
+    // a twice; d and e for two texts and three seeds, and for two streams with two more seeds each.
+    assert_eq!(sandbox.ran(&["w.yaml"]), 2 + 2 * (6 + 4));
+    let mut of_streams = sandbox.texts("w.yaml", "e");
+    of_streams.retain(|(variant, _)| variant.ends_with(" alone"));
+    of_streams.sort();
+    let expected = [
+        ("batches alone", "t#4"),
+        ("batches alone", "t#4/batches5"),
+        ("batches alone", "t#4/batches6"),
+        ("init alone", "t#4"),
+        ("init alone", "t#4/init5"),
+        ("init alone", "t#4/init6"),
+    ];
+    assert_eq!(of_streams, pairs(&expected));
+    assert_eq!(sandbox.ran(&["w.yaml"]), 0);
+    sandbox.workflow("w.yaml", &workflow.replace("init,", "inti,"));
+    let refused = sandbox.run(&["check", "w.yaml"]);
+    assert!(refused.err().contains("no stage draws random numbers from `inti`"), "{}", refused.err());
+    assert!(refused.err().contains("did you mean `init`"), "{}", refused.err());
+}
+
+#[test]
 fn params_refer_to_each_other_and_the_environment_is_declared() {
     let sandbox = Sandbox::new();
     let workflow = "

@@ -88,7 +88,7 @@ pub(super) fn action_json(plan: &Plan, node: NodeIndex, instances: &[&Instance])
         "stage": &*step.stage,
         "at": *step.at,
         "uses": step.uses,
-        "seed": action.seed,
+        "seed": action.seeds.all,
         "variants": variants,
         "seeds": seeds,
         "decision": action.decision.word(),

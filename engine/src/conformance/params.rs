@@ -32,6 +32,7 @@ pub(super) async fn unknown_stage(bench: &mut Bench) -> Checked {
         inputs: [].into(),
         outputs: place.outputs.clone(),
         seed: 0,
+        streams: Default::default(),
         threads: 1,
         gpus: 0,
         scratch: place.scratch(),

@@ -125,6 +125,7 @@ impl Trial<'_> {
             inputs: self.inputs.clone(),
             outputs: place.outputs.clone(),
             seed,
+            streams: Default::default(),
             threads,
             gpus: 0,
             scratch: place.scratch(),

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     machine::Gpu,
-    plan::Step,
+    plan::{Seeds, Step},
     plugin::{Failure, Sandbox, StartError},
 };
 
@@ -92,7 +92,7 @@ pub(crate) struct Job {
     pub(crate) step: Arc<Step>,
     pub(crate) key: ActionKey,
     pub(crate) inputs: BTreeMap<String, Vec<PathBuf>>,
-    pub(crate) seed: u64,
+    pub(crate) seeds: Seeds,
     /// Whether it is to be computed although its result may be there.
     pub(crate) anew: bool,
 }

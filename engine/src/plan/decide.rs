@@ -356,6 +356,6 @@ fn digests(graph: &DiGraph<Action, ()>, action: &Action) -> BTreeMap<String, Vec
 
 impl Action {
     fn stage_key(&self) -> Result<Digest, PlanError> {
-        self.step.definition.stage_key(self.seed).map_err(|message| self.key_error(message))
+        self.step.definition.stage_key(&self.seeds).map_err(|message| self.key_error(message))
     }
 }

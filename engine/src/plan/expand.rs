@@ -15,14 +15,14 @@ use super::{
     canonical::canonicalise,
     files::{Files, Params},
     group::{Draft, DraftId, Group, GroupId, Groups},
-    key::Definition,
-    ports,
+    key::{Definition, Seeds},
+    ports::{self, Draws},
     variant::Variants,
     wire,
 };
 use crate::{
     plugin::Catalog,
-    workflow::{Diagnostic, Diagnostics, Resolved, Workflow},
+    workflow::{Diagnostic, Diagnostics, Resolved, Workflow, suggest},
 };
 
 pub(super) async fn expand(
@@ -37,17 +37,53 @@ pub(super) async fn expand(
     let (groups, drafts, of_variant) = group(workflow, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
     let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
+    check_streams(workflow, &steps, &mut problems);
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
     let seeds = selection.seeds.clone().unwrap_or_else(|| workflow.sweep.seeds.clone());
-    let merged = merge(&drafts, &steps, &seeds)?;
+    let mut merging = Merging::default();
+    let made = merging.merge(&drafts, &steps, &seeds, None)?;
+    let mut instances = Vec::new();
+    for (variant, own) in variants.list.iter().zip(&of_variant) {
+        instances.push(of_draw(&variant.name, own, &groups, &drafts, &made, &seeds));
+    }
+    // Instances are listed seed by seed, as they are computed.
+    let mut instances = seed_by_seed(instances, seeds.len());
+    let mut streams = Vec::new();
+    let baseline = variants.list.iter().position(|variant| variant.name == variants.baseline);
+    for (stream, own) in
+        workflow.sweep.streams.iter().filter_map(|stream| Some((stream, of_variant.get(baseline?)?)))
+    {
+        let name: Arc<str> = format!("{} alone", stream.value).into();
+        let stream: Arc<str> = stream.value.as_str().into();
+        let made = merging.merge(&drafts, &steps, &seeds, Some((&stream, own, &groups)))?;
+        instances
+            .extend(seed_by_seed(vec![of_draw(&name, own, &groups, &drafts, &made, &seeds)], seeds.len()));
+        streams.push((name, stream));
+    }
+    let names = variants.list.iter().map(|variant| variant.name.clone());
     Ok(Plan {
-        instances: instances(&variants, &of_variant, &groups, &drafts, &merged, &seeds),
-        graph: merged.graph,
-        variants: variants.list.iter().map(|variant| variant.name.clone()).collect(),
+        instances,
+        graph: merging.graph,
+        variants: names.chain(streams.iter().map(|(name, _)| name.clone())).collect(),
         baseline: variants.baseline,
         seeds,
+        streams,
         metrics: workflow.sweep.metrics.iter().map(|metric| metric.value.clone()).collect(),
     })
+}
+
+/// Tells streams that nothing draws from.
+fn check_streams(workflow: &Workflow, steps: &Steps, problems: &mut Diagnostics) {
+    let of_step = |(_, draws): &(Arc<Step>, Draws)| match draws {
+        Draws::Streams(streams) => streams.to_vec(),
+        Draws::Nothing => Vec::new(),
+    };
+    let known: BTreeSet<Arc<str>> = steps.iter().flatten().flat_map(of_step).collect();
+    for stream in workflow.sweep.streams.iter().filter(|stream| !known.contains(stream.value.as_str())) {
+        let message = format!("no stage draws random numbers from `{}`", stream.value);
+        let help = suggest(&stream.value, known.iter().map(|stream| &**stream));
+        problems.push(Diagnostic::new(&stream.at, message, "varied alone").help(help));
+    }
 }
 
 /// The groups of each variant.
@@ -84,9 +120,9 @@ fn distinct(problems: Diagnostics) -> Diagnostics {
 }
 
 /// Steps that can run, by draft.
-type Steps = Vec<Option<(Arc<Step>, bool)>>;
+type Steps = Vec<Option<(Arc<Step>, Draws)>>;
 
-/// What each draft runs, and whether its stage type takes a seed; `None` where its params are wrong, which is told.
+/// What each draft runs, and what its stage draws by; `None` where its params are wrong, which is told.
 fn steps(
     groups: &[Group],
     drafts: &[Draft],
@@ -140,7 +176,7 @@ fn steps(
             code: offer.plugin.code.clone(),
             definition,
         };
-        steps.push(Some((Arc::new(step), ports::takes_seed(offer.stage, canonical))));
+        steps.push(Some((Arc::new(step), ports::draws(offer.stage, canonical))));
     }
     Ok(steps)
 }
@@ -180,58 +216,90 @@ impl<'a> TypeOf<'a> {
     }
 }
 
-/// The actions, and which one each draft is with each seed.
-struct Merged {
+/// The actions so far.
+#[derive(Default)]
+struct Merging {
     graph: DiGraph<Action, ()>,
-    /// Per seed, per draft.
-    made: Vec<Vec<Option<Made>>>,
+    by_key: HashMap<Digest, NodeIndex>,
 }
+
+/// Per seed, per draft, which action it is.
+type AllMade = Vec<Vec<Option<Made>>>;
 
 /// What a draft became with one seed.
 #[derive(Clone, Copy)]
 struct Made {
     node: NodeIndex,
     key: Digest,
-    /// Whether it depends on the seed.
+    /// Whether it depends on the seed, or on that of the stream that is varied alone.
     forks: bool,
 }
 
-/// Adds seeds, and makes one action of all drafts that are the same. Drafts come after those that they read.
-fn merge(drafts: &[Draft], steps: &Steps, seeds: &[u64]) -> Result<Merged, PlanError> {
-    let mut graph: DiGraph<Action, ()> = DiGraph::new();
-    let mut by_key: HashMap<Digest, NodeIndex> = HashMap::new();
-    let mut all: Vec<Vec<Option<Made>>> = Vec::with_capacity(seeds.len());
-    for seed in seeds {
-        let mut made: Vec<Option<Made>> = Vec::with_capacity(drafts.len());
-        for (index, (draft, step)) in drafts.iter().zip(steps).enumerate() {
-            let before = all.first().and_then(|first| *first.get(index)?);
-            if let Some(before) = before.filter(|before| !before.forks) {
-                made.push(Some(before));
-                continue;
+/// A stream that is varied alone, the groups of the variant that it is varied for, and all groups.
+type Alone<'a> = (&'a Arc<str>, &'a [GroupId], &'a [Group]);
+
+impl Merging {
+    /// Adds seeds, and makes one action of all drafts that are the same. Drafts come after those that they read. Of a stream that is
+    /// varied alone, all others have the first seed.
+    fn merge(
+        &mut self,
+        drafts: &[Draft],
+        steps: &Steps,
+        seeds: &[u64],
+        alone: Option<Alone<'_>>,
+    ) -> Result<AllMade, PlanError> {
+        let wanted: Option<Vec<bool>> = alone.map(|(_, own, groups)| {
+            let mut wanted = vec![false; drafts.len()];
+            let ranges = own.iter().filter_map(|group| Some(groups.get(*group)?.drafts.clone()));
+            ranges.flatten().for_each(|draft| wanted[draft] = true);
+            wanted
+        });
+        let mut all: AllMade = Vec::with_capacity(seeds.len());
+        for seed in seeds {
+            let mut made: Vec<Option<Made>> = Vec::with_capacity(drafts.len());
+            for (index, (draft, step)) in drafts.iter().zip(steps).enumerate() {
+                let before = all.first().and_then(|first| *first.get(index)?);
+                if let Some(before) = before.filter(|before| !before.forks) {
+                    made.push(Some(before));
+                    continue;
+                }
+                let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted[index]);
+                let Some((step, draws)) = step.as_ref().filter(|_| is_wanted) else {
+                    made.push(None);
+                    continue;
+                };
+                let (seeds, forks) =
+                    drawn(draws, *seed, seeds.first().copied(), alone.map(|(stream, ..)| stream));
+                made.push(Some(add(draft, step, seeds, forks, &made, &mut self.graph, &mut self.by_key)?));
             }
-            let Some((step, seeded)) = step else {
-                made.push(None);
-                continue;
-            };
-            made.push(Some(add(draft, step, seeded.then_some(*seed), &made, &mut graph, &mut by_key)?));
+            all.push(made);
         }
-        all.push(made);
+        Ok(all)
     }
-    Ok(Merged { graph, made: all })
+}
+
+/// The seeds of a stage, and whether they depend on `seed`: that of all streams, or of one alone while others have the first.
+fn drawn(draws: &Draws, seed: u64, first: Option<u64>, alone: Option<&Arc<str>>) -> (Seeds, bool) {
+    let Draws::Streams(streams) = draws else { return (Seeds::default(), false) };
+    let Some(alone) = alone else { return (Seeds { all: Some(seed), other: None }, true) };
+    let drawn = streams.contains(alone);
+    let other = (drawn && Some(seed) != first).then(|| (alone.clone(), seed));
+    (Seeds { all: first, other }, drawn)
 }
 
 /// The action of a draft: a new one, or the one with the same definition.
 fn add(
     draft: &Draft,
     step: &Arc<Step>,
-    seed: Option<u64>,
+    seeds: Seeds,
+    forks: bool,
     made: &[Option<Made>],
     graph: &mut DiGraph<Action, ()>,
     by_key: &mut HashMap<Digest, NodeIndex>,
 ) -> Result<Made, PlanError> {
     let find = |input: &DraftId| made.get(*input).copied().flatten();
     let upstream = || draft.inputs.iter().flat_map(|(_, read)| read).filter_map(|(input, _)| find(input));
-    let forks = seed.is_some() || upstream().any(|input| input.forks);
+    let forks = forks || upstream().any(|input| input.forks);
     let named: Vec<(&str, Vec<(Digest, &str)>)> = draft
         .inputs
         .iter()
@@ -241,7 +309,7 @@ fn add(
         .collect();
     let key = step
         .definition
-        .definition_key(seed, &named)
+        .definition_key(&seeds, &named)
         .map_err(|message| PlanError::Key { stage: step.stage.to_string(), message })?;
     if let Some(node) = by_key.get(&key) {
         return Ok(Made { node: *node, key, forks });
@@ -251,7 +319,7 @@ fn add(
     };
     let node = graph.add_node(Action {
         step: step.clone(),
-        seed,
+        seeds,
         inputs: draft.inputs.iter().map(|(port, read)| (port.clone(), sources(read))).collect(),
         decision: Decision::Cached,
         key: None,
@@ -267,35 +335,39 @@ fn add(
     Ok(Made { node, key, forks })
 }
 
-/// Which action each stage of each variant and seed is: what does not depend on the seed is listed once.
-fn instances(
-    variants: &Variants,
-    of_variant: &[Vec<GroupId>],
+/// Per seed, which action each stage of a variant is: what does not depend on the seed is listed once, with the first.
+fn of_draw(
+    variant: &Arc<str>,
+    own: &[GroupId],
     groups: &[Group],
     drafts: &[Draft],
-    merged: &Merged,
+    all: &AllMade,
     seeds: &[u64],
-) -> Vec<Instance> {
-    let mut instances = Vec::new();
-    for (turn, (seed, made)) in seeds.iter().zip(&merged.made).enumerate() {
-        for (variant, own) in variants.list.iter().zip(of_variant) {
-            for group in own.iter().filter_map(|group| groups.get(*group)) {
-                for draft in group.drafts.clone() {
-                    let Some((made, at)) = made.get(draft).copied().flatten().zip(drafts.get(draft)) else {
-                        continue;
-                    };
-                    if made.forks || turn == 0 {
-                        instances.push(Instance {
-                            variant: variant.name.clone(),
-                            seed: made.forks.then_some(*seed),
-                            stage: group.name.clone(),
-                            at: at.at.clone(),
-                            action: made.node,
-                        });
-                    }
-                }
-            }
-        }
+) -> Vec<Vec<Instance>> {
+    let of_seed = |(turn, (seed, made)): (usize, (&u64, &Vec<Option<Made>>))| {
+        let of_group = |group: &Group| {
+            let instance = |draft: usize| {
+                let (made, at) = made.get(draft).copied().flatten().zip(drafts.get(draft))?;
+                (made.forks || turn == 0).then(|| Instance {
+                    variant: variant.clone(),
+                    seed: made.forks.then_some(*seed),
+                    stage: group.name.clone(),
+                    at: at.at.clone(),
+                    action: made.node,
+                })
+            };
+            group.drafts.clone().filter_map(instance).collect::<Vec<_>>()
+        };
+        own.iter().filter_map(|group| groups.get(*group)).flat_map(of_group).collect()
+    };
+    seeds.iter().zip(all).enumerate().map(of_seed).collect()
+}
+
+/// Instances of all variants with the first seed, then with the second.
+fn seed_by_seed(variants: Vec<Vec<Vec<Instance>>>, seeds: usize) -> Vec<Instance> {
+    let mut by_seed: Vec<Vec<Instance>> = vec![Vec::new(); seeds];
+    for (turn, instances) in variants.into_iter().flat_map(|variant| variant.into_iter().enumerate()) {
+        by_seed[turn].extend(instances);
     }
-    instances
+    by_seed.into_iter().flatten().collect()
 }

@@ -5,7 +5,7 @@
 //! | stage type, identity of its code | yes | yes |
 //! | canonical params: typed, defaults filled, `1` and `1.0` meet where the type is a float | yes | yes |
 //! | content of files that params name, by digest | yes | yes |
-//! | seed, if the stage type takes one | yes | yes |
+//! | seed, if the stage type takes one; that of one stream, where it has its own | yes | yes |
 //! | inputs | by definition key and port | by artifact digest |
 //! | order of inputs on a port | yes | yes |
 //! | declared environment | where a param refers to it: as that param's value | the same |
@@ -17,7 +17,7 @@
 //! A definition key is known before anything runs and merges equal actions of a sweep. An action key is known when
 //! the inputs' content is, and looks up results: same input bytes, same result, whatever produced them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use restage_cache::{ActionKey, Digest};
 use serde::{Serialize, Serializer};
@@ -65,6 +65,24 @@ fn is_whole(value: f64) -> bool {
     value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0
 }
 
+/// Where an action's random numbers come from. In key material a number, or a map where a stream has its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seeds {
+    /// The seed of all its streams; `None` for a stage that draws nothing.
+    pub(crate) all: Option<u64>,
+    /// A stream that has another one.
+    pub(crate) other: Option<(Arc<str>, u64)>,
+}
+
+impl Serialize for Seeds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.other {
+            None => self.all.serialize(serializer),
+            Some((stream, seed)) => serializer.collect_map([("", self.all), (&**stream, Some(*seed))]),
+        }
+    }
+}
+
 /// What an action is, before its seed and inputs are named: encoded once, shared by the actions of all seeds.
 #[derive(Clone, Debug)]
 pub(crate) struct Definition {
@@ -90,11 +108,11 @@ impl Definition {
     /// The whole key material. `inputs` are sorted by port; `I` is how inputs are named.
     fn encode<P: Serialize, I: Serialize>(
         &self,
-        seed: Option<u64>,
+        seeds: &Seeds,
         inputs: &[(P, Vec<I>)],
     ) -> Result<Vec<u8>, String> {
         let mut bytes = self.head.to_vec();
-        entry(&mut bytes, "seed", &seed)?;
+        entry(&mut bytes, "seed", seeds)?;
         entry(&mut bytes, "inputs", &AsMap(inputs))?;
         Ok(bytes)
     }
@@ -102,27 +120,27 @@ impl Definition {
     /// The key by which equal actions of a plan are merged: inputs by the definition keys of what makes them.
     pub(crate) fn definition_key(
         &self,
-        seed: Option<u64>,
+        seeds: &Seeds,
         inputs: &[(&str, Vec<(Digest, &str)>)],
     ) -> Result<Digest, String> {
-        let material = self.encode(seed, inputs)?;
+        let material = self.encode(seeds, inputs)?;
         Ok(Digest::from_bytes(blake3::derive_key("restage definition v1", &material)))
     }
 
     /// The key by which results are looked up: inputs by their content.
     pub(crate) fn action_key(
         &self,
-        seed: Option<u64>,
+        seeds: &Seeds,
         inputs: &BTreeMap<String, Vec<Digest>>,
     ) -> Result<ActionKey, String> {
         let inputs: Vec<(&String, Vec<Digest>)> =
             inputs.iter().map(|(port, digests)| (port, digests.clone())).collect();
-        Ok(ActionKey::derive("restage action v1", &self.encode(seed, &inputs)?))
+        Ok(ActionKey::derive("restage action v1", &self.encode(seeds, &inputs)?))
     }
 
     /// What the action is apart from its inputs: whether anything like it ever ran.
-    pub(crate) fn stage_key(&self, seed: Option<u64>) -> Result<Digest, String> {
-        let material = self.encode::<&str, Digest>(seed, &[])?;
+    pub(crate) fn stage_key(&self, seeds: &Seeds) -> Result<Digest, String> {
+        let material = self.encode::<&str, Digest>(seeds, &[])?;
         Ok(Digest::from_bytes(blake3::derive_key("restage stage v1", &material)))
     }
 }
@@ -171,7 +189,11 @@ mod tests {
         for (port, content) in inputs {
             ports.entry((*port).into()).or_default().push(Digest::of(content));
         }
-        Definition::new(uses, &identity, params).unwrap().action_key(seed, &ports).unwrap().to_string()
+        Definition::new(uses, &identity, params)
+            .unwrap()
+            .action_key(&Seeds { all: seed, other: None }, &ports)
+            .unwrap()
+            .to_string()
     }
 
     #[test]
@@ -199,6 +221,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_stream_of_its_own_is_another_key_and_one_encoding() {
+        let definition = Definition::new("p/s", &Digest::of(b""), &json!({})).unwrap();
+        let material = |seed, other: Option<(&str, u64)>| {
+            let seeds = Seeds { all: Some(seed), other: other.map(|(stream, seed)| (stream.into(), seed)) };
+            definition.encode::<&str, Digest>(&seeds, &[]).unwrap()
+        };
+        let all = [
+            material(0, None),
+            material(0, Some(("init", 0))),
+            material(0, Some(("init", 1))),
+            material(1, Some(("init", 1))),
+            material(0, Some(("batches", 1))),
+        ];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+        // A map of two entries, of definite length.
+        assert!(all[2].windows(2).any(|pair| pair == [0xa2, 0x60]));
+    }
+
     /// An action as `tests/golden-keys.jsonl` writes it: code and inputs by texts whose digests they are.
     #[derive(serde::Deserialize)]
     struct Golden {
@@ -224,7 +265,8 @@ mod tests {
             let inputs =
                 golden.inputs.iter().map(|(port, texts)| (port.clone(), texts.iter().map(digest).collect()));
             let definition = Definition::new(&golden.uses, &digest(&golden.code), &golden.params).unwrap();
-            let key = definition.action_key(golden.seed, &inputs.collect()).unwrap();
+            let key =
+                definition.action_key(&Seeds { all: golden.seed, other: None }, &inputs.collect()).unwrap();
             assert_eq!(key.to_string(), golden.key, "{line}");
         }
         let held: String = text.lines().take(HELD).flat_map(|line| [line, "\n"]).collect();

@@ -25,6 +25,7 @@ use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
 pub(crate) use files::Named;
+pub(crate) use key::Seeds;
 pub(crate) use reason::{History, Past, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
 
@@ -44,6 +45,8 @@ pub(crate) struct Plan {
     pub(crate) baseline: Arc<str>,
     /// Seeds of the sweep.
     pub(crate) seeds: Vec<u64>,
+    /// Variants that are the baseline with the seed of one stream alone varied: name, stream.
+    pub(crate) streams: Vec<(Arc<str>, Arc<str>)>,
     /// Metrics that the table compares.
     pub(crate) metrics: Vec<MetricRef>,
     /// Which action each stage of each variant and seed is.
@@ -93,8 +96,8 @@ pub(crate) type Sources = Vec<(NodeIndex, Arc<str>)>;
 pub(crate) struct Action {
     /// The stage.
     pub(crate) step: Arc<Step>,
-    /// Its seed, if the stage type takes one.
-    pub(crate) seed: Option<u64>,
+    /// Its seeds.
+    pub(crate) seeds: Seeds,
     /// Per input port, sorted, the outputs that it reads.
     pub(crate) inputs: Vec<(Arc<str>, Sources)>,
     /// What happens with it.
@@ -113,7 +116,7 @@ impl Action {
 
     /// The key by which its result is looked up, given its inputs' content.
     pub(crate) fn action_key(&self, inputs: &BTreeMap<String, Vec<Digest>>) -> Result<ActionKey, PlanError> {
-        self.step.definition.action_key(self.seed, inputs).map_err(|message| self.key_error(message))
+        self.step.definition.action_key(&self.seeds, inputs).map_err(|message| self.key_error(message))
     }
 
     fn key_error(&self, message: String) -> PlanError {

@@ -278,6 +278,7 @@ fn catalog(identity: Digest) -> Catalog {
         name: name.into(),
         doc: String::new(),
         seeded,
+        streams: Vec::new(),
         open: false,
         inputs: vec![InputPort {
             name: "in".into(),
@@ -420,7 +421,7 @@ fn forget(
         let path = file["$path"].as_str().unwrap().to_owned();
         *file = std::fs::read_to_string(path).unwrap().into();
     }
-    let removed = material(&action.step.uses, &action.step.code.identity, &params, action.seed, &inputs);
+    let removed = material(&action.step.uses, &action.step.code.identity, &params, action.seeds.all, &inputs);
     assert!(computed.remove(&removed), "{removed} was computed");
 }
 

@@ -1,6 +1,6 @@
 //! The ports of a stage: those of its type; where the type leaves them open, those that the workflow chooses.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use restage_stage::catalogue::{InputPort, OutputPort, PortType, StageType};
 use serde_json::Value;
@@ -64,9 +64,22 @@ pub(super) fn check(name: &str, stage: &Stage, catalog: &Catalog, problems: &mut
     }
 }
 
-/// Whether a stage of this type with these params takes a seed.
-pub(super) fn takes_seed(kind: &StageType, params: &Value) -> bool {
-    kind.seeded || (kind.open && params.get(SEED) == Some(&Value::Bool(true)))
+/// What a stage draws its random numbers by.
+#[derive(Clone, Debug)]
+pub(super) enum Draws {
+    /// It draws none.
+    Nothing,
+    /// From the seed; these streams of it have names.
+    Streams(Arc<[Arc<str>]>),
+}
+
+/// What a stage of this type with these params draws by.
+pub(super) fn draws(kind: &StageType, params: &Value) -> Draws {
+    let seeded = kind.seeded || (kind.open && params.get(SEED) == Some(&Value::Bool(true)));
+    match seeded {
+        true => Draws::Streams(kind.streams.iter().map(|stream| stream.as_str().into()).collect()),
+        false => Draws::Nothing,
+    }
 }
 
 /// The outputs of a stage of this type with these params, which are right.

@@ -48,6 +48,13 @@ pub(crate) enum Reason {
         /// The seed now.
         to: Option<u64>,
     },
+    /// One stream of random numbers has another seed.
+    Stream {
+        /// The stream and its seed then.
+        from: Option<String>,
+        /// The same now.
+        to: Option<String>,
+    },
     /// An input has other content.
     Input {
         /// The port.
@@ -141,6 +148,10 @@ impl std::fmt::Display for Reason {
                 let seed = |seed: &Option<u64>| seed.map_or("none".to_owned(), |seed| seed.to_string());
                 write!(f, "seed {} -> {}", seed(from), seed(to))
             }
+            Self::Stream { from, to } => {
+                let told = |stream: &Option<String>| stream.clone().unwrap_or_else(|| "none".to_owned());
+                write!(f, "the seed of one stream {} -> {}", told(from), told(to))
+            }
             Self::Input { port, actions, .. } => {
                 write!(f, "its input `{port}` changed (from {})", actions.join(", "))
             }
@@ -165,6 +176,9 @@ pub(crate) struct PastAction {
     pub(crate) identity: Digest,
     pub(crate) keyed_params: Value,
     pub(crate) seed: Option<u64>,
+    /// A stream that had another seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stream: Option<(String, u64)>,
     pub(crate) inputs: BTreeMap<String, Vec<Digest>>,
 }
 
@@ -177,7 +191,8 @@ impl PastAction {
             uses: step.uses.clone(),
             identity: step.code.identity,
             keyed_params: (*step.keyed_params).clone(),
-            seed: action.seed,
+            seed: action.seeds.all,
+            stream: action.seeds.other.as_ref().map(|(stream, seed)| (stream.to_string(), *seed)),
             inputs,
         }
     }
@@ -239,8 +254,14 @@ pub(super) fn changes(action: &Action, past: &PastAction) -> Vec<Reason> {
         let plugin = step.uses.split('/').next().unwrap_or_default().to_owned();
         reasons.push(Reason::Code { plugin, sources: step.code.changed_since(&past.identity) });
     }
-    if past.seed != action.seed {
-        reasons.push(Reason::Seed { from: past.seed, to: action.seed });
+    if past.seed != action.seeds.all {
+        reasons.push(Reason::Seed { from: past.seed, to: action.seeds.all });
+    }
+    let past_stream = past.stream.as_ref().map(|(stream, seed)| (stream.as_str(), *seed));
+    let stream = action.seeds.other.as_ref().map(|(stream, seed)| (&**stream, *seed));
+    if past_stream != stream {
+        let told = |stream: Option<(&str, u64)>| stream.map(|(stream, seed)| format!("{stream}: {seed}"));
+        reasons.push(Reason::Stream { from: told(past_stream), to: told(stream) });
     }
     reasons
 }

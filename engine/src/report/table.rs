@@ -30,6 +30,8 @@ pub(crate) struct Table {
     /// How they are compared.
     pub(crate) test: Test,
     pub(crate) rows: Vec<Row>,
+    /// Where the spread of the baseline's first metric comes from.
+    pub(crate) spread: Option<Attribution>,
     /// What a reader must know, in whole sentences.
     pub(crate) notes: Vec<String>,
 }
@@ -52,6 +54,17 @@ pub(crate) struct Row {
     pub(crate) ran: usize,
     /// Stages of it that did not have to run.
     pub(crate) reused: usize,
+}
+
+/// Where the spread of a metric comes from, as standard deviations.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Attribution {
+    /// Over seeds, all streams varied together.
+    pub(crate) seeds: f64,
+    /// Over the seeds of each stream alone, the others held.
+    pub(crate) streams: BTreeMap<String, f64>,
+    /// Over groups, seeds averaged.
+    pub(crate) groups: Option<f64>,
 }
 
 /// A metric over seeds.
@@ -100,15 +113,41 @@ impl Table {
     pub(crate) fn new(outcome: &Outcome, store: &Store) -> Self {
         let mut scores = Read { store, read: HashMap::new() };
         let mut counted = BTreeSet::new();
-        let variants = outcome.variants.iter();
+        let comparison = &outcome.comparison;
+        let alone = |variant: &String| comparison.streams.iter().any(|(name, _)| name == variant);
+        let variants = outcome.variants.iter().filter(|variant| !alone(variant));
         let rows = variants.map(|variant| row(variant, outcome, &mut scores, &mut counted)).collect();
-        Self::of(
-            outcome.comparison.metrics.iter().map(ToString::to_string).collect(),
+        let mut table = Self::of(
+            comparison.metrics.iter().map(ToString::to_string).collect(),
             &outcome.baseline,
-            outcome.comparison.test,
-            &outcome.comparison.family,
+            comparison.test,
+            &comparison.family,
             rows,
-        )
+        );
+        let sd_of = |(name, stream): &(String, String)| {
+            let series = series(comparison.metrics.first()?, outcome.of_variant(name), outcome)?;
+            // A stream that changes nothing of the metric leaves one value: no spread.
+            Some((stream.clone(), series.sd.unwrap_or(0.0)))
+        };
+        table.attribute(comparison.streams.iter().filter_map(sd_of).collect());
+        table
+    }
+
+    /// Says where the baseline's spread comes from, given that over the seeds of each stream alone.
+    fn attribute(&mut self, streams: BTreeMap<String, f64>) {
+        let Some(row) = self.rows.iter().find(|row| row.variant == self.baseline) else { return };
+        let over_seeds = row.values.first().and_then(|series| series.as_ref()?.sd);
+        let groups: Vec<f64> = row.groups.values().copied().collect();
+        let Some(seeds) = over_seeds.filter(|_| !streams.is_empty()) else { return };
+        let each: Vec<String> =
+            streams.iter().map(|(stream, sd)| format!("{stream} alone {sd:.4}")).collect();
+        let over_groups = sd(&groups);
+        let beside = over_groups.map_or(String::new(), |sd| format!("; over groups {sd:.4}"));
+        self.notes.push(format!(
+            "spread of the baseline, as sd: over seeds {seeds:.4} ({}){beside}",
+            each.join(", ")
+        ));
+        self.spread = Some(Attribution { seeds, streams, groups: over_groups });
     }
 
     /// Compares rows with the baseline's, those of the family together.
@@ -139,8 +178,15 @@ impl Table {
         correct(&mut corrected, test);
         others.into_iter().for_each(|(_, paired)| paired.p = None);
         let groups = groups.into_keys().collect();
-        let mut table =
-            Self { metrics, baseline: baseline.to_owned(), groups, test, rows, notes: Vec::new() };
+        let mut table = Self {
+            metrics,
+            baseline: baseline.to_owned(),
+            groups,
+            test,
+            rows,
+            spread: None,
+            notes: Vec::new(),
+        };
         table.notes = table.notes();
         table
     }
@@ -385,6 +431,17 @@ mod tests {
     fn a_mean_over_groups_is_found_in_them() {
         assert_eq!(mean_of("macro_f1_patient_mean"), Some("macro_f1"));
         assert_eq!(mean_of("macro_f1"), None);
+    }
+
+    #[test]
+    fn spread_is_told_by_where_it_comes_from() {
+        let mut table = table(3);
+        table.attribute([("batches".to_owned(), 0.01), ("init".to_owned(), 0.0)].into());
+        insta::assert_snapshot!(
+            table.notes.last().unwrap(),
+            @"spread of the baseline, as sd: over seeds 0.0707 (batches alone 0.0100, init alone 0.0000); over groups 0.0500"
+        );
+        assert_eq!(table.spread.unwrap().streams["batches"], 0.01);
     }
 
     #[test]

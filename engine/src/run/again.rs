@@ -140,7 +140,7 @@ impl Auditor {
             step: cached.action.step.clone(),
             key: cached.key,
             inputs: cached.folders.clone(),
-            seed: cached.action.seed.unwrap_or(0),
+            seeds: cached.action.seeds.clone(),
             anew: true,
         };
         let tries = Tries {

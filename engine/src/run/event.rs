@@ -119,6 +119,8 @@ pub(crate) struct Comparison {
     pub(crate) metrics: Vec<MetricRef>,
     /// Seeds of the sweep.
     pub(crate) seeds: Vec<u64>,
+    /// Variants that are the baseline with one stream's seed alone varied: name, stream.
+    pub(crate) streams: Vec<(String, String)>,
     /// How a variant is tested against the baseline.
     pub(crate) test: Test,
     /// Variants whose tests are corrected together; all if empty.

@@ -143,6 +143,11 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
         comparison: Comparison {
             metrics: plan.metrics.clone(),
             seeds: plan.seeds.clone(),
+            streams: plan
+                .streams
+                .iter()
+                .map(|(name, stream)| (name.to_string(), stream.to_string()))
+                .collect(),
             test: workflow.sweep.test,
             family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
         },
@@ -294,7 +299,7 @@ impl Run {
             step,
             key,
             inputs: folders,
-            seed: action.seed.unwrap_or(0),
+            seeds: action.seeds.clone(),
             anew: action.decision.is_forced(),
         };
         // What was found nowhere when the plan was made is not asked for again.
@@ -429,7 +434,7 @@ fn provenance(
         "stage": action.name(),
         "uses": action.step.uses,
         "params": *action.step.params,
-        "seed": action.seed,
+        "seed": action.seeds,
         "inputs": inputs,
         "plugin": { "identity": action.step.code.identity, "binary": action.step.code.binary },
         "restage": env!("CARGO_PKG_VERSION"),

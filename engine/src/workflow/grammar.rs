@@ -193,6 +193,12 @@ const SWEEP: Shape = Record(
             "The variant that others are compared with; by default the workflow as written.",
         ),
         key(
+            "streams",
+            OneOrMore(&Text),
+            "Streams of random numbers that are varied alone, for the baseline: says how much of the spread over seeds each brings \
+             in. Of the stages here, e.g. `[init, batches, labels]`.",
+        ),
+        key(
             "test",
             Word(&super::sweep::Test::NAMES),
             "How variants are tested against the baseline, by patient or section: `sign_flip` (exact; default), `wilcoxon`, or \

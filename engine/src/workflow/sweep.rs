@@ -29,6 +29,8 @@ pub(crate) struct Sweep {
     pub(crate) test: Test,
     /// Variants and ablations whose tests are corrected together; all if empty.
     pub(crate) family: Vec<Located<String>>,
+    /// Streams of random numbers of the baseline that are each varied alone.
+    pub(crate) streams: Vec<Located<String>>,
 }
 
 /// How paired differences between a variant and the baseline are tested, group by group.
@@ -78,6 +80,7 @@ impl Default for Sweep {
             only: Vec::new(),
             test: Test::default(),
             family: Vec::new(),
+            streams: Vec::new(),
         }
     }
 }
@@ -165,8 +168,9 @@ pub(super) fn read(node: &Node, body: &Body, problems: &mut Diagnostics) -> Swee
         exclude.map(|node| Exclusion { at: node.at.clone(), values: node.entries().to_vec() }).collect();
     let only = node.get("only").map(Node::texts).unwrap_or_default();
     let family = node.get("family").map(Node::texts).unwrap_or_default();
+    let streams = node.get("streams").map(Node::texts).unwrap_or_default();
     let test = node.get("test").and_then(Node::text).and_then(Test::named).unwrap_or_default();
-    Sweep { metrics, seeds, baseline, ablate, grid, zip, random, exclude, only, test, family }
+    Sweep { metrics, seeds, baseline, ablate, grid, zip, random, exclude, only, test, family, streams }
 }
 
 impl Axis {

@@ -54,6 +54,7 @@ impl Bench {
             inputs: self.inputs.clone(),
             outputs: outputs.iter().map(|&port| (port.to_owned(), self.path(port))).collect(),
             seed: 0,
+            streams: Default::default(),
             threads: 1,
             gpus: 0,
             scratch: self.folder.path().into(),

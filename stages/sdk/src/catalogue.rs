@@ -25,6 +25,9 @@ pub struct StageType {
     pub doc: String,
     /// Whether it draws random numbers from the sweep's seed: only such stages fork per seed.
     pub seeded: bool,
+    /// Names of the streams that it draws from, so that a sweep can vary one of them alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<String>,
     /// What it reads.
     pub inputs: Vec<InputPort>,
     /// What it writes.

@@ -120,9 +120,15 @@ impl Context {
     }
 
     /// Random numbers of one purpose, e.g. `"init"` or `"batches"`: streams of different names are independent,
-    /// and the same seed and name give the same numbers on every machine.
+    /// and the same seed and name give the same numbers on every machine. Of `"batches/3"`, the seed is that of `"batches"`.
     pub fn rng(&self, stream: &str) -> ChaCha8Rng {
-        rng(self.task.seed, stream)
+        let purpose = stream.split('/').next().unwrap_or(stream);
+        rng(self.seed_of(purpose), stream)
+    }
+
+    /// The seed of one stream, for a stage that draws from many of one purpose: `rng(ctx.seed_of("batches"), "view/3/spot")`.
+    pub fn seed_of(&self, stream: &str) -> u64 {
+        self.task.streams.get(stream).copied().unwrap_or(self.task.seed)
     }
 
     /// How many threads the run may use. A stage runs inside a rayon pool of that size.

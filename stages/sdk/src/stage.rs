@@ -17,6 +17,10 @@ pub trait Stage: 'static {
     const NAME: &'static str;
     /// Whether it draws random numbers from the sweep's seed.
     const SEEDED: bool = false;
+    /// Names of the streams that it draws from by [`Context::rng`] and [`Context::seed_of`]: a sweep can vary one of them alone
+    /// and say how much of the spread comes from it. Usual ones are `init` (weights), `batches` (order, masks, augmentation)
+    /// and `labels` (which spots are labelled).
+    const STREAMS: &'static [&'static str] = &[];
     /// Whether its ports are the workflow's to choose; see [`StageType::open`].
     const OPEN: bool = false;
     /// How far what it writes may be from what it wrote before, of the same inputs, e.g. where a library sums in another
@@ -134,6 +138,7 @@ fn describe<S: Stage>() -> StageType {
         name: S::NAME.into(),
         doc: ports.doc.into(),
         seeded: S::SEEDED,
+        streams: S::STREAMS.iter().map(|&stream| stream.to_owned()).collect(),
         open: S::OPEN,
         inputs: ports.inputs,
         outputs: ports.outputs,

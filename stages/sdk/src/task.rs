@@ -24,6 +24,9 @@ pub struct Task {
     pub outputs: BTreeMap<String, PathBuf>,
     /// Seed of every random number of the run; 0 for stages that take none.
     pub seed: u64,
+    /// Streams of random numbers that have a seed of their own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streams: BTreeMap<String, u64>,
     /// How many threads the run may use. Must not change its bytes.
     pub threads: usize,
     /// How many GPUs the run may use: those that CUDA shows it, which are its own for the time. Must not change its bytes

@@ -152,6 +152,7 @@ impl FinetuneParams {
 impl Stage for Finetune {
     const NAME: &'static str = "finetune";
     const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = &["init", "batches"];
     type Params = FinetuneParams;
 
     fn ports() -> Ports {
@@ -444,7 +445,7 @@ impl Tuning<'_> {
         (share > 0.0).then(|| {
             let of_spot = |member: &usize| {
                 let spot = &self.spots.ids()[self.labelled.spots[*member]];
-                let mut rng = ctx.rng(&format!("dropout/{epoch}/{spot}"));
+                let mut rng = ctx.rng(&format!("batches/dropout/{epoch}/{spot}"));
                 let mut of_part = |dims: usize| (0..dims).map(|_| rng.random_bool(share)).collect::<Vec<_>>();
                 let Parts { first, second } = self.spots.dims();
                 Parts { first: of_part(first), second: second.map(of_part) }

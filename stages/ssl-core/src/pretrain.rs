@@ -36,6 +36,8 @@ pub struct Pretrain;
 impl Stage for Pretrain {
     const NAME: &'static str = "pretrain";
     const SEEDED: bool = true;
+    /// Weights; order of spots, masks and views.
+    const STREAMS: &'static [&'static str] = &["init", "batches"];
     type Params = PretrainParams;
 
     fn ports() -> Ports {
@@ -161,7 +163,7 @@ fn on_genes(
         let sets = options.gene_sets.as_ref();
         let sets = sets.map(|path| GeneSets::read(path.as_path(), &table.var.index)).transpose()?;
         architecture.provenance.gene_sets = sets.as_ref().map(|sets| sets.digest.clone());
-        let (mask_rate, error_of, seed) = (options.mask_rate, options.error_of, ctx.seed());
+        let (mask_rate, error_of, seed) = (options.mask_rate, options.error_of, ctx.seed_of("batches"));
         let expression = Expression::new(table, rows, scaler)?;
         Box::new(GeneMask { expression, encoder, decoder, mask_rate, sets, error_of, seed })
     } else {
@@ -230,7 +232,7 @@ fn on_graph(
     let mut architecture = Architecture::new(Kind::Graph(of), options, ctx.seed(), rows.len())?;
     architecture.provenance.training_edges = Some(sections.edges());
     let expression = Expression::new(table, rows, scaler)?;
-    let (seed, dim) = (ctx.seed(), options.dim);
+    let (seed, dim) = (ctx.seed_of("batches"), options.dim);
     let objective: Box<dyn train::Objective> = if options.objective == Objective::Dgi {
         let discriminator = Projection::new(&mut params, "discriminator", dim, dim, &mut rng);
         Box::new(Dgi { expression, sections, encoder, discriminator, readout: options.readout, seed })
@@ -266,7 +268,8 @@ fn on_patches(
     let architecture = Architecture::new(Kind::Patches(kind), options, ctx.seed(), positions.len())?;
     let (augment, place) = (augment(options), options.of_patches().place().unwrap_or(1));
     let crops = crops(options, patches.size, place)?;
-    let views = PatchViews { patches, positions, colours, augment, crops, encoder, seed: ctx.seed() };
+    let views =
+        PatchViews { patches, positions, colours, augment, crops, encoder, seed: ctx.seed_of("batches") };
     let objective: Box<dyn train::Objective> = match options.two_views() {
         Some(contrast) => Box::new(joint(options, contrast, &mut params, &mut rng, views)),
         None if options.objective == Objective::Mae => {
@@ -326,7 +329,7 @@ fn on_both(
     let kind = Kind::Pair { patches: image, genes, fusion: is_fused.then_some(options.fusion) };
     let mut architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
     architecture.provenance.training_edges = gene_encoder.edges();
-    let (augment, seed) = (augment(options), ctx.seed());
+    let (augment, seed) = (augment(options), ctx.seed_of("batches"));
     let patches = PatchViews { patches, positions: &positions, colours, augment, crops: None, encoder, seed };
     let genes = gene_views(options, ctx, table, &rows, scaler, gene_encoder)?;
     let objective: Box<dyn train::Objective> = match fuse {
@@ -384,7 +387,7 @@ fn gene_views<'a>(
         hidden: options.view_mask,
         noise: options.view_noise,
         swapped: options.view_swap,
-        seed: ctx.seed(),
+        seed: ctx.seed_of("batches"),
     })
 }
 

@@ -111,6 +111,7 @@ impl Bench {
             inputs: self.inputs.clone(),
             outputs: outputs.into(),
             seed: 3,
+            streams: Default::default(),
             threads: 1,
             gpus: 0,
             scratch,

@@ -8,7 +8,7 @@ use restage_nn::{
     dfdx::prelude::{AsArray, HasShape},
     warmup_cosine,
 };
-use restage_stage::{Context, Error, Result};
+use restage_stage::{Context, Error, Result, context::rng};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -106,7 +106,7 @@ pub(crate) fn train(
     while state.epochs < options.epochs && !best.is_long_ago(options.patience) {
         let done = state.epochs;
         let mut order: Vec<usize> = (0..items).collect();
-        order.shuffle(&mut ctx.rng(&format!("order/{done}")));
+        order.shuffle(&mut rng(ctx.seed_of("batches"), &format!("order/{done}")));
         let mut means = Means::default();
         let mut gathered = Gathered::default();
         let (mut spread, mut gene_spread) = (Spread::default(), None::<Spread>);

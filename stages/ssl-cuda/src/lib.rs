@@ -32,6 +32,7 @@ struct Pretrain;
 impl Stage for Pretrain {
     const NAME: &'static str = <restage_ssl_core::Pretrain as Stage>::NAME;
     const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = <restage_ssl_core::Pretrain as Stage>::STREAMS;
     type Params = PretrainParams;
 
     fn ports() -> Ports {

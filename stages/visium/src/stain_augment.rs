@@ -39,6 +39,7 @@ impl Default for Params {
 impl Stage for StainAugment {
     const NAME: &'static str = "stain-augment";
     const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = &["batches"];
     type Params = Params;
 
     fn ports() -> Ports {
@@ -63,7 +64,7 @@ impl Stage for StainAugment {
         let mut patches: Patches = ctx.read("patches")?;
         let table: Table = ctx.read("table")?;
         let names = stain::names(&patches, &table, params.per)?;
-        augment(&mut patches, &names, ctx.seed(), &params)?;
+        augment(&mut patches, &names, ctx.seed_of("batches"), &params)?;
         ctx.write("patches", &patches)
     }
 }

@@ -91,17 +91,23 @@ pub(crate) struct DrawParams {
 impl Stage for Draw {
     const NAME: &'static str = "draw";
     const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = &["init", "batches"];
     type Params = DrawParams;
 
     fn ports() -> Ports {
         Ports::new("Appends the seed to a text.")
             .optional::<Text>("text", "The text.")
-            .output::<Text>("text", "The text with the seed.")
+            .output::<Text>("text", "The text with the seed, and the streams that have another.")
     }
 
     fn run(params: DrawParams, ctx: &Context) -> Result<()> {
         let text = ctx.read_optional::<Text>("text")?.map(|text| text.0).unwrap_or_default();
-        ctx.write("text", &Text(format!("{text}#{}{}", ctx.seed(), params.after)))
+        let own = Self::STREAMS.iter().map(|&stream| (stream, ctx.seed_of(stream)));
+        let own: String = own
+            .filter(|(_, seed)| *seed != ctx.seed())
+            .map(|(stream, seed)| format!("/{stream}{seed}"))
+            .collect();
+        ctx.write("text", &Text(format!("{text}#{}{own}{}", ctx.seed(), params.after)))
     }
 }
 

@@ -181,7 +181,7 @@ async fn audit(chosen: &[&Candidate], store: &Store, limits: &Limits) -> (Vec<Au
             at: (*one.instance.at).clone(),
             uses: one.cached.action.step.uses.clone(),
             variant: one.instance.variant.to_string(),
-            seed: one.cached.action.seed,
+            seed: one.cached.action.seeds.all,
             key: one.cached.key,
             tolerance: one.tolerance,
             ended: Ended::of(outputs),
