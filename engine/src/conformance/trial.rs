@@ -199,7 +199,7 @@ impl Trial<'_> {
     /// A stage type that takes no seed does not look at it.
     async fn seed(&self, bench: &mut Bench, first: &Place) -> Checked {
         let other = self.ran(bench, OTHER_SEED, 1).await?;
-        if self.stage.seeded {
+        if self.stage.seeded || self.stage.seeded_if.iter().any(|by| by.holds(&self.params)) {
             return Ok(());
         }
         self.same(first, &other, "with another seed, which it says it does not take,")

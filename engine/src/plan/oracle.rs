@@ -279,6 +279,7 @@ fn catalog(identity: Digest) -> Catalog {
         doc: String::new(),
         seeded,
         streams: Vec::new(),
+        seeded_if: Vec::new(),
         open: false,
         inputs: vec![InputPort {
             name: "in".into(),

@@ -75,7 +75,9 @@ pub(super) enum Draws {
 
 /// What a stage of this type with these params draws by.
 pub(super) fn draws(kind: &StageType, params: &Value) -> Draws {
-    let seeded = kind.seeded || (kind.open && params.get(SEED) == Some(&Value::Bool(true)));
+    let seeded = kind.seeded
+        || kind.seeded_if.iter().any(|by| by.holds(params))
+        || (kind.open && params.get(SEED) == Some(&Value::Bool(true)));
     match seeded {
         true => Draws::Streams(kind.streams.iter().map(|stream| stream.as_str().into()).collect()),
         false => Draws::Nothing,

@@ -28,6 +28,9 @@ pub struct StageType {
     /// Names of the streams that it draws from, so that a sweep can vary one of them alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<String>,
+    /// Otherwise: params by which a stage takes a seed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeded_if: Vec<SeededIf>,
     /// What it reads.
     pub inputs: Vec<InputPort>,
     /// What it writes.
@@ -41,6 +44,25 @@ pub struct StageType {
     /// How far what it writes may be from what it wrote before, of the same inputs; absent: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Tolerance>,
+}
+
+/// A param by which a stage takes a seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeededIf {
+    /// Its name.
+    pub param: String,
+    /// The value that makes it so; absent: any but `null` and `false`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub is: Option<String>,
+}
+
+impl SeededIf {
+    /// Whether these canonical params make it so.
+    pub fn holds(&self, params: &serde_json::Value) -> bool {
+        let value =
+            params.get(&self.param).filter(|value| !value.is_null() && value.as_bool() != Some(false));
+        value.is_some_and(|value| self.is.as_deref().is_none_or(|is| value.as_str() == Some(is)))
+    }
 }
 
 /// How far two results of one action may be apart: two floating-point numbers agree when they are at most `absolute`

@@ -1,14 +1,16 @@
 //! What a running stage sees of the world: its inputs, outputs, seed, threads, scratch folder, and who listens.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use crate::{
     error::{Error, Result},
+    marks::{MarkKind, Marks},
     stage::Artifact,
     task::{Event, Task},
 };
@@ -17,6 +19,15 @@ use crate::{
 pub struct Context {
     task: Task,
     listener: Box<dyn Listener>,
+    told: Mutex<Told>,
+}
+
+/// What a stage tells of what it writes.
+#[derive(Default)]
+struct Told {
+    marks: Marks,
+    /// Input ports whose marks stay behind.
+    named_only: BTreeSet<String>,
 }
 
 /// What a run computes on: the CPU, unless the workflow asked for GPUs and some were there.
@@ -52,7 +63,7 @@ impl Listener for Silence {
 impl Context {
     /// A context for a task; tests make their own with [`Silence`].
     pub fn new(task: Task, listener: Box<dyn Listener>) -> Self {
-        Self { task, listener }
+        Self { task, listener, told: Mutex::default() }
     }
 
     /// The artifact folders on an input port, in the order of the workflow; empty when not connected.
@@ -112,6 +123,65 @@ impl Context {
     /// If the stage type has no such output or it cannot be written.
     pub fn write<A: Artifact>(&self, port: &str, artifact: &A) -> Result<()> {
         artifact.write(self.output(port)?)
+    }
+
+    /// Tells that something is fitted on all of these spots, of which some may be tested on: every output says so, and what is
+    /// made of it, as far as `classify/evaluate`, which calls results on sections of these spots transductive. `what` is
+    /// for people, the stage type first: `visium/pca: components are fitted on all spots`.
+    pub fn transductive<'a>(&self, what: &str, spots: impl IntoIterator<Item = &'a str>) {
+        self.told().marks.add(MarkKind::Transductive, what, spots);
+    }
+
+    /// Tells that results on what this stage writes will be better than they would be on new tissue, as
+    /// [`Context::transductive`] does.
+    pub fn optimistic(&self, what: &str) {
+        self.told().marks.add(MarkKind::Optimistic, what, []);
+    }
+
+    /// Tells that labels were shuffled, so that results on what this stage writes should be those of chance.
+    pub fn permuted(&self, what: &str) {
+        self.told().marks.add(MarkKind::Permuted, what, []);
+    }
+
+    /// Tells that of an input only names and places of spots matter to what is written: nothing that was fitted in its values
+    /// gets any further, and its marks stay behind.
+    pub fn named_only(&self, port: &str) {
+        self.told().named_only.insert(port.to_owned());
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The marks of all inputs whose values matter, and those that this run has told.
+    ///
+    /// # Errors
+    /// If the root of an input cannot be read.
+    pub fn marks(&self) -> Result<Marks> {
+        let told = self.told();
+        let mut marks = told.marks.clone();
+        let ports = self.task.inputs.iter().filter(|(port, _)| !told.named_only.contains(*port));
+        for path in ports.flat_map(|(_, paths)| paths) {
+            marks.extend(Marks::read(path)?);
+        }
+        Ok(marks)
+    }
+
+    /// Writes the marks into all outputs; without any, no byte is touched.
+    pub(crate) fn mark_outputs(&self) -> Result<()> {
+        let marks = self.marks()?;
+        if marks.is_empty() {
+            return Ok(());
+        }
+        for (port, path) in &self.task.outputs {
+            if !marks.write(path)? {
+                let words = marks.iter().map(|mark| mark.what).collect::<Vec<_>>().join("; ");
+                tracing::warn!(
+                    "output `{port}` is no Zarr group and cannot keep what is known of it: {words}"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The seed of the run.

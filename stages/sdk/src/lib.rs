@@ -19,6 +19,8 @@ pub mod export;
 #[cfg(feature = "author")]
 mod forward;
 #[cfg(feature = "author")]
+pub mod marks;
+#[cfg(feature = "author")]
 pub mod params;
 #[cfg(feature = "author")]
 pub mod stage;

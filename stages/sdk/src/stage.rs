@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    catalogue::{InputPort, OutputPort, PortType, StageType, Tolerance},
+    catalogue::{InputPort, OutputPort, PortType, SeededIf, StageType, Tolerance},
     context::Context,
     error::Result,
 };
@@ -21,6 +21,9 @@ pub trait Stage: 'static {
     /// and say how much of the spread comes from it. Usual ones are `init` (weights), `batches` (order, masks, augmentation)
     /// and `labels` (which spots are labelled).
     const STREAMS: &'static [&'static str] = &[];
+    /// Params that make it draw from the sweep's seed where the type does not always: those with that value, or, where none is
+    /// given, with any but `null` and `false`.
+    const SEEDED_IF: &'static [(&'static str, Option<&'static str>)] = &[];
     /// Whether its ports are the workflow's to choose; see [`StageType::open`].
     const OPEN: bool = false;
     /// How far what it writes may be from what it wrote before, of the same inputs, e.g. where a library sums in another
@@ -139,6 +142,10 @@ fn describe<S: Stage>() -> StageType {
         doc: ports.doc.into(),
         seeded: S::SEEDED,
         streams: S::STREAMS.iter().map(|&stream| stream.to_owned()).collect(),
+        seeded_if: S::SEEDED_IF
+            .iter()
+            .map(|(param, is)| SeededIf { param: (*param).into(), is: is.map(Into::into) })
+            .collect(),
         open: S::OPEN,
         inputs: ports.inputs,
         outputs: ports.outputs,
@@ -168,11 +175,16 @@ fn check<S: Stage>(params: serde_json::Value) -> Result<serde_json::Value> {
     serde_json::to_value(&params).map_err(Error::other("cannot write the params"))
 }
 
-fn run<S: Stage>(params: serde_json::Value, ctx: &Context) -> Result<()> {
+/// Runs a stage as a host does, from params as JSON to outputs with their marks.
+///
+/// # Errors
+/// If params or inputs cannot be worked with, or the stage fails.
+pub fn run<S: Stage>(params: serde_json::Value, ctx: &Context) -> Result<()> {
     let needed =
         S::ports().inputs.into_iter().find(|port| !port.optional && ctx.inputs(&port.name).is_empty());
     if let Some(port) = needed {
         return Err(crate::Error::invalid(format!("input `{}` is not connected", port.name)));
     }
-    S::run(parse::<S>(params)?, ctx)
+    S::run(parse::<S>(params)?, ctx)?;
+    ctx.mark_outputs()
 }

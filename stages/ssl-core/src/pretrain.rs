@@ -77,7 +77,7 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
     let trained = match params.objective {
         Objective::GeneMask | Objective::GeneContrast => {
             let table: Table = connected(ctx, "table", name)?;
-            let rows = training(&table.obs.index, split.as_ref(), "table")?;
+            let rows = training(ctx, &table.obs.index, split.as_ref(), "table")?;
             on_genes(params, ctx, &table, &rows, device)?
         }
         Objective::Dgi | Objective::GraphAe | Objective::GraphMask => {
@@ -86,7 +86,7 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
             }
             let table: Table = connected(ctx, "table", name)?;
             let graph: Graph = connected(ctx, "graph", name)?;
-            let rows = training(&table.obs.index, split.as_ref(), "table")?;
+            let rows = training(ctx, &table.obs.index, split.as_ref(), "table")?;
             on_graph(params, ctx, &table, &graph, &rows)?
         }
         Objective::CrossModal | Objective::FusedContrast => {
@@ -96,7 +96,7 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
         }
         _ => {
             let patches: Patches = connected(ctx, "patches", name)?;
-            let positions = training(&patches.spots, split.as_ref(), "patches")?;
+            let positions = training(ctx, &patches.spots, split.as_ref(), "patches")?;
             on_patches(params, ctx, &patches, &positions, device)?
         }
     };
@@ -303,7 +303,7 @@ fn on_both(
     Scaler::check_table(table)?;
     let rows: HashMap<&str, usize> = table.obs.index.iter().map(String::as_str).zip(0..).collect();
     let both = |position: usize| Some((position, *rows.get(patches.spots[position].as_str())?));
-    let train = training(&patches.spots, split, "patches")?;
+    let train = training(ctx, &patches.spots, split, "patches")?;
     let (positions, rows): (Vec<usize>, Vec<usize>) = train.iter().filter_map(|at| both(*at)).unzip();
     if positions.len() < 2 {
         return Err(Error::invalid(format!(
@@ -493,9 +493,13 @@ fn connected<A: Artifact>(ctx: &Context, port: &str, objective: &str) -> Result<
 }
 
 /// Positions of the spots to train on.
-fn training(spots: &[String], split: Option<&Split>, port: &str) -> Result<Vec<usize>> {
+fn training(ctx: &Context, spots: &[String], split: Option<&Split>, port: &str) -> Result<Vec<usize>> {
     let positions: Vec<usize> = match split {
-        None => (0..spots.len()).collect(),
+        None => {
+            let all = spots.iter().map(String::as_str);
+            ctx.transductive("ssl/pretrain: the encoder is trained on all spots", all);
+            (0..spots.len()).collect()
+        }
         Some(split) => {
             let train = split.train();
             (0..spots.len()).filter(|position| train.contains(spots[*position].as_str())).collect()

@@ -1,6 +1,6 @@
 //! Which spots a fitted step may learn from: the training spots of a split, or all.
 
-use restage_stage::{Error, Result, artifact::Split};
+use restage_stage::{Context, Error, Result, artifact::Split};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,14 @@ pub(crate) fn rows(spots: &[String], split: Option<&Split>, fit_on: FitOn) -> Re
         ));
     }
     Ok(rows)
+}
+
+/// Marks what is written where a step is fitted on all spots: results are then transductive, and say so. `what` is fitted,
+/// the stage type first.
+pub(crate) fn tell(ctx: &Context, what: &str, spots: &[String], split: Option<&Split>, fit_on: FitOn) {
+    if split.is_none() || fit_on == FitOn::All {
+        ctx.transductive(&format!("{what} on all spots"), spots.iter().map(String::as_str));
+    }
 }
 
 #[cfg(test)]

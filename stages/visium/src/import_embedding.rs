@@ -73,6 +73,7 @@ impl Stage for ImportEmbedding {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         let digest = verify(&params)?;
         let (embedding, rows) = import(&params, &table)?;
         let values = [

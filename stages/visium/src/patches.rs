@@ -89,6 +89,7 @@ impl Stage for MakePatches {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         let files =
             ctx.inputs("images").iter().map(|path| ImageFile::open(path)).collect::<Result<Vec<_>>>()?;
         let images = by_section(files.iter().map(|file| file.about.clone()).collect())?;

@@ -62,6 +62,13 @@ impl Stage for Scale {
         let mut table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
         let rows = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
+        fit::tell(
+            ctx,
+            "visium/scale: means and deviations are fitted",
+            &table.obs.index,
+            split.as_ref(),
+            params.fit_on,
+        );
         ctx.check_cancelled()?;
         table.x = scale(table.x, &rows, &params);
         ctx.write("table", &table)

@@ -9,6 +9,7 @@ use restage_stage::{
     Context, Stage,
     artifact::{Artifact, Csr, Embedding, Frame, Image, Labels, Metrics, Patches, Role, Split, Table},
     context::Silence,
+    marks::{MarkKind, Marks},
     task::Task,
 };
 use serde_json::{Value, json};
@@ -30,7 +31,7 @@ pub(crate) fn run<S: Stage>(folder: &Path, params: Value, inputs: &[(&str, &[Pat
         gpus: 0,
         scratch: home,
     };
-    S::run(serde_json::from_value(params).unwrap(), &Context::new(task, Box::new(Silence))).unwrap();
+    restage_stage::stage::run::<S>(params, &Context::new(task, Box::new(Silence))).unwrap();
 }
 
 /// A context of a stage without ports.
@@ -47,6 +48,47 @@ pub(crate) fn context(folder: &Path) -> Context {
         scratch: folder.into(),
     };
     Context::new(task, Box::new(Silence))
+}
+
+/// What is fitted on all spots says so, and so does what is made of it; with a split nothing is told.
+#[test]
+fn what_is_fitted_on_test_spots_says_so_as_far_as_it_gets() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |place: &str| vec![folder.path().join(place)];
+    run::<Simulate>(folder.path(), json!({ "rows": 8, "cols": 8, "genes": 120 }), &[], &["table", "image", "labels", "section"]);
+    let table = Table::read(&at("simulate/table")[0]).unwrap();
+    let split = Split {
+        roles: (0..table.n_spots())
+            .map(|spot| if spot % 4 == 0 { Role::Test } else { Role::Train })
+            .collect(),
+        spots: table.obs.index.clone(),
+    };
+    split.write(&at("split")[0]).unwrap();
+    let told = |place: &str| -> Vec<String> {
+        let marks = Marks::read(&at(place)[0]).unwrap();
+        assert!(marks.iter().all(|mark| mark.kind == MarkKind::Transductive));
+        marks.iter().map(|mark| mark.what).collect()
+    };
+    let (genes, components) =
+        ("visium/normalize: variable genes are chosen", "visium/pca: components are fitted");
+    for (connected, fit_on, expected) in [
+        (true, "train", vec![]),
+        (false, "train", vec![format!("{genes} on all spots"), format!("{components} on all spots")]),
+        (true, "all", vec![format!("{genes} on all spots"), format!("{components} on all spots")]),
+    ] {
+        let splits = if connected { at("split") } else { vec![] };
+        for stage in ["normalize", "pca"] {
+            let _ = std::fs::remove_dir_all(folder.path().join(stage));
+        }
+        let tables = at("simulate/table");
+        let inputs: [(&str, &[PathBuf]); 2] = [("table", &tables), ("split", &splits)];
+        run::<Normalize>(folder.path(), json!({ "n_top_genes": 50, "fit_on": fit_on }), &inputs, &["table"]);
+        let tables = at("normalize/table");
+        let inputs: [(&str, &[PathBuf]); 2] = [("table", &tables), ("split", &splits)];
+        run::<Pca>(folder.path(), json!({ "n_components": 3, "fit_on": fit_on }), &inputs, &["embedding"]);
+        assert_eq!(told("pca/embedding"), expected, "split: {connected}, fit_on: {fit_on}");
+        assert!(Embedding::read(&at("pca/embedding")[0]).is_ok(), "a mark is in nobody's way");
+    }
 }
 
 /// What nothing expresses, and a spot that expresses nothing, go through every step without becoming NaN.

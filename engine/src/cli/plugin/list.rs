@@ -30,7 +30,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             if plugin.code.from_sources { "known by its sources" } else { "known by its binary only" };
         say!("plugin {name} {}, {built}\n", plugin.catalogue.version);
         for stage in &plugin.catalogue.stages {
-            say!("{name}/{}{}", stage.name, if stage.seeded { "  (takes a seed)" } else { "" });
+            let seed = match stage {
+                stage if stage.seeded => "  (takes a seed)",
+                stage if !stage.seeded_if.is_empty() => "  (takes a seed with some params)",
+                _ => "",
+            };
+            say!("{name}/{}{seed}", stage.name);
             say!("    {}", stage.doc);
             if let Some(tolerance) = stage.tolerance {
                 say!("    two runs of it may be apart by {tolerance}");

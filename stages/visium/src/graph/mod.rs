@@ -107,6 +107,7 @@ impl Stage for MakeGraph {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
+        ctx.named_only("table");
         ctx.check_cancelled()?;
         let (edges, crossing) = edges(&table, split.as_ref(), &params)?;
         let summary = summary(&edges, crossing);

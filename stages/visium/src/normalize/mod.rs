@@ -82,6 +82,17 @@ impl Default for Params {
     }
 }
 
+impl Params {
+    /// What is fitted to spots with these params.
+    fn fitted(&self) -> Option<&'static str> {
+        match (self.n_top_genes, self.target_sum) {
+            (Some(_), _) => Some("variable genes are chosen"),
+            (None, None) => Some("the median of counts is taken"),
+            (None, Some(_)) => self.exclude_highly_expressed.then_some("highly expressed genes are found"),
+        }
+    }
+}
+
 impl Stage for Normalize {
     const NAME: &'static str = "normalize";
     type Params = Params;
@@ -122,6 +133,10 @@ impl Stage for Normalize {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
         let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
+        if let Some(what) = params.fitted() {
+            let what = format!("visium/normalize: {what}");
+            fit::tell(ctx, &what, &table.obs.index, split.as_ref(), params.fit_on);
+        }
         ctx.check_cancelled()?;
         ctx.write("table", &normalize(table, &train, &params)?)
     }

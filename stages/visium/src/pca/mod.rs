@@ -65,6 +65,7 @@ impl Stage for Pca {
         let table: Table = ctx.read("table")?;
         let split: Option<Split> = ctx.read_optional("split")?;
         let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
+        fit::tell(ctx, "visium/pca: components are fitted", &table.obs.index, split.as_ref(), params.fit_on);
         let genes = marked_genes(&table);
         let mut x = table.x;
         if let Some(genes) = genes {

@@ -108,6 +108,14 @@ impl Stage for StainNormalize {
         let mut patches: Patches = ctx.read("patches")?;
         let table: Table = ctx.read("table")?;
         let reference: Option<Patches> = ctx.read_optional("reference")?;
+        ctx.named_only("table");
+        if let Some(reference) = &reference {
+            let spots = reference.spots.iter().map(String::as_str);
+            ctx.transductive(
+                "visium/stain-normalize: colours of the reference are fitted on all of its spots",
+                spots,
+            );
+        }
         let done = normalize(&mut patches, &table, reference.as_ref(), &params, |done, total| {
             ctx.progress(done as u64, total as u64, "groups");
             ctx.check_cancelled()
