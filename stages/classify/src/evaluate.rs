@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Metrics, Predictions, TestLabels},
+    marks::{Mark, MarkKind},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,8 +38,30 @@ impl Stage for Evaluate {
     fn run(_: Params, ctx: &Context) -> Result<()> {
         let predictions: Vec<Predictions> = ctx.read_all("predictions")?;
         let test: Vec<TestLabels> = ctx.read_all("test")?;
-        ctx.write("metrics", &score(&judge(&predictions, &test)?))
+        let mut metrics = score(&judge(&predictions, &test)?);
+        let marks: Vec<Mark> = ctx.marks()?.iter().collect();
+        tell_setting(&mut metrics.details, &marks, &test);
+        ctx.write("metrics", &metrics)
     }
+}
+
+/// Says what kind of claim the scores support, and what speaks against a stronger one.
+fn tell_setting(details: &mut Value, marks: &[Mark], test: &[TestLabels]) {
+    let spots = || test.iter().flat_map(|TestLabels(labels)| labels.spots.iter().map(String::as_str));
+    let told: Vec<&Mark> = marks.iter().filter(|mark| mark.concerns(spots())).collect();
+    let is = |kind: MarkKind| told.iter().any(|mark| mark.kind == kind);
+    let setting = match (is(MarkKind::Optimistic), is(MarkKind::Transductive)) {
+        (true, _) => "optimistic",
+        (false, true) => "transductive",
+        (false, false) => "inductive",
+    };
+    details["setting"] = json!(setting);
+    details["setting_because"] = told.iter().map(|mark| mark.what.as_str()).collect();
+    details["permuted_labels"] = json!(is(MarkKind::Permuted));
+    details["conventions"]["setting"] = json!(
+        "inductive: nothing was fitted on what is tested on; transductive: something was, without its labels; optimistic: \
+         the split lets test spots resemble training spots more than new tissue would"
+    );
 }
 
 /// A test spot with what it is and what it was taken for.
@@ -189,6 +212,32 @@ mod tests {
         assert_eq!(verdicts.iter().map(|verdict| verdict.predicted).collect::<Vec<_>>(), ["fat", "tumour"]);
         let error = judge(&folds, &test[..1]).unwrap_err().to_string();
         assert!(error.starts_with("`predictions` lists 2 artifacts and `test` 1"), "{error}");
+    }
+
+    #[test]
+    fn the_setting_is_what_the_inputs_tell_of_sections_that_are_tested() {
+        let test = test_labels([("A1_1", "A", "fat"), ("A1_2", "A", "tumour")]);
+        let predicted = predictions(&[("A1_1", "fat"), ("A1_2", "tumour")]);
+        let details = |marks: &[(&str, MarkKind, &str, &[&str])]| {
+            let mut bench = Bench::new().input("predictions", &predicted).input("test", &test);
+            for (port, kind, what, spots) in marks {
+                bench = bench.marked(port, *kind, what, spots);
+            }
+            let bench = bench.run::<Evaluate>(json!({})).unwrap();
+            bench.output::<Metrics>("metrics").details
+        };
+        let of = |details: &Value| (details["setting"].clone(), details["setting_because"].clone());
+        let plain = details(&[]);
+        assert_eq!(of(&plain), (json!("inductive"), json!([])));
+        assert_eq!(plain["permuted_labels"], false);
+        let elsewhere: (_, _, _, &[&str]) = ("predictions", MarkKind::Transductive, "pca", &["B1_1"]);
+        assert_eq!(of(&details(&[elsewhere])), (json!("inductive"), json!([])));
+        let here: (_, _, _, &[&str]) = ("predictions", MarkKind::Transductive, "pca", &["B1_1", "A1_7"]);
+        assert_eq!(of(&details(&[here])), (json!("transductive"), json!(["pca"])));
+        let random: (_, _, _, &[&str]) = ("test", MarkKind::Optimistic, "random", &[]);
+        assert_eq!(of(&details(&[here, random])), (json!("optimistic"), json!(["random", "pca"])));
+        let canary = details(&[("predictions", MarkKind::Permuted, "shuffled", &[])]);
+        assert_eq!((&canary["setting"], &canary["permuted_labels"]), (&json!("inductive"), &json!(true)));
     }
 
     #[test]

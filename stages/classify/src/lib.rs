@@ -3,7 +3,9 @@
 //! Test labels meet predictions in [`Evaluate`] only: no other stage type here has a port that takes them, so a
 //! workflow that trains on them is refused before it runs.
 
+mod budget;
 mod coordinates;
+mod draw;
 mod evaluate;
 mod features;
 mod folds;
@@ -22,6 +24,7 @@ mod split;
 mod testing;
 mod training;
 
+pub use budget::Budget;
 pub use coordinates::Coordinates;
 pub use evaluate::Evaluate;
 pub use knn::Knn;
@@ -33,7 +36,7 @@ pub use spatial_knn::SpatialKnn;
 pub use split::Split;
 
 restage_stage::export!("classify";
-    Split, Evaluate,
+    Split, Budget, Evaluate,
     Probe, Knn, Prototype, PseudoLabel,
     Majority, Coordinates, SpatialKnn,
 );

@@ -34,6 +34,7 @@ impl Stage for Majority {
     fn run(_: Params, ctx: &Context) -> Result<()> {
         let TrainLabels(train) = ctx.read("train")?;
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         let shares = shares(&train)?;
         let (classes, shares): (Vec<String>, Vec<f32>) =
             shares.into_iter().map(|(region, share)| (region.to_owned(), share)).unzip();

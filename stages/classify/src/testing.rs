@@ -11,6 +11,7 @@ use restage_stage::{
         Artifact, Categorical, Column, Csr, Embedding, Frame, Labels, Table, TestLabels, TrainLabels,
     },
     context::Silence,
+    marks::{MarkKind, Marks},
     task::Task,
 };
 use serde_json::Value;
@@ -20,11 +21,17 @@ use tempfile::TempDir;
 pub(crate) struct Bench {
     folder: TempDir,
     inputs: BTreeMap<String, Vec<PathBuf>>,
+    seed: u64,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), inputs: BTreeMap::new() }
+        Self { folder: tempfile::tempdir().unwrap(), inputs: BTreeMap::new(), seed: 0 }
+    }
+
+    /// With another seed than 0.
+    pub(crate) fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Connects an artifact to an input port, after those already there.
@@ -46,23 +53,43 @@ impl Bench {
 
     /// Runs the stage.
     pub(crate) fn run<S: Stage>(self, params: Value) -> Result<Self> {
-        let outputs =
-            ["split", "train", "test", "predictions", "training", "metrics", "embedding", "summary"];
+        let outputs = [
+            "split",
+            "train",
+            "validation",
+            "test",
+            "predictions",
+            "training",
+            "metrics",
+            "embedding",
+            "summary",
+        ];
         let task = Task {
             stage: S::NAME.into(),
             params: params.clone(),
             inputs: self.inputs.clone(),
             outputs: outputs.iter().map(|&port| (port.to_owned(), self.path(port))).collect(),
-            seed: 0,
+            seed: self.seed,
             streams: Default::default(),
             threads: 1,
             gpus: 0,
             scratch: self.folder.path().into(),
         };
-        let params: S::Params = serde_json::from_value(params).unwrap();
-        S::validate(&params)?;
-        S::run(params, &Context::new(task, Box::new(Silence)))?;
+        restage_stage::stage::run::<S>(params, &Context::new(task, Box::new(Silence)))?;
         Ok(self)
+    }
+
+    /// Tells of the last artifact of an input port what an earlier stage would have told.
+    pub(crate) fn marked(self, port: &str, kind: MarkKind, what: &str, spots: &[&str]) -> Self {
+        let mut marks = Marks::default();
+        marks.add(kind, what, spots.iter().copied());
+        assert!(marks.write(self.inputs[port].last().unwrap()).unwrap());
+        self
+    }
+
+    /// What is told of an output, in words.
+    pub(crate) fn marks(&self, port: &str) -> Vec<String> {
+        Marks::read(&self.path(port)).unwrap().iter().map(|mark| mark.what).collect()
     }
 
     /// Reads what the stage wrote.

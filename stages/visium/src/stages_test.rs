@@ -55,7 +55,12 @@ pub(crate) fn context(folder: &Path) -> Context {
 fn what_is_fitted_on_test_spots_says_so_as_far_as_it_gets() {
     let folder = tempfile::tempdir().unwrap();
     let at = |place: &str| vec![folder.path().join(place)];
-    run::<Simulate>(folder.path(), json!({ "rows": 8, "cols": 8, "genes": 120 }), &[], &["table", "image", "labels", "section"]);
+    run::<Simulate>(
+        folder.path(),
+        json!({ "rows": 8, "cols": 8, "genes": 120 }),
+        &[],
+        &["table", "image", "labels", "section"],
+    );
     let table = Table::read(&at("simulate/table")[0]).unwrap();
     let split = Split {
         roles: (0..table.n_spots())

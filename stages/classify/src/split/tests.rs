@@ -19,8 +19,13 @@ fn labels(table: &Table, regions: &[&str]) -> Labels {
     }
 }
 
-fn names(names: &[&str]) -> BTreeSet<String> {
-    names.iter().map(|&name| name.to_owned()).collect()
+fn params(params: serde_json::Value) -> Params {
+    serde_json::from_value(params).unwrap()
+}
+
+/// Sides when a patient is held out.
+fn without(table: &Table, patient: &str) -> Vec<Side> {
+    by_column(table, &params(json!({ "test": patient }))).unwrap()
 }
 
 const SPOTS: [(&str, &str); 5] = [("A1", "A"), ("A1", "A"), ("B1", "B"), ("B2", "B"), ("C1", "C")];
@@ -53,7 +58,10 @@ fn one_name_is_a_list_of_one_and_order_does_not_matter() {
     let canonical = |params: &Params| serde_json::to_value(params).unwrap();
     assert_eq!(
         canonical(&parse(json!("B"))),
-        json!({ "by": "patient", "test": ["B"], "stripes": 4, "buffer": 1.5 })
+        json!({
+            "by": "patient", "test": ["B"], "validation": null, "validation_share": null, "stripes": 4, "blocks": 5, "buffer": 1.5,
+            "folds": 5, "permute_labels": false,
+        })
     );
     assert_eq!(canonical(&parse(json!(["B", "A", "B"]))), canonical(&parse(json!(["A", "B"]))));
     let error = serde_json::from_value::<Params>(json!({ "test": 1 })).unwrap_err().to_string();
@@ -69,57 +77,57 @@ fn one_name_is_a_list_of_one_and_order_does_not_matter() {
 #[test]
 fn wrong_names_are_told_with_the_right_ones() {
     let table = table(&SPOTS);
-    let refused = |by, test: &[&str]| assign(&table, by, &names(test)).unwrap_err().to_string();
+    let refused = |by: &str, test: &[&str]| {
+        by_column(&table, &params(json!({ "by": by, "test": test }))).unwrap_err().to_string()
+    };
     assert_eq!(
-        refused(Unit::Patient, &["A", "D"]),
+        refused("patient", &["A", "D"]),
         "`test` names the patient `D`, which the table does not have; it has: A, B, C"
     );
-    assert!(refused(Unit::Section, &["B"]).ends_with("it has: A1, B1, B2, C1"));
-    assert!(refused(Unit::Patient, &["A", "B", "C"]).contains("leave at least one to train on"));
-    let params = serde_json::from_value(json!({ "test": [] })).unwrap();
-    assert!(Split::validate(&params).is_err());
+    assert!(refused("section", &["B"]).ends_with("it has: A1, B1, B2, C1"));
+    assert!(refused("patient", &["A", "B", "C"]).contains("leave at least one to train on"));
+    assert!(Split::validate(&params(json!({ "test": [] }))).is_err());
 }
 
 #[test]
 fn a_few_labels_without_a_spot_are_dropped_but_not_most() {
     let table = table(&SPOTS);
-    let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
+    let sides = without(&table, "B");
     let mut labels = labels(&table, &["tumour"; 5]);
     labels.spots[1] = "A1_gone".to_owned();
-    let (train, _) = divide(std::slice::from_ref(&labels), &table, &split).unwrap();
-    assert_eq!(train.0.spots, ["A1_0", "C1_4"]);
+    let divided = divide(std::slice::from_ref(&labels), &table, &sides).unwrap();
+    assert_eq!(divided.train.spots, ["A1_0", "C1_4"]);
     labels.spots[3] = "B2_gone".to_owned();
     labels.spots[4] = "C1_gone".to_owned();
-    let error = divide(&[labels], &table, &split).unwrap_err().to_string();
+    let error = divide(&[labels], &table, &sides).err().unwrap().to_string();
     assert!(error.contains("3 of 5 labelled spots are not in the table (first: `A1_gone`)"), "{error}");
 }
 
 #[test]
 fn labels_must_be_told_once_and_reach_both_sides() {
     let table = table(&SPOTS);
-    let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
+    let sides = without(&table, "B");
     let all = labels(&table, &["tumour"; 5]);
-    assert!(
-        divide(&[all.clone(), all], &table, &split)
-            .unwrap_err()
-            .to_string()
-            .contains("`A1_0` is labelled twice")
-    );
+    let problem = |labels: &[Labels]| {
+        let divided = divide(labels, &table, &sides);
+        divided.and_then(|divided| divided.check(false)).unwrap_err().to_string()
+    };
+    assert!(problem(&[all.clone(), all]).contains("`A1_0` is labelled twice"));
     let untested = labels(&table, &["tumour", "tumour", "?", "?", "tumour"]);
-    assert!(divide(&[untested], &table, &split).unwrap_err().to_string().contains("no spot to test on"));
+    assert!(problem(&[untested]).contains("no spot to test on"));
     let untrained = labels(&table, &["?", "?", "tumour", "tumour", "?"]);
-    assert!(divide(&[untrained], &table, &split).unwrap_err().to_string().contains("no spot to train on"));
+    assert!(problem(&[untrained]).contains("no spot to train on"));
 }
 
 #[test]
 fn patients_are_the_tables_by_which_the_split_went() {
     let table = table(&SPOTS);
-    let split = assign(&table, Unit::Patient, &names(&["B"])).unwrap();
+    let sides = without(&table, "B");
     let mut labels = labels(&table, &["tumour"; 5]);
     labels.patients.fill("B".to_owned());
-    let (train, test) = divide(&[labels], &table, &split).unwrap();
+    let Divided { train, test, .. } = divide(&[labels], &table, &sides).unwrap();
     assert_eq!(
-        (train.0.patients, test.0.patients),
+        (train.patients, test.patients),
         (names_in_order(&["A", "A", "C"]), names_in_order(&["B", "B"]))
     );
 }
@@ -137,18 +145,19 @@ proptest! {
         let table = table(&patients.iter().map(|&patient| PATIENTS[patient]).collect::<Vec<_>>());
         let test: BTreeSet<String> = held_out.iter().map(|&patient| PATIENTS[patient].1.to_owned()).collect();
 
-        let split = assign(&table, Unit::Patient, &test).unwrap();
-        let (train_labels, test_labels) =
-            divide(&[labels(&table, &vec!["tumour"; patients.len()])], &table, &split).unwrap();
+        let sides = by_column(&table, &params(json!({ "test": test }))).unwrap();
+        let split = roles(&table, &sides);
+        let divided = divide(&[labels(&table, &vec!["tumour"; patients.len()])], &table, &sides).unwrap();
+        let (train_labels, test_labels) = (divided.train, divided.test);
 
         let side = |role: Role| -> BTreeSet<&str> {
             (0..table.n_spots()).filter(|&i| split.roles[i] == role).map(|i| table.patient(i).unwrap()).collect()
         };
         prop_assert_eq!(side(Role::Test).into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), test.clone());
         prop_assert!(side(Role::Train).is_disjoint(&side(Role::Test)));
-        prop_assert!(train_labels.0.patients.iter().all(|patient| !test.contains(patient)));
-        prop_assert!(test_labels.0.patients.iter().all(|patient| test.contains(patient)));
-        prop_assert_eq!(train_labels.0.spots.len() + test_labels.0.spots.len(), table.n_spots());
+        prop_assert!(train_labels.patients.iter().all(|patient| !test.contains(patient)));
+        prop_assert!(test_labels.patients.iter().all(|patient| test.contains(patient)));
+        prop_assert_eq!(train_labels.spots.len() + test_labels.spots.len(), table.n_spots());
     }
 }
 
@@ -204,4 +213,143 @@ fn stripes_that_cannot_be_are_refused() {
     assert!(problem(json!({ "by": "stripes", "test": "1", "stripes": 30 })).contains("too few places"));
     assert!(problem(json!({ "by": "stripes", "test": "1", "stripes": 1 })).contains("from 2 to 1000"));
     assert!(problem(json!({ "by": "stripes", "test": "1", "buffer": 100 })).contains("no spot to train on"));
+}
+
+#[test]
+fn blocks_are_compact_and_have_a_gap_on_all_sides() {
+    // One section of 20 x 20 spots, of which a ninth is the middle block.
+    let mut table = table(&[("A1", "A"); 400]);
+    for (spot, place) in table.spatial.iter_mut().enumerate() {
+        *place = [(spot / 20) as f64 * 10.0, (spot % 20) as f64 * 10.0];
+    }
+    let labels = labels(&table, &["tumour"; 400]);
+    let mut tested = HashSet::new();
+    for block in 1..=9 {
+        let bench = Bench::new().input("table", &table).input("labels", &labels);
+        let params = json!({ "by": "blocks", "blocks": 9, "test": block.to_string(), "buffer": 2.1 });
+        let bench = bench.run::<Split>(params).unwrap();
+        let split: artifact::Split = bench.output("split");
+        let (train, test) = (split.train(), split.test());
+        assert!((30..=60).contains(&test.len()), "block {block} has {} of 400 spots", test.len());
+        let place = |name: &&str| table.spatial[name.split_once('_').unwrap().1.parse::<usize>().unwrap()];
+        let apart = |a: [f64; 2], b: [f64; 2]| (a[0] - b[0]).hypot(a[1] - b[1]);
+        for spot in &table.obs.index {
+            let nearest = test
+                .iter()
+                .map(|other| apart(place(&spot.as_str()), place(other)))
+                .fold(f64::INFINITY, f64::min);
+            assert_eq!(train.contains(spot.as_str()), nearest >= 21.0, "{spot} of block {block}");
+        }
+        tested.extend(test.into_iter().map(str::to_owned));
+        assert!(bench.marks("test").is_empty(), "a new region of the section is what is asked for");
+    }
+    assert_eq!(tested.len(), 400, "every spot is tested once");
+}
+
+#[test]
+fn folds_are_stratified_disjoint_and_say_that_they_flatter() {
+    let table = table(&[("A1", "A"); 103]);
+    let regions: Vec<&str> = (0..103).map(|spot| ["tumour", "stroma", "?", "tumour"][spot % 4]).collect();
+    let labels = labels(&table, &regions);
+    let fold = |fold: usize, seed: u64| {
+        let bench = Bench::new().seed(seed).input("table", &table).input("labels", &labels);
+        bench.run::<Split>(json!({ "by": "random", "test": fold.to_string() })).unwrap()
+    };
+    let mut tested = HashSet::new();
+    for number in 1..=5 {
+        let bench = fold(number, 7);
+        let test = bench.output::<TestLabels>("test").0;
+        let of = |region: &str| test.regions.iter().flatten().filter(|name| *name == region).count();
+        assert!((5..=6).contains(&of("stroma")) && (10..=11).contains(&of("tumour")), "{:?}", test.regions);
+        assert!(test.spots.iter().all(|spot| tested.insert(spot.clone())), "a spot is tested twice");
+        assert_eq!(bench.output::<TrainLabels>("train").0.spots.len() + test.spots.len(), 77);
+        assert_eq!(bench.output::<artifact::Split>("split").train().len(), 103 - test.spots.len());
+        for port in ["split", "train", "test", "validation"] {
+            assert!(bench.marks(port)[0].contains("at random"), "{port}");
+        }
+    }
+    assert_eq!(tested.len(), 77);
+    let spots = |seed| fold(1, seed).output::<TestLabels>("test").0.spots;
+    assert!(spots(7) == spots(7) && spots(7) != spots(8));
+}
+
+#[test]
+fn what_validates_neither_trains_nor_tests() {
+    let table = table(&SPOTS);
+    let labels = labels(&table, &["tumour", "stroma", "stroma", "tumour", "stroma"]);
+    let run = |params: serde_json::Value| {
+        Bench::new().input("table", &table).input("labels", &labels).run::<Split>(params)
+    };
+    let bench = run(json!({ "test": "B", "validation": "C" })).unwrap();
+    assert_eq!(bench.output::<TrainLabels>("train").0.spots, ["A1_0", "A1_1"]);
+    assert_eq!(bench.output::<TrainLabels>("validation").0.spots, ["C1_4"]);
+    assert_eq!(
+        bench.output::<artifact::Split>("split").train().len(),
+        3,
+        "inputs of what validates may be fitted on"
+    );
+    assert!(run(json!({ "test": "B" })).unwrap().output::<TrainLabels>("validation").0.spots.is_empty());
+    let problem = |params| run(params).err().unwrap().to_string();
+    assert!(
+        problem(json!({ "test": "B", "validation": ["B"] })).contains("`B` is in `test` and in `validation`")
+    );
+    assert!(problem(json!({ "test": "B", "validation": ["A", "C"] })).contains("hold out every patient"));
+    assert!(
+        problem(json!({ "test": "B", "validation": "D" })).starts_with("`validation` names the patient `D`")
+    );
+    assert!(problem(json!({ "test": "B", "validation": "C", "validation_share": 0.5 })).contains("not both"));
+}
+
+#[test]
+fn a_share_validates_region_by_region() {
+    let table = table(&[vec![("A1", "A"); 43], vec![("B1", "B")]].concat());
+    let regions: Vec<&str> = (0..44).map(|spot| if spot < 40 { "tumour" } else { "fat" }).collect();
+    let labels = labels(&table, &regions);
+    let bench = Bench::new().input("table", &table).input("labels", &labels);
+    let bench = bench.run::<Split>(json!({ "test": "B", "validation_share": 0.25 })).unwrap();
+    let (train, validation) =
+        (bench.output::<TrainLabels>("train").0, bench.output::<TrainLabels>("validation").0);
+    let of = |labels: &Labels, region: &str| {
+        labels.regions.iter().flatten().filter(|name| *name == region).count()
+    };
+    assert_eq!((of(&validation, "tumour"), of(&train, "tumour")), (10, 30));
+    assert_eq!((of(&validation, "fat"), of(&train, "fat")), (1, 2));
+    assert!(train.spots.iter().all(|spot| !validation.spots.contains(spot)));
+}
+
+#[test]
+fn beside_what_validates_there_is_a_gap_too() {
+    let (table, labels) = grid();
+    let bench = Bench::new().input("table", &table).input("labels", &labels);
+    let bench = bench.run::<Split>(json!({ "by": "stripes", "test": "1", "validation": "3" })).unwrap();
+    // Columns 0-2 test, 3 is beside them, 6-8 validate, 5 and 9 are beside those.
+    let columns = |labels: &Labels| -> BTreeSet<usize> {
+        labels.spots.iter().map(|spot| spot[3..].parse::<usize>().unwrap() / 3).collect()
+    };
+    assert_eq!(columns(&bench.output::<TrainLabels>("train").0), BTreeSet::from([4, 10, 11]));
+    assert_eq!(columns(&bench.output::<TrainLabels>("validation").0), BTreeSet::from([6, 7, 8]));
+    assert_eq!(bench.output::<artifact::Split>("split").train().len(), 36 + 24);
+}
+
+#[test]
+fn only_training_labels_are_shuffled() {
+    let table = table(&[[("A1", "A"); 60], [("B1", "B"); 60]].concat());
+    let regions: Vec<&str> = (0..120).map(|spot| ["tumour", "stroma"][spot / 7 % 2]).collect();
+    let labels = labels(&table, &regions);
+    let run = |permute: bool| {
+        let bench = Bench::new().input("table", &table).input("labels", &labels);
+        bench.run::<Split>(json!({ "test": "B", "permute_labels": permute })).unwrap()
+    };
+    let (plain, shuffled) = (run(false), run(true));
+    assert_eq!(plain.output::<TestLabels>("test"), shuffled.output::<TestLabels>("test"));
+    let (before, after) = (plain.output::<TrainLabels>("train").0, shuffled.output::<TrainLabels>("train").0);
+    assert_eq!(before.spots, after.spots);
+    assert_ne!(before.regions, after.regions);
+    let sorted = |labels: &Labels| {
+        let mut all = labels.regions.clone();
+        all.sort();
+        all
+    };
+    assert_eq!(sorted(&before), sorted(&after));
+    assert_eq!(shuffled.marks("train"), ["classify/split: training labels are shuffled"]);
 }
