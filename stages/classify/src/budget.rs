@@ -25,6 +25,7 @@ pub struct Params {
 impl Stage for Budget {
     const NAME: &'static str = "budget";
     const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = &["labels"];
     type Params = Params;
 
     fn ports() -> Ports {

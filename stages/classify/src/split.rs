@@ -194,6 +194,7 @@ impl From<OneOrMany> for Names {
 
 impl Stage for Split {
     const NAME: &'static str = "split";
+    const STREAMS: &'static [&'static str] = &["labels"];
     const SEEDED_IF: &'static [(&'static str, Option<&'static str>)] =
         &[("by", Some("random")), ("validation_share", None), ("permute_labels", None)];
     type Params = Params;

@@ -57,7 +57,7 @@ fn what_is_fitted_on_test_spots_says_so_as_far_as_it_gets() {
     let at = |place: &str| vec![folder.path().join(place)];
     run::<Simulate>(
         folder.path(),
-        json!({ "rows": 8, "cols": 8, "genes": 120 }),
+        json!({ "section": "S", "rows": 8, "cols": 8, "genes": 120 }),
         &[],
         &["table", "image", "labels", "section"],
     );
