@@ -32,6 +32,7 @@ impl Stage for Coordinates {
 
     fn run(_: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         let embedding = coordinates(&table)?;
         embedding.write_named(ctx.output("embedding")?, &["x".into(), "y".into()])
     }

@@ -65,6 +65,7 @@ impl Stage for PseudoLabel {
         let predictions: Predictions = ctx.read("predictions")?;
         let split: Split = ctx.read("split")?;
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         let (labels, summary) = add(train, &predictions, &split, &table, &params)?;
         ctx.write("train", &TrainLabels(labels))?;
         ctx.write("summary", &summary)

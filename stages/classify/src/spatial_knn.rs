@@ -60,6 +60,7 @@ impl Stage for SpatialKnn {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let TrainLabels(train) = ctx.read("train")?;
         let table: Table = ctx.read("table")?;
+        ctx.named_only("table");
         check_places(&table)?;
         let shares = shares(&train)?;
         let classes: Vec<String> = shares.keys().map(|&region| region.to_owned()).collect();
