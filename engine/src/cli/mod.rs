@@ -19,6 +19,7 @@ mod progress;
 mod report;
 mod run;
 mod schema;
+mod screen;
 mod show;
 mod status;
 mod why;
@@ -287,7 +288,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
 fn init_log(filter: &str) {
     let filter = tracing_subscriber::EnvFilter::new(filter);
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| screen::Above).with_ansi(colours).init();
 }
 
 /// Where the store is.

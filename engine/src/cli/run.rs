@@ -6,13 +6,15 @@ use serde_json::json;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    time::MissedTickBehavior,
 };
 
 use super::{
     Failure, Planned, Target,
     limits::{Limits, check_gpus},
     planned_with, print_json,
-    progress::Progress,
+    progress::{self, Progress, Style},
+    screen,
 };
 use crate::{
     cache::Cache,
@@ -20,8 +22,9 @@ use crate::{
     report::{Outcome, Table},
     run::{
         self, End, Summary,
+        board::Board,
         event::{Event, Started},
-        journal::Journal,
+        journal::{self, Journal},
     },
     site::Site,
 };
@@ -34,6 +37,12 @@ pub(super) struct Arguments {
     pub(super) target: Target,
     #[command(flatten)]
     limits: Limits,
+    /// How to show what happens
+    #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
+    progress: Style,
+    /// Show only what failed: `--progress none`
+    #[arg(long, short, conflicts_with = "progress")]
+    quiet: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -75,7 +84,9 @@ async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure>
     let started = run::started(&workflow, &plan);
     let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
     let (sender, receiver) = mpsc::channel(256);
-    let reader = read(receiver, journal, Progress::new(&plan), started);
+    let style = if arguments.quiet { Style::None } else { arguments.progress };
+    let board = Board::new(&plan, journal::took(&workflow.path, &cache.store));
+    let reader = read(receiver, journal, Progress::new(board, style), started);
     let executor = arguments.limits.executor(&cache.store);
     let (cancel_sender, cancel) = watch::channel(false);
     let interrupts = tokio::spawn(interrupt(cancel_sender));
@@ -94,13 +105,34 @@ async fn read(
 ) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::begun(started.clone());
     journal.write(&Event::Started(Box::new(started)))?;
-    while let Some(event) = events.recv().await {
-        journal.write(&event)?;
-        progress.show(&event, |action| journal.log_path(action));
-        outcome.add(event);
+    let mut ticks = tokio::time::interval(progress::EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick: u64 = 0;
+    loop {
+        tokio::select! {
+            event = events.recv() => {
+                let Some(event) = event else { break };
+                journal.write(&event)?;
+                progress.show(&event, |action| journal.log_path(action));
+                outcome.add(event);
+            }
+            _ = ticks.tick() => {
+                let now = progress.now();
+                progress.draw(&now);
+                if tick % TICKS_TOLD == 0 {
+                    journal.stands(&now);
+                }
+                tick += 1;
+            }
+        }
     }
+    progress.end();
+    journal.end();
     Ok(outcome)
 }
+
+/// Who watches from elsewhere sees how the run stands about once a second.
+const TICKS_TOLD: u64 = 5;
 
 /// Ctrl-C once, or what Slurm and a closed terminal send: stages are asked to stop, and what is done is kept. Twice: now;
 /// the hosts die with the engine.
@@ -115,7 +147,9 @@ async fn interrupt(cancel: watch::Sender<bool>) {
         }
     };
     once().await;
-    eprintln!("stopping: running stages may write their checkpoints; press Ctrl-C again to stop at once");
+    screen::above(
+        "stopping: running stages may write their checkpoints; press Ctrl-C again to stop at once\n",
+    );
     let _ = cancel.send(true);
     once().await;
     std::process::exit(130);

@@ -47,6 +47,8 @@ pub(crate) struct ActionOutcome {
     pub(crate) state: State,
     /// Per name the points that its stage told in this run, of all its tries.
     pub(crate) curves: BTreeMap<String, Vec<(u64, Option<f64>)>>,
+    /// When each of them was told, in milliseconds since 1970; 0 where the journal is of before that was written down.
+    pub(crate) times: BTreeMap<String, Vec<u64>>,
     /// How often it failed and was tried again.
     pub(crate) retries: u32,
 }
@@ -98,8 +100,13 @@ impl Outcome {
     pub(crate) fn begun(started: Started) -> Self {
         let Started { workflow, version, time, by, actions, instances, variants, baseline, comparison } =
             started;
-        let action =
-            |head| ActionOutcome { head, state: State::Pending, curves: BTreeMap::new(), retries: 0 };
+        let action = |head| ActionOutcome {
+            head,
+            state: State::Pending,
+            curves: BTreeMap::new(),
+            times: BTreeMap::new(),
+            retries: 0,
+        };
         Self {
             workflow,
             version,
@@ -122,8 +129,9 @@ impl Outcome {
                 self.milliseconds = Some(milliseconds);
                 return;
             }
-            Event::Metric { action, name, step, value } => {
+            Event::Metric { action, name, step, value, time } => {
                 if let Some(action) = self.actions.get_mut(action) {
+                    action.times.entry(name.clone()).or_default().push(time);
                     action.curves.entry(name).or_default().push((step, value));
                 }
                 return;
@@ -135,7 +143,7 @@ impl Outcome {
                 return;
             }
             Event::Waiting { action, holder, .. } => (action, State::Waiting { holder }),
-            Event::Running { action } => (action, State::Running),
+            Event::Running { action, .. } => (action, State::Running),
             Event::Done { action, how, key, outputs, past, metrics } => {
                 (action, State::Done(Box::new(Done { how, key, outputs, past: *past, metrics })))
             }

@@ -22,14 +22,25 @@ pub(crate) enum Event {
     Started(Box<Started>),
     /// Another run computes the action; it is waited for. `since` in milliseconds since 1970.
     Waiting { action: ActionId, holder: String, since: u64 },
-    /// An action was handed to a host.
-    Running { action: ActionId },
+    /// An action was handed to a host. `time` in milliseconds since 1970; 0 in journals of before it was told.
+    Running {
+        action: ActionId,
+        #[serde(default)]
+        time: u64,
+    },
     /// The action's stage logged something.
     Log { action: ActionId, level: String, target: String, message: String },
     /// How far the action is.
     Progress { action: ActionId, done: u64, total: u64, unit: String },
-    /// A point of a curve.
-    Metric { action: ActionId, name: String, step: u64, value: Option<f64> },
+    /// A point of a curve. `time` as above.
+    Metric {
+        action: ActionId,
+        name: String,
+        step: u64,
+        value: Option<f64>,
+        #[serde(default)]
+        time: u64,
+    },
     /// The action's result is there.
     Done {
         action: ActionId,

@@ -9,12 +9,15 @@ use std::{
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use restage_cache::{Digest, Store};
 
-use super::event::{Event, How};
+use super::{
+    board::{Now, Took},
+    event::{Event, How},
+};
 use crate::plan::{History, Past, PastAction, name};
 
 /// The store's folder of all runs.
@@ -22,6 +25,9 @@ const BUCKET: &str = "runs";
 
 /// Name of a journal in its run's folder.
 const FILE: &str = "journal.jsonl";
+
+/// How a run stands, beside its journal while it goes on.
+const NOW: &str = "now.json";
 
 /// The folder of logs beside it.
 const LOGS: &str = "logs";
@@ -139,6 +145,21 @@ impl Journal {
         }
     }
 
+    /// Tells how the run stands, for those who watch it. What keeps that from being written harms nobody.
+    pub(crate) fn stands(&self, now: &Now) {
+        let (path, aside) = (self.folder.join(NOW), self.folder.join("now.json.tmp"));
+        if let Ok(text) = serde_json::to_vec(now)
+            && std::fs::write(&aside, text).is_ok()
+        {
+            let _ = std::fs::rename(aside, path);
+        }
+    }
+
+    /// The run has ended: how it stood a moment ago means nothing any more.
+    pub(crate) fn end(self) {
+        let _ = std::fs::remove_file(self.folder.join(NOW));
+    }
+
     /// The log of an action.
     pub(crate) fn log_path(&self, action: usize) -> PathBuf {
         self.folder.join(LOGS).join(format!("{action}.log"))
@@ -228,6 +249,33 @@ pub(crate) fn last_written(run: &Path) -> Result<Option<SystemTime>, JournalErro
     Ok(files.iter().filter_map(modified).max())
 }
 
+/// How a run stood when it last said so, and how long ago that was. `None` for one that ended, or never said.
+#[expect(dead_code, reason = "`restage serve`, which comes next, reads it")]
+pub(crate) fn stood(run: &Path) -> Option<(Now, Duration)> {
+    let path = run.join(NOW);
+    let now = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+    Some((now, std::fs::metadata(&path).ok()?.modified().ok()?.elapsed().unwrap_or_default()))
+}
+
+/// What stages took in a workflow's last runs, stage by stage.
+pub(crate) fn took(workflow: &Path, store: &Store) -> HashMap<String, Took> {
+    let mut all: HashMap<String, Took> = HashMap::new();
+    let mut read = 0;
+    for run in runs(workflow, store).unwrap_or_default().iter().take(REMEMBERED) {
+        read += std::fs::metadata(run.join(FILE)).map_or(0, |metadata| metadata.len());
+        if read > MAX_BYTES {
+            break;
+        }
+        // It only tells how long it will take: what cannot be read is left out.
+        for event in events(run).unwrap_or_default() {
+            if let Event::Done { how: How::Ran { milliseconds }, past, .. } = event {
+                all.entry(past.stage).or_default().add(milliseconds);
+            }
+        }
+    }
+    all
+}
+
 /// The events of a run, given its folder.
 pub(crate) fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
     let path = run.join(FILE);
@@ -252,12 +300,15 @@ mod tests {
         assert!(last_run(&workflow, &store).unwrap().is_none());
         for time in [9, 10] {
             let mut journal = Journal::begin(&workflow, &store, time).unwrap();
-            journal.write(&Event::Running { action: time as usize }).unwrap();
+            journal.write(&Event::Running { action: time as usize, time }).unwrap();
             journal.write(&Event::Finished { milliseconds: time }).unwrap();
             let mut file = File::options().append(true).open(&journal.path).unwrap();
             file.write_all(b"{\"event\":\"fini").unwrap();
         }
         let events = last_run(&workflow, &store).unwrap().unwrap();
-        assert!(matches!(events[..], [Event::Running { action: 10 }, Event::Finished { milliseconds: 10 }]));
+        assert!(matches!(
+            events[..],
+            [Event::Running { action: 10, .. }, Event::Finished { milliseconds: 10 }]
+        ));
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod again;
 mod attempt;
+pub(crate) mod board;
 pub(crate) mod event;
 mod give;
 pub(crate) mod journal;

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     event::Event,
     lease::{Lease, Leases},
+    now,
 };
 use crate::{
     executor::{Computed, ExecuteError, Executor, Job, Share},
@@ -41,7 +42,7 @@ impl Tries<'_> {
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
             }
-            self.tell(Event::Running { action: self.id }).await;
+            self.tell(Event::Running { action: self.id, time: now() }).await;
             let result = self.once(job, &lease.share, scratch.clone()).await;
             let error = match result {
                 Ok(computed) => return check_files(self.store, &job.step).await.map(|()| (computed, lease)),
@@ -105,7 +106,9 @@ async fn forward(action: usize, mut stage: mpsc::Receiver<task::Event>, run: mps
         let event = match event {
             task::Event::Log { level, target, message } => Event::Log { action, level, target, message },
             task::Event::Progress { done, total, unit } => Event::Progress { action, done, total, unit },
-            task::Event::Metric { name, step, value } => Event::Metric { action, name, step, value },
+            task::Event::Metric { name, step, value } => {
+                Event::Metric { action, name, step, value, time: now() }
+            }
         };
         if run.send(event).await.is_err() {
             return;
