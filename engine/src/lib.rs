@@ -4,6 +4,7 @@ mod cache;
 pub mod cli;
 mod conformance;
 mod executor;
+mod export;
 mod fuzz;
 mod machine;
 mod plan;

@@ -10,6 +10,7 @@ macro_rules! say {
 mod cache;
 mod check;
 mod diff;
+mod export;
 mod fmt;
 mod graph;
 mod limits;
@@ -69,6 +70,8 @@ enum Command {
     Show(show::Arguments),
     /// Write a run's table: Markdown, CSV, JSON or LaTeX
     Report(report::Arguments),
+    /// Write a run in formats that other tools read: TensorBoard's, an RO-Crate, JSON
+    Export(export::Arguments),
     /// Compare two workflows, or two runs
     Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
@@ -155,6 +158,8 @@ enum Failure {
     #[error("there is no run in {}", .0.display())]
     NoRun(PathBuf),
     #[error(transparent)]
+    Export(#[from] export::ExportError),
+    #[error(transparent)]
     New(#[from] plugin::NewError),
     #[error(transparent)]
     Kit(#[from] crate::conformance::KitError),
@@ -190,6 +195,7 @@ impl Failure {
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
             Self::Cache(wrong) => wrong.help(),
+            Self::Export(error) => error.help(),
             Self::New(error) => error.help(),
             Self::Kit(crate::conformance::KitError::NoStage { name, known, .. }) => {
                 Some(workflow::suggest(name, known.iter().map(String::as_str)))
@@ -257,7 +263,12 @@ impl Command {
             Self::Cache(arguments) => arguments.json(),
             Self::Status(arguments) => arguments.json,
             Self::Diff(arguments) => arguments.json,
-            Self::Graph(_) | Self::Report(_) | Self::Schema(_) | Self::Fmt(_) | Self::Host => false,
+            Self::Graph(_)
+            | Self::Report(_)
+            | Self::Export(_)
+            | Self::Schema(_)
+            | Self::Fmt(_)
+            | Self::Host => false,
         }
     }
 }
@@ -274,6 +285,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Status(arguments) => status::run(&arguments),
             Command::Show(arguments) => show::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
+            Command::Export(arguments) => export::run(&arguments),
             Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Schema(arguments) => schema::run(arguments).await,
@@ -294,6 +306,15 @@ fn init_log(filter: &str) {
 /// Where the store is.
 fn store_root() -> Result<PathBuf, Failure> {
     Ok(Site::find()?.folder()?)
+}
+
+/// The folder of a run: as it is given, or a workflow's last one.
+fn chosen_run(path: &std::path::Path, store: &Store) -> Result<PathBuf, Failure> {
+    let path = std::path::absolute(path)?;
+    if path.is_dir() {
+        return if journal::is_run(&path) { Ok(path) } else { Err(Failure::NoRun(path)) };
+    }
+    journal::runs(&path, store)?.into_iter().next().ok_or(Failure::NeverRan)
 }
 
 fn open_store() -> Result<Store, Failure> {

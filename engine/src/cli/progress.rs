@@ -279,9 +279,9 @@ const NAME: usize = 28;
 /// A row for each action, in columns: as much as there is room for beside the names.
 fn table(doing: &[Doing], columns: usize, paint: Paint<'_>) -> Vec<String> {
     let longest = doing.iter().map(|doing| width(&doing.name)).max().unwrap_or(0);
-    let fitting = FORMS.into_iter().map(|form| Table::of(doing, form));
+    let mut fitting = FORMS.into_iter().map(|form| Table::of(doing, form));
     let roomy = |table: &Table| columns.saturating_sub(table.taken() + 2) >= longest.min(NAME);
-    let Some(table) = fitting.clone().find(roomy).or_else(|| fitting.last()) else { return Vec::new() };
+    let Some(table) = fitting.clone().find(roomy).or_else(|| fitting.next_back()) else { return Vec::new() };
     let names = longest.min(columns.saturating_sub(table.taken() + 2));
     let row = |(doing, row): (&Doing, &Row)| {
         let mut line = format!("  {}", padded(&shortened(&doing.name, names), names));
@@ -329,7 +329,8 @@ impl Table {
         let widest = |cell: fn(&Row) -> &String| rows.iter().map(|row| width(cell(row))).max().unwrap_or(0);
         let bar = if rows.iter().any(|row| row.share.is_some()) { form.bar } else { 0 };
         let (steps, metric) = (widest(|row| &row.steps), widest(|row| &row.metric));
-        Self { bar, steps, metric, time: widest(|row| &row.time), rows }
+        // Wide enough for what is told next, so that columns stay where they are.
+        Self { bar, steps, metric, time: widest(|row| &row.time).max("59s left".len()), rows }
     }
 
     /// Columns, with what stands between them.

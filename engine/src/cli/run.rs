@@ -83,6 +83,7 @@ async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure>
     check_gpus(&plan, &machine)?;
     let started = run::started(&workflow, &plan);
     let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
+    journal.keep(&workflow.path, &workflow.imported())?;
     let (sender, receiver) = mpsc::channel(256);
     let style = if arguments.quiet { Style::None } else { arguments.progress };
     let board = Board::new(&plan, journal::took(&workflow.path, &cache.store));
@@ -119,7 +120,7 @@ async fn read(
             _ = ticks.tick() => {
                 let now = progress.now();
                 progress.draw(&now);
-                if tick % TICKS_TOLD == 0 {
+                if tick.is_multiple_of(TICKS_TOLD) {
                     journal.stands(&now);
                 }
                 tick += 1;

@@ -17,5 +17,5 @@ pub(crate) use diff::{Comparison, Entry, Side};
 pub(crate) use graph::{Edge, Graph, Node, State};
 pub(crate) use grid::{grid, size};
 pub(crate) use holding::{Holding, Origins};
-pub(crate) use outcome::Outcome;
+pub(crate) use outcome::{ActionOutcome, Done, Outcome, Scores, State as ActionState};
 pub(crate) use table::{Format, Series, Table};

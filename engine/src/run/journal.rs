@@ -29,6 +29,9 @@ const FILE: &str = "journal.jsonl";
 /// How a run stands, beside its journal while it goes on.
 const NOW: &str = "now.json";
 
+/// The folder of the workflow's files as they were when the run began.
+const WORKFLOW: &str = "workflow";
+
 /// The folder of logs beside it.
 const LOGS: &str = "logs";
 
@@ -145,6 +148,27 @@ impl Journal {
         }
     }
 
+    /// Keeps the workflow's files: it may be changed before anybody asks what ran. They lie to each other as they do where they
+    /// are; what is imported from elsewhere lies in `imported`.
+    pub(crate) fn keep(&self, workflow: &Path, imported: &[PathBuf]) -> Result<(), JournalError> {
+        let workflow = std::fs::canonicalize(workflow).map_err(io_error(workflow))?;
+        let folder = workflow.parent().unwrap_or(Path::new("/"));
+        for (number, file) in
+            std::iter::once(workflow.as_path()).chain(imported.iter().map(PathBuf::as_path)).enumerate()
+        {
+            let Some(name) = file.file_name() else { continue };
+            let place = match file.strip_prefix(folder) {
+                Ok(inside) => inside.to_owned(),
+                Err(_) => Path::new("imported").join(number.to_string()).join(name),
+            };
+            let kept = self.folder.join(WORKFLOW).join(place);
+            let copied = std::fs::create_dir_all(kept.parent().unwrap_or(&kept))
+                .and_then(|()| std::fs::copy(file, &kept));
+            copied.map_err(io_error(file))?;
+        }
+        Ok(())
+    }
+
     /// Tells how the run stands, for those who watch it. What keeps that from being written harms nobody.
     pub(crate) fn stands(&self, now: &Now) {
         let (path, aside) = (self.folder.join(NOW), self.folder.join("now.json.tmp"));
@@ -241,12 +265,52 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
     Ok(paths)
 }
 
+/// Whether a folder is a run's.
+pub(crate) fn is_run(folder: &Path) -> bool {
+    folder.join(FILE).is_file()
+}
+
 /// When a run last wrote something down. `None` for a folder without anything.
 pub(crate) fn last_written(run: &Path) -> Result<Option<SystemTime>, JournalError> {
     let mut files = listed(&run.join(LOGS))?;
     files.push(run.join(FILE));
     let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     Ok(files.iter().filter_map(modified).max())
+}
+
+/// Files of a run's workflow.
+pub(crate) struct Kept {
+    /// By their place beside the workflow, which comes first.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Whether they are as they were when it ran.
+    pub(crate) as_it_ran: bool,
+}
+
+/// Files of a run's workflow. A run of before they were kept has its workflow's file as it is now, if it is still there.
+pub(crate) fn kept(run: &Path, workflow: &Path) -> Result<Kept, JournalError> {
+    let read = |path: &Path| std::fs::read(path).map_err(io_error(path));
+    let canonical = std::fs::canonicalize(workflow).unwrap_or_else(|_| workflow.to_owned());
+    let own = canonical
+        .file_name()
+        .map_or_else(|| "workflow.yaml".into(), |name| name.to_string_lossy().into_owned());
+    let folder = run.join(WORKFLOW);
+    if !folder.is_dir() {
+        let now = if workflow.is_file() { read(workflow)? } else { Vec::new() };
+        return Ok(Kept { files: vec![(own, now)], as_it_ran: false });
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![folder.clone()];
+    while let Some(inner) = folders.pop() {
+        for path in listed(&inner)? {
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(place) = path.strip_prefix(&folder) {
+                files.push((place.display().to_string(), read(&path)?));
+            }
+        }
+    }
+    files.sort_by_key(|(place, _)| (*place != own, place.clone()));
+    Ok(Kept { files, as_it_ran: true })
 }
 
 /// How a run stood when it last said so, and how long ago that was. `None` for one that ended, or never said.

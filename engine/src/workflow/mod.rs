@@ -17,6 +17,7 @@ mod traps;
 mod units;
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -54,6 +55,17 @@ pub(crate) struct Workflow {
     pub(crate) sweep: Sweep,
     /// What was found wrong while reading. Planning adds what it finds and refuses: all mistakes are told at once.
     pub(crate) problems: Diagnostics,
+}
+
+impl Workflow {
+    /// The other files that declare its stages.
+    pub(crate) fn imported(&self) -> Vec<PathBuf> {
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok().filter(|path| path.is_file());
+        let own = canonical(&self.path);
+        let files =
+            self.body.stages.values().filter_map(|stage| canonical(Path::new(stage.at.source.name())));
+        files.filter(|file| Some(file) != own.as_ref()).collect::<BTreeSet<_>>().into_iter().collect()
+    }
 }
 
 /// Stages and the values that they refer to: what overrides change. A clone shares every stage with its original, so
