@@ -11,6 +11,7 @@ mod plan;
 mod plugin;
 mod report;
 mod run;
+mod serve;
 mod site;
 mod workflow;
 

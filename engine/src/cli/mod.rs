@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod schema;
 mod screen;
+mod serve;
 mod show;
 mod status;
 mod why;
@@ -72,6 +73,8 @@ enum Command {
     Report(report::Arguments),
     /// Write a run in formats that other tools read: TensorBoard's, an RO-Crate, JSON
     Export(export::Arguments),
+    /// Show runs in a browser while they go on, and afterwards
+    Serve(serve::Arguments),
     /// Compare two workflows, or two runs
     Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
@@ -160,6 +163,8 @@ enum Failure {
     #[error(transparent)]
     Export(#[from] export::ExportError),
     #[error(transparent)]
+    Serve(#[from] serve::ServeError),
+    #[error(transparent)]
     New(#[from] plugin::NewError),
     #[error(transparent)]
     Kit(#[from] crate::conformance::KitError),
@@ -196,6 +201,7 @@ impl Failure {
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
             Self::Cache(wrong) => wrong.help(),
             Self::Export(error) => error.help(),
+            Self::Serve(error) => error.help(),
             Self::New(error) => error.help(),
             Self::Kit(crate::conformance::KitError::NoStage { name, known, .. }) => {
                 Some(workflow::suggest(name, known.iter().map(String::as_str)))
@@ -266,6 +272,7 @@ impl Command {
             Self::Graph(_)
             | Self::Report(_)
             | Self::Export(_)
+            | Self::Serve(_)
             | Self::Schema(_)
             | Self::Fmt(_)
             | Self::Host => false,
@@ -286,6 +293,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Show(arguments) => show::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
+            Command::Serve(arguments) => serve::run(arguments).await,
             Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Schema(arguments) => schema::run(arguments).await,

@@ -137,7 +137,7 @@ impl Crate<'_> {
             "mentions": [to(RUN), to("#orchestration")],
             "author": agent,
         })));
-        json!({ "@context": CONTEXTS, "@graph": graph.0.into_values().collect::<Vec<_>>() })
+        json!({ "@context": CONTEXTS, "@graph": graph.compact() })
     }
 
     /// The workflow, its language and what it imports; and `metrics.json`.
@@ -154,13 +154,12 @@ impl Crate<'_> {
         let tools: BTreeSet<String> =
             self.outcome.actions.iter().map(|action| tool(&action.head.uses)).collect();
         for (position, (file, bytes)) in self.kept.files.iter().enumerate() {
-            let identifier = graph.blake3(&Digest::of(bytes));
             let mut fields = json!({
                 "name": file,
                 "programmingLanguage": to(LANGUAGE),
                 "encodingFormat": "application/yaml",
                 "contentSize": bytes.len().to_string(),
-                "identifier": identifier,
+                "identifier": blake3(&Digest::of(bytes)),
             });
             if position > 0 {
                 graph.add(file, ["File", "SoftwareSourceCode"], fields);
@@ -176,14 +175,13 @@ impl Crate<'_> {
             }
             graph.add(file, ["File", "SoftwareSourceCode", "ComputationalWorkflow", "HowTo"], fields);
         }
-        let identifier = graph.blake3(&Digest::of(&self.metrics));
         graph.add(
             METRICS,
             "File",
             json!({
                 "name": "what the stages measured", "encodingFormat": "application/json",
                 "contentSize": self.metrics.len().to_string(),
-                "identifier": identifier,
+                "identifier": blake3(&Digest::of(&self.metrics)),
             }),
         );
         self.kept.files.iter().map(|(file, _)| file.clone()).collect()
@@ -403,6 +401,21 @@ impl Graph {
         self.0.insert(id.to_owned(), entity);
     }
 
+    /// The entities, what the crate itself is before what is in it; a list of one is that one, as RO-Crate recommends.
+    fn compact(mut self) -> Vec<Map<String, Value>> {
+        if let Some(root) = self.0.get_index_of(ROOT) {
+            self.0.move_index(root, 1);
+        }
+        for value in self.0.values_mut().flat_map(Map::values_mut) {
+            if let Value::Array(list) = value
+                && let [one] = list.as_mut_slice()
+            {
+                *value = one.take();
+            }
+        }
+        self.0.into_values().collect()
+    }
+
     /// Adds to a list of an entity what is not in it.
     fn extend(&mut self, id: &str, field: &str, values: Vec<Value>) {
         let Some(entity) = self.0.get_mut(id) else { return };
@@ -424,12 +437,6 @@ impl Graph {
         to(&id)
     }
 
-    fn blake3(&mut self, digest: &Digest) -> Value {
-        let id = format!("#blake3/{digest}");
-        self.add(&id, "PropertyValue", json!({ "name": "BLAKE3", "propertyID": "BLAKE3", "value": digest }));
-        to(&id)
-    }
-
     /// A param or seed, as an example of what its tool takes.
     fn value(&mut self, formal: &str, name: &str, value: &Value) -> String {
         let text = value.to_string();
@@ -443,11 +450,10 @@ impl Graph {
     /// An artifact, as an example of what goes in or out of a port.
     fn artifact(&mut self, digest: &Digest, name: Option<&str>, formal: &str) -> String {
         let id = artifact(digest);
-        let identifier = self.blake3(digest);
         self.add(&id, "Dataset", json!({
             "name": name.unwrap_or("an artifact"),
             "description": "a folder in restage's store (mostly Zarr v3), known by the BLAKE3 digest of its tree",
-            "identifier": identifier,
+            "identifier": blake3(digest),
         }));
         // Who reads it may be told of before who wrote it.
         if let (Some(name), Some(entity)) = (name, self.0.get_mut(&id)) {
@@ -456,6 +462,10 @@ impl Graph {
         self.extend(&id, "exampleOfWork", vec![to(formal)]);
         id
     }
+}
+
+fn blake3(digest: &Digest) -> String {
+    format!("blake3:{digest}")
 }
 
 /// One type, or several.

@@ -265,9 +265,14 @@ fn listed(folder: &Path) -> Result<Vec<PathBuf>, JournalError> {
     Ok(paths)
 }
 
+/// A run's journal.
+pub(crate) fn file(run: &Path) -> PathBuf {
+    run.join(FILE)
+}
+
 /// Whether a folder is a run's.
 pub(crate) fn is_run(folder: &Path) -> bool {
-    folder.join(FILE).is_file()
+    file(folder).is_file()
 }
 
 /// When a run last wrote something down. `None` for a folder without anything.
@@ -314,7 +319,6 @@ pub(crate) fn kept(run: &Path, workflow: &Path) -> Result<Kept, JournalError> {
 }
 
 /// How a run stood when it last said so, and how long ago that was. `None` for one that ended, or never said.
-#[expect(dead_code, reason = "`restage serve`, which comes next, reads it")]
 pub(crate) fn stood(run: &Path) -> Option<(Now, Duration)> {
     let path = run.join(NOW);
     let now = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;

@@ -161,7 +161,7 @@ fn user() -> Option<String> {
 }
 
 /// The machine's name.
-fn host() -> String {
+pub(crate) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
