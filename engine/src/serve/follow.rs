@@ -234,3 +234,58 @@ impl Counts {
         self.ran + self.reused + self.failed + self.skipped
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, time::SystemTime};
+
+    use super::*;
+
+    const STARTED: &str = r#"{"event":"started","workflow":"/w.yaml","version":"1","time":0,"by":"anna@elsewhere","actions":[],"instances":[],"variants":[]}"#;
+
+    /// A run's folder, and its journal.
+    fn run(text: &str) -> (tempfile::TempDir, File) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = File::create(journal::file(folder.path())).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn a_line_counts_when_it_is_whole() {
+        let (begin, rest) = STARTED.split_at(20);
+        let (folder, mut file) = run(begin);
+        let mut follow = Follow::new(folder.path());
+        follow.read().unwrap();
+        assert!(follow.outcome.is_none());
+        assert_eq!(follow.status(), Status::Running);
+        file.write_all(format!("{rest}\nnonsense\n{{\"event\":\"finished\",").as_bytes()).unwrap();
+        follow.read().unwrap();
+        assert_eq!(follow.summary().unwrap()["by"], "anna@elsewhere");
+        assert_eq!(follow.status(), Status::Running);
+        file.write_all(b"\"milliseconds\":5}\n").unwrap();
+        follow.read().unwrap();
+        assert_eq!((follow.status(), &follow.told()["elapsed"]), (Status::Done, &5.into()));
+    }
+
+    #[test]
+    fn a_run_on_another_machine_has_stopped_when_it_is_silent_and_goes_on_when_it_is_heard_of() {
+        let (folder, file) = run(&format!("{STARTED}\n"));
+        let seen = |file: &File, age| {
+            file.set_modified(SystemTime::now() - age).unwrap();
+            let mut follow = Follow::new(folder.path());
+            follow.read().unwrap();
+            follow
+        };
+        assert_eq!(seen(&file, SILENCE / 2).status(), Status::Running);
+        let mut follow = seen(&file, SILENCE * 2);
+        assert_eq!(follow.status(), Status::Stopped);
+        // Whatever its clock says: something changed.
+        let now = serde_json::to_vec(&Now::default()).unwrap();
+        let told = folder.path().join("now.json");
+        std::fs::write(&told, now).unwrap();
+        File::open(&told).unwrap().set_modified(SystemTime::now() - SILENCE * 3).unwrap();
+        follow.read().unwrap();
+        assert_eq!(follow.status(), Status::Running);
+    }
+}
