@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Frame, Incoming},
+    body::{Body, Frame, Incoming, SizeHint},
     header::{self, HeaderValue},
     service::service_fn,
 };
@@ -330,6 +330,13 @@ impl Body for Sent {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Events(events) => events.poll_recv(context).map(|bytes| Some(Ok(Frame::data(bytes?)))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Events(_) => SizeHint::default(),
         }
     }
 }

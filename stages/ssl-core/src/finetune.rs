@@ -387,7 +387,7 @@ impl Tuning<'_> {
                 ] {
                     means.add(name, value, weight);
                 }
-                report_progress(ctx, (epoch * batches + batch + 1) as u64, (batches * total) as u64);
+                report_progress(ctx, epoch * batches + batch + 1, batches, total);
             }
             for (name, value) in means.values() {
                 ctx.metric(name, epoch as u64, value);

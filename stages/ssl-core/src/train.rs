@@ -153,8 +153,7 @@ pub(crate) fn train(
                 means.add(name, f64::from(value), weight);
             }
             means.add("learning_rate", rate, weight);
-            let total = (batches * options.epochs) as u64;
-            report_progress(ctx, (done * batches + batch + 1) as u64, total);
+            report_progress(ctx, done * batches + batch + 1, batches, options.epochs);
         }
         let std = spread.std();
         means.add("embedding_std", std, 1.0);
@@ -304,10 +303,15 @@ fn rate_share(step: usize, steps_per_epoch: usize, options: &PretrainParams) -> 
     warmup_cosine(step as f64 + 0.5, of(options.warmup_epochs), of(options.epochs))
 }
 
-/// Tells of about 200 steps of all, not of each.
-pub(crate) fn report_progress(ctx: &Context, done: u64, total: u64) {
-    if done.is_multiple_of((total / 200).max(1)) || done == total {
-        ctx.progress(done, total, "steps");
+/// Tells of epochs, as people count; of few and long ones, of about 200 of all steps.
+pub(crate) fn report_progress(ctx: &Context, done: usize, steps_per_epoch: usize, epochs: usize) {
+    let total = steps_per_epoch * epochs;
+    if epochs >= 20 {
+        if done.is_multiple_of(steps_per_epoch) {
+            ctx.progress((done / steps_per_epoch) as u64, epochs as u64, "epochs");
+        }
+    } else if done.is_multiple_of((total / 200).max(1)) || done == total {
+        ctx.progress(done as u64, total as u64, "steps");
     }
 }
 
