@@ -304,6 +304,7 @@ mod tests {
             uses: String::new(),
             identity: Digest::of(b""),
             keyed_params: serde_json::Value::Null,
+            stream: None,
             seed: None,
             inputs: BTreeMap::new(),
         };
