@@ -156,6 +156,26 @@ fn an_encoder_on_a_graph_is_judged_on_another_patient() {
     test_labels_reach_evaluation_only(&sandbox, &workflow, &data);
 }
 
+/// An encoder that was pretrained on seven patients is fine-tuned on their labels, and judged on the eighth.
+#[test]
+fn a_finetuned_encoder_is_judged_on_another_patient() {
+    let Some(shared) = shared() else { return };
+    let sandbox = Sandbox::new();
+    let data = format!("params.data={}", shared.join("data/her2st").display());
+    let workflow = shipped("finetune.yaml");
+    let short = ["params.epochs=1", "params.head_epochs=2", "params.tuning_epochs=1", "params.genes=300"];
+    let short = short.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>();
+    let common = ["--json", &workflow, "--set", &data, "--seeds", "0"];
+    let only = ["--only", "baseline", "--only", "majority class"];
+    let result = sandbox.json(&[&["run"], &common[..], &short[..], &only[..]].concat());
+    // As of her2st.yaml.
+    let majority = mean(&result, "majority class", 1);
+    assert!((majority - 0.557).abs() < 0.005, "{majority}");
+    let (tuned, majority) = (mean(&result, "baseline", 0), mean(&result, "majority class", 0));
+    assert!(tuned > majority + 0.03, "{tuned} {majority}");
+    test_labels_reach_evaluation_only(&sandbox, &workflow, &data);
+}
+
 /// `plan` names every wire; only `classify/evaluate` may read test labels.
 fn test_labels_reach_evaluation_only(sandbox: &Sandbox, workflow: &str, data: &str) {
     let list = sandbox.json(&["plugin", "list", "--json", workflow]);

@@ -58,7 +58,9 @@ fn spread(z: Matrix<Recording>) -> (Scalar<Recording>, Scalar<Recording>) {
     // dfdx cannot multiply a tensor with itself; `* 1.0` makes the left side another one.
     let left = (centred.with_empty_tape() * 1.0).permute::<(usize, usize), Axes2<1, 0>>();
     let off_diagonal = (0..dims * dims).map(|i| if i / dims == i % dims { 0.0 } else { 1.0 }).collect();
-    let covariance = left.matmul(centred) / degrees * tensor::tensor(off_diagonal, (dims, dims));
+    #[expect(clippy::disallowed_methods, reason = "both sides are different tensors")]
+    let product = left.matmul(centred);
+    let covariance = product / degrees * tensor::tensor(off_diagonal, (dims, dims));
     (shortfall, covariance.square().sum::<(), _>() / dims as f32)
 }
 
