@@ -4,20 +4,27 @@
 //! workflow that trains on them is refused before it runs.
 
 mod budget;
+mod calibrate;
+mod calibration;
+mod conformal;
 mod coordinates;
 mod draw;
 mod evaluate;
+mod evaluate_clusters;
 mod features;
 mod folds;
+mod guard;
 mod knn;
 mod lbfgs;
 mod logistic;
 mod majority;
 mod neighbours;
+mod partition;
 mod probe;
 mod prototype;
 mod pseudo_label;
 mod scores;
+mod spatial;
 mod spatial_knn;
 mod split;
 #[cfg(test)]
@@ -25,8 +32,11 @@ mod testing;
 mod training;
 
 pub use budget::Budget;
+pub use calibrate::Calibrate;
 pub use coordinates::Coordinates;
 pub use evaluate::Evaluate;
+pub use evaluate_clusters::EvaluateClusters;
+pub use guard::Guard;
 pub use knn::Knn;
 pub use majority::Majority;
 pub use probe::Probe;
@@ -36,7 +46,8 @@ pub use spatial_knn::SpatialKnn;
 pub use split::Split;
 
 restage_stage::export!("classify";
-    Split, Budget, Evaluate,
+    Split, Budget, Guard,
+    Evaluate, EvaluateClusters, Calibrate,
     Probe, Knn, Prototype, PseudoLabel,
     Majority, Coordinates, SpatialKnn,
 );

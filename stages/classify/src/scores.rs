@@ -53,12 +53,12 @@ impl<'a> Confusion<'a> {
     }
 
     /// Spots per class in the truth.
-    fn truth(&self) -> Vec<u64> {
+    pub(crate) fn truth(&self) -> Vec<u64> {
         self.counts.iter().map(|row| row.iter().sum()).collect()
     }
 
     /// Spots per class in the prediction.
-    fn predicted(&self) -> Vec<u64> {
+    pub(crate) fn predicted(&self) -> Vec<u64> {
         (0..self.classes.len()).map(|class| self.counts.iter().map(|row| row[class]).sum()).collect()
     }
 
@@ -129,7 +129,7 @@ impl<'a> Confusion<'a> {
 
 /// Ordered pairs of two different spots, by whether truth and prediction put them together.
 #[derive(Clone, Copy, Debug)]
-struct Pairs {
+pub(crate) struct Pairs {
     together: i128,
     only_in_truth: i128,
     only_in_prediction: i128,
@@ -137,7 +137,7 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn count(confusion: &Confusion) -> Self {
+    pub(crate) fn count(confusion: &Confusion) -> Self {
         let squares = |counts: &[u64]| product(counts, counts);
         let total = i128::from(confusion.total());
         let cells: i128 = confusion.counts.iter().map(|row| squares(row)).sum();
@@ -152,22 +152,34 @@ impl Pairs {
     }
 
     /// Share of pairs on which truth and prediction agree (Rand 1971); 1 where there are no pairs.
-    fn rand_index(self) -> f64 {
+    pub(crate) fn rand_index(self) -> f64 {
         let agree = self.together + self.apart;
         let all = agree + self.only_in_truth + self.only_in_prediction;
         if all == 0 { 1.0 } else { agree as f64 / all as f64 }
     }
 
     /// The same, corrected for chance (Hubert & Arabie 1985); 1 where they agree on all pairs.
-    fn adjusted_rand_index(self) -> f64 {
+    pub(crate) fn adjusted_rand_index(self) -> f64 {
         let Self { together, only_in_truth, only_in_prediction, apart } = self;
-        if only_in_truth == 0 && only_in_prediction == 0 {
+        if self.are_all_agreed() {
             return 1.0;
         }
         // Products of pair counts grow with the fourth power of the spots: 128 bits hold those of 10^9 spots.
         let truth = (together + only_in_truth) * (only_in_truth + apart);
         let predicted = (together + only_in_prediction) * (only_in_prediction + apart);
         quotient(2 * (together * apart - only_in_truth * only_in_prediction), truth + predicted)
+    }
+
+    /// The geometric mean of precision and recall over pairs (Fowlkes & Mallows 1983); 0 where no pair is together in both.
+    pub(crate) fn fowlkes_mallows(self) -> f64 {
+        let Self { together, only_in_truth, only_in_prediction, .. } = self;
+        let of = |other: i128| quotient(together, together + other).sqrt();
+        of(only_in_truth) * of(only_in_prediction)
+    }
+
+    /// Whether truth and prediction agree on every pair: the two are one partition.
+    pub(crate) fn are_all_agreed(self) -> bool {
+        self.only_in_truth == 0 && self.only_in_prediction == 0
     }
 }
 

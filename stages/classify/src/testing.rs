@@ -79,6 +79,12 @@ impl Bench {
         Ok(self)
     }
 
+    /// Does something to the artifacts on an input port.
+    pub(crate) fn add(self, change: impl FnOnce(&[PathBuf]) -> Result<()>, port: &str) -> Self {
+        change(&self.inputs[port]).unwrap();
+        self
+    }
+
     /// Tells of the last artifact of an input port what an earlier stage would have told.
     pub(crate) fn marked(self, port: &str, kind: MarkKind, what: &str, spots: &[&str]) -> Self {
         let mut marks = Marks::default();
@@ -151,15 +157,19 @@ pub(crate) fn test_labels<'a, const N: usize>(spots: [(&'a str, &'a str, &'a str
 
 /// What scikit-learn makes of a small classification; none where the shared folder is absent.
 pub(crate) fn golden_metrics() -> Option<Value> {
+    golden("losses_metrics.json").map(|golden| golden["metrics"].clone())
+}
+
+/// A file of golden values; none where the shared folder is absent.
+pub(crate) fn golden(file: &str) -> Option<Value> {
     let shared = std::env::var_os("RESTAGE_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let path = shared.join("golden/losses_metrics.json");
+    let path = shared.join("golden").join(file);
     let Ok(text) = std::fs::read_to_string(&path) else {
         println!("skipped: {} is not there", path.display());
         return None;
     };
-    let golden: Value = serde_json::from_str(&text).unwrap();
-    Some(golden["metrics"].clone())
+    Some(serde_json::from_str(&text).unwrap())
 }
 
 /// 120 spots of overlapping regions, in scikit-learn's words `i = np.arange(120); y = i*i % 11 % 3`,

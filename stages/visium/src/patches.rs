@@ -1,6 +1,9 @@
 //! Stage type `visium/patches`: one image crop per spot.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+};
 
 use image::{RgbImage, imageops};
 use rayon::prelude::*;
@@ -126,7 +129,15 @@ impl Stage for MakePatches {
         ];
         values.into_iter().for_each(|(name, value)| ctx.metric(name, 0, value as f64));
         ctx.metric("mean_overlap", 0, overlap);
-        ctx.write("patches", &patches)
+        ctx.write("patches", &patches)?;
+        let side: HashMap<&str, f32> = centres
+            .iter()
+            .map(|centre| {
+                (table.obs.index[centre.spot].as_str(), (centre.size as f64 / centre.image.scale) as f32)
+            })
+            .collect();
+        let sides: Vec<f32> = patches.spots.iter().map(|spot| side[spot.as_str()]).collect();
+        Patches::write_sides(ctx.output("patches")?, &sides)
     }
 }
 

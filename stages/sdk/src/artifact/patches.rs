@@ -13,6 +13,9 @@ use crate::{
     error::{Error, Result},
 };
 
+const SPOTS: &str = "spots";
+const SIDES: &str = "sides";
+
 /// One 8-bit RGB crop per spot, all of one size.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Patches {
@@ -29,6 +32,27 @@ impl Patches {
     pub fn patch(&self, position: usize) -> &[u8] {
         let bytes = self.size * self.size * 3;
         &self.pixels[position * bytes..][..bytes]
+    }
+
+    /// Adds to patches that are written already how wide each is in the full-resolution image, in its pixels.
+    ///
+    /// # Errors
+    /// If there are not as many as patches, or the disk refuses.
+    pub fn write_sides(path: &Path, sides: &[f32]) -> Result<()> {
+        let patches = Reader::open(path)?.shape(SPOTS)?;
+        if patches != [sides.len()] {
+            return Err(Error::invalid(format!("{} sides for patches of shape {patches:?}", sides.len())));
+        }
+        anndata::array(&Writer::open(path)?, SIDES, &[sides.len()], sides)
+    }
+
+    /// How wide each of the patches in a folder is in the full-resolution image, in its pixels; none where they do not tell.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read_sides(path: &Path) -> Result<Option<Vec<f32>>> {
+        let root = Reader::open(path)?;
+        root.has(SIDES).then(|| Ok(root.array(SIDES, &[None])?.1)).transpose()
     }
 
     /// Spot id to position.
