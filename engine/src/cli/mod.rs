@@ -69,7 +69,7 @@ enum Command {
     Status(status::Arguments),
     /// Show the artifacts of a workflow's last run
     Show(show::Arguments),
-    /// Write a run's table: Markdown, CSV, JSON or LaTeX
+    /// Write what a run gave: a page with everything, its table, its figures
     Report(report::Arguments),
     /// Write a run in formats that other tools read: TensorBoard's, an RO-Crate, JSON
     Export(export::Arguments),
@@ -169,6 +169,8 @@ enum Failure {
     #[error(transparent)]
     Kit(#[from] crate::conformance::KitError),
     #[error(transparent)]
+    Report(#[from] report::ReportError),
+    #[error(transparent)]
     Cache(#[from] cache::Wrong),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
@@ -199,6 +201,7 @@ impl Failure {
             Self::NeverRan => Some("run it with `restage run`".into()),
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
+            Self::Report(error) => Some(error.help()),
             Self::Cache(wrong) => wrong.help(),
             Self::Export(error) => error.help(),
             Self::Serve(error) => error.help(),
@@ -223,6 +226,7 @@ impl Failure {
             | Self::Site(SiteError::Toml { .. })
             | Self::OneRun
             | Self::NoRun(_)
+            | Self::Report(report::ReportError::Suffix(_) | report::ReportError::NothingRan(_))
             | Self::Store(restage_cache::Error::PinName(_)) => ExitCode::from(2),
             Self::Cache(wrong) => wrong.exit(),
             _ => ExitCode::from(1),

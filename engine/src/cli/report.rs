@@ -1,42 +1,154 @@
-//! `restage report`: what a run gave, to take along.
+//! `restage report`: what a run gave, to take along: a page with everything, the table alone, the figures.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use restage_cache::Store;
 
 use super::{Failure, open_store};
 use crate::{
-    report::{Format, Outcome, Table},
-    run::journal,
+    report::{self, Outcome, Table, page::Page},
+    run::{event::Event, journal},
 };
 
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  restage report workflows/quickstart.yaml --format md\n  \
-                        restage report workflows/quickstart.yaml --format tex -o table.tex")]
+#[command(after_help = "Examples:\n  restage report workflows/quickstart.yaml -o report.html\n  \
+                        restage report workflows/quickstart.yaml -o report.html --figures figures\n  \
+                        restage report workflows/quickstart.yaml --format md\n  \
+                        restage report workflows/quickstart.yaml -o table.tex")]
 pub(super) struct Arguments {
-    /// The workflow file: its last run. Or a run's folder, as `restage status` lists them
-    run: PathBuf,
-    /// How the table is written
-    #[arg(long, value_enum, default_value = "md")]
-    format: Format,
+    /// The workflow file: its last run. Or a run's folder, as `restage status` lists them. Default is the last run of all
+    run: Option<PathBuf>,
     /// The file to write; default is the terminal
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// `html` is a page with everything, the others are the table; default is what the file's name ends with, or `md`
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Write every figure into this folder as SVG; maps of the baseline and of the best variant only
+    #[arg(long, value_name = "FOLDER")]
+    figures: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Html,
+    Md,
+    Csv,
+    Json,
+    Tex,
+}
+
+/// What `report` cannot do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReportError {
+    #[error("nothing has run yet in {}", .0.display())]
+    NothingRan(PathBuf),
+    #[error("the name of {} does not tell which format is wanted", .0.display())]
+    Suffix(PathBuf),
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+}
+
+impl ReportError {
+    pub(super) fn help(&self) -> String {
+        match self {
+            Self::NothingRan(_) => "run a workflow with `restage run`".into(),
+            Self::Suffix(_) => "end it with .html, .md, .csv, .json or .tex, or say `--format`".into(),
+            Self::Write { .. } => {
+                "`--output` names a file in a folder that is there, `--figures` a folder".into()
+            }
+        }
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let format = format(arguments)?;
     let store = open_store()?;
-    let path = std::path::absolute(&arguments.run)?;
-    let events = match path.is_dir() {
-        true => journal::events(&path)?,
-        false => journal::last_run(&path, &store)?.unwrap_or_default(),
-    };
-    let outcome = Outcome::of(events).ok_or(Failure::NeverRan)?;
-    let text = Table::new(&outcome, &store).write(arguments.format);
-    match &arguments.output {
-        None => say!("{}", text.trim_end()),
-        Some(file) => {
-            std::fs::write(file, text)?;
-            say!("{}", file.display());
+    let outcome = Outcome::of(events(arguments.run.as_deref(), &store)?).ok_or(Failure::NeverRan)?;
+    let table = Table::new(&outcome, &store);
+    let page = arguments.figures.is_some().then(|| Page::read(&outcome, &table, &store));
+    if let Some(format) = format {
+        let text = match (format, &page) {
+            (Format::Html, Some(page)) => page.html(None),
+            (Format::Html, None) => report::page::html(&outcome, &table, &store, None),
+            (Format::Csv, _) => table.write(report::Format::Csv),
+            (Format::Json, _) => table.write(report::Format::Json),
+            (Format::Tex, _) => table.write(report::Format::Tex),
+            _ => table.write(report::Format::Md),
+        };
+        match &arguments.output {
+            None => say!("{}", text.trim_end()),
+            Some(file) => {
+                write(file, &text)?;
+                say!("{}", file.display());
+            }
         }
     }
+    if let (Some(folder), Some(page)) = (&arguments.figures, &page) {
+        let count = write_figures(folder, page)?;
+        say!("{} figures in {}", count, folder.display());
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is written besides figures.
+fn format(arguments: &Arguments) -> Result<Option<Format>, ReportError> {
+    if arguments.format.is_some() {
+        return Ok(arguments.format);
+    }
+    let Some(file) = &arguments.output else {
+        return Ok(arguments.figures.is_none().then_some(Format::Md));
+    };
+    let suffix = file.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    match suffix.as_str() {
+        "html" | "htm" => Ok(Some(Format::Html)),
+        "md" => Ok(Some(Format::Md)),
+        "csv" => Ok(Some(Format::Csv)),
+        "json" => Ok(Some(Format::Json)),
+        "tex" => Ok(Some(Format::Tex)),
+        _ => Err(ReportError::Suffix(file.clone())),
+    }
+}
+
+/// The events of the run that is meant.
+fn events(run: Option<&Path>, store: &Store) -> Result<Vec<Event>, Failure> {
+    let Some(run) = run else {
+        let runs = journal::runs_of_all(store)?;
+        // Names of runs begin with the time.
+        let newest = runs.iter().filter_map(|runs| runs.first()).max_by_key(|run| run.file_name());
+        let newest = newest.ok_or_else(|| ReportError::NothingRan(store.root().to_owned()))?;
+        return Ok(journal::events(newest)?);
+    };
+    let path = std::path::absolute(run)?;
+    if !path.is_dir() {
+        return journal::last_run(&path, store)?.ok_or(Failure::NeverRan);
+    }
+    let events = journal::events(&path)?;
+    if events.is_empty() { Err(Failure::NoRun(path)) } else { Ok(events) }
+}
+
+fn write(path: &Path, text: &str) -> Result<(), ReportError> {
+    std::fs::write(path, text).map_err(|source| ReportError::Write { path: path.to_owned(), source })
+}
+
+/// Each figure as a file, and the graph of stages; how many.
+fn write_figures(folder: &Path, page: &Page<'_>) -> Result<usize, ReportError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
+    write(&folder.join("workflow.svg"), &page.graph_file())?;
+    let mut names = BTreeSet::from(["workflow".to_owned()]);
+    for figure in page.figures() {
+        // Names of variants may differ in what a file's name cannot hold.
+        let free = std::iter::once(figure.name.clone())
+            .chain((2..).map(|number| format!("{}-{number}", figure.name)));
+        let name = free.into_iter().find(|name| !names.contains(name)).unwrap_or_default();
+        write(&folder.join(format!("{name}.svg")), &figure.file())?;
+        names.insert(name);
+    }
+    Ok(names.len())
 }

@@ -21,18 +21,23 @@ pub(crate) struct Node {
     pub(crate) detail: String,
     /// One more line, e.g. how many actions it has; may be empty.
     pub(crate) note: String,
-    /// What the plan says of its actions, if there is one.
+    /// What the plan or the run says of its actions, if there is one.
     pub(crate) state: Option<State>,
     /// Variants that have it, if not all do.
     pub(crate) only_in: Vec<String>,
 }
 
-/// What a plan says of a stage.
+/// What a plan says of a stage, or what became of it in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
     Cached,
     Run,
     MayRun,
+    Ran,
+    Running,
+    Failed,
+    /// It will run, or would have if nothing had failed before it.
+    ToCome,
 }
 
 /// An input that reads an output.
@@ -49,13 +54,18 @@ pub(crate) struct Edge {
 }
 
 impl State {
-    const ALL: [Self; 3] = [Self::Cached, Self::Run, Self::MayRun];
+    const ALL: [Self; 7] =
+        [Self::Cached, Self::Run, Self::MayRun, Self::Ran, Self::Running, Self::Failed, Self::ToCome];
 
     fn word(self) -> &'static str {
         match self {
             Self::Cached => "cached",
             Self::Run => "to run",
             Self::MayRun => "may run",
+            Self::Ran => "ran",
+            Self::Running => "running",
+            Self::Failed => "failed",
+            Self::ToCome => "not yet done",
         }
     }
 }
@@ -73,7 +83,12 @@ impl Graph {
 
     /// As a picture that needs nothing else.
     pub(crate) fn svg(&self) -> String {
-        svg::svg(self)
+        svg::svg(self, true)
+    }
+
+    /// The same without its style sheet, for a page that has the `rg-` classes in its own.
+    pub(crate) fn svg_for_page(&self) -> String {
+        svg::svg(self, false)
     }
 
     /// The edges between nodes that are there.
@@ -111,7 +126,7 @@ fn only(variants: &[String]) -> String {
 }
 
 /// Text for XML, Graphviz' labels among it. Characters that XML cannot hold at all become U+FFFD.
-fn escape_xml(text: &str) -> String {
+pub(super) fn escape_xml(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

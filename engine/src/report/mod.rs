@@ -8,6 +8,7 @@ mod graph;
 mod grid;
 mod holding;
 mod outcome;
+pub(crate) mod page;
 mod statistics;
 mod table;
 

@@ -35,10 +35,11 @@ fn label(node: &Node) -> String {
 
 fn look(node: &Node) -> String {
     let (fill, stroke) = match node.state {
-        None => ("#f6f8fa", "#8c959f"),
+        None | Some(State::ToCome) => ("#f6f8fa", "#8c959f"),
         Some(State::Cached) => ("#e6f4ea", "#3f8f5f"),
-        Some(State::Run) => ("#e4effc", "#2f6fd0"),
-        Some(State::MayRun) => ("#fdf3da", "#b98209"),
+        Some(State::Run | State::Ran) => ("#e4effc", "#2f6fd0"),
+        Some(State::MayRun | State::Running) => ("#fdf3da", "#b98209"),
+        Some(State::Failed) => ("#fde8e4", "#c0392b"),
     };
     let dashed = if node.only_in.is_empty() { "" } else { ", style=\"rounded,filled,dashed\"" };
     format!(", fillcolor=\"{fill}\", color=\"{stroke}\"{dashed}")

@@ -27,6 +27,9 @@ pub(super) fn mermaid(graph: &Graph) -> String {
     lines.push("  classDef cached fill:#e6f4ea,stroke:#3f8f5f,color:#1f2328".into());
     lines.push("  classDef run fill:#e4effc,stroke:#2f6fd0,color:#1f2328".into());
     lines.push("  classDef mayrun fill:#fdf3da,stroke:#b98209,color:#1f2328".into());
+    if graph.nodes.iter().any(|node| node.state == Some(State::Failed)) {
+        lines.push("  classDef failed fill:#fde8e4,stroke:#c0392b,color:#1f2328".into());
+    }
     let only = graph.nodes.iter().enumerate().filter(|(_, node)| !node.only_in.is_empty());
     lines.extend(only.map(|(index, _)| format!("  style n{index} stroke-dasharray:5 4")));
     lines.join("\n") + "\n"
@@ -35,8 +38,10 @@ pub(super) fn mermaid(graph: &Graph) -> String {
 fn class(state: State) -> &'static str {
     match state {
         State::Cached => "cached",
-        State::Run => "run",
-        State::MayRun => "mayrun",
+        State::Run | State::Ran => "run",
+        State::MayRun | State::Running => "mayrun",
+        State::Failed => "failed",
+        State::ToCome => "plain",
     }
 }
 

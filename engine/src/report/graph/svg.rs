@@ -39,6 +39,8 @@ const STYLE: &str = "\
 .rg-cached{fill:#e6f4ea;stroke:#3f8f5f}
 .rg-run{fill:#e4effc;stroke:#2f6fd0}
 .rg-mayrun{fill:#fdf3da;stroke:#b98209}
+.rg-failed{fill:#fde8e4;stroke:#c0392b}
+.rg-tocome{fill:#f6f8fa;stroke:#afb8c1}
 .rg-edge{fill:none;stroke:#8c959f;stroke-width:1.4px}
 .rg-head{fill:#8c959f}
 .rg-only{stroke-dasharray:5 4}
@@ -50,13 +52,15 @@ const STYLE: &str = "\
 .rg-cached{fill:#14301f;stroke:#4fae77}
 .rg-run{fill:#15294a;stroke:#5b98f2}
 .rg-mayrun{fill:#35290d;stroke:#d6a02c}
+.rg-failed{fill:#3d1712;stroke:#ef7b68}
+.rg-tocome{fill:#20252c;stroke:#4a535e}
 .rg-edge{stroke:#7b8692}
 .rg-head{fill:#7b8692}
 }
 ";
 
-/// The graph as a picture.
-pub(super) fn svg(graph: &Graph) -> String {
+/// The graph as a picture; without the style sheet where a page brings it.
+pub(super) fn svg(graph: &Graph, with_style: bool) -> String {
     let edges: Vec<&Edge> = graph.edges().collect();
     let sizes: Vec<Size> = graph.nodes.iter().map(box_size).collect();
     let links: Vec<Link> =
@@ -75,7 +79,9 @@ pub(super) fn svg(graph: &Graph) -> String {
          viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\">"
     ));
     svg.line(format!("<title>{}</title>", escape_xml(&graph.title)));
-    svg.line(format!("<style>\n{STYLE}</style>"));
+    if with_style {
+        svg.line(format!("<style>\n{STYLE}</style>"));
+    }
     svg.line(
         "<defs><marker id=\"rg-arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" \
          markerHeight=\"8\" markerUnits=\"userSpaceOnUse\" orient=\"auto\">\
@@ -219,8 +225,10 @@ fn class(state: Option<State>) -> &'static str {
     match state {
         None => "",
         Some(State::Cached) => " rg-cached",
-        Some(State::Run) => " rg-run",
-        Some(State::MayRun) => " rg-mayrun",
+        Some(State::Run | State::Ran) => " rg-run",
+        Some(State::MayRun | State::Running) => " rg-mayrun",
+        Some(State::Failed) => " rg-failed",
+        Some(State::ToCome) => " rg-tocome",
     }
 }
 
@@ -276,13 +284,13 @@ mod tests {
 
     #[test]
     fn a_diamond_in_svg() {
-        insta::assert_snapshot!(svg(&diamond()));
+        insta::assert_snapshot!(svg(&diamond(), true));
     }
 
     #[test]
     fn every_picture_is_well_formed_and_says_what_the_names_are() {
         for graph in [diamond(), hostile(), Graph::default()] {
-            let picture = svg(&graph);
+            let picture = svg(&graph, true);
             let document = roxmltree::Document::parse(&picture).unwrap();
             let texts: Vec<&str> = document.descendants().filter_map(|element| element.text()).collect();
             for node in &graph.nodes {

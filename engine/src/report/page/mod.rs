@@ -1,0 +1,457 @@
+//! The report of a run as one HTML file that needs nothing else: no network, no other file. Light and dark, on a phone and on
+//! paper. A run that failed or goes on has one too.
+//!
+//! Everything that is a user's text is escaped; the file's own policy lets nothing run but its own script.
+
+mod ablation;
+mod artifact;
+mod confusions;
+mod figures;
+mod learning;
+mod maps;
+mod packed;
+mod palette;
+mod plot;
+mod provenance;
+mod records;
+#[cfg(test)]
+mod tests;
+mod text;
+mod verdict;
+mod workflow;
+
+use std::fmt::Write;
+
+use restage_cache::Store;
+
+pub(crate) use plot::Figure;
+
+use self::{
+    confusions::OfVariant,
+    figures::{Disc, Key, Tissue},
+    learning::Curve,
+    maps::{Mapped, Maps, Section},
+    records::Records,
+    text::{counted, duration, escape, metric, slug},
+    workflow::Times,
+};
+use super::{Outcome, Table, graph::Graph};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// Everything that a report shows, read from the store once.
+pub(crate) struct Page<'a> {
+    outcome: &'a Outcome,
+    table: &'a Table,
+    /// Of the table's rows, in milliseconds.
+    variant_times: Vec<u64>,
+    strips: Vec<Figure>,
+    curves: Vec<Curve>,
+    confusions: Vec<OfVariant>,
+    maps: Maps,
+    graph: Graph,
+    times: Times,
+    records: Records,
+}
+
+/// A part of the page, with an id of its own.
+pub(crate) struct Part {
+    pub(crate) id: &'static str,
+    title: &'static str,
+    /// Below its heading.
+    pub(crate) html: String,
+}
+
+/// The page of a run. A `script` is what a server adds to keep it up to date, which may then ask that server.
+pub(crate) fn html(outcome: &Outcome, table: &Table, store: &Store, script: Option<&str>) -> String {
+    Page::read(outcome, table, store).html(script)
+}
+
+impl<'a> Page<'a> {
+    /// Reads what there is to show. What is gone from the store is left out, and told.
+    pub(crate) fn read(outcome: &'a Outcome, table: &'a Table, store: &Store) -> Self {
+        let records = Records::of(outcome, store);
+        let confusions = maps::judge(outcome).map(|stage| confusions::confusions(outcome, store, &stage));
+        Self {
+            outcome,
+            table,
+            variant_times: table
+                .rows
+                .iter()
+                .map(|row| workflow::of_variant(outcome, &records, &row.variant))
+                .collect(),
+            strips: ablation::strips(outcome, table),
+            curves: learning::curves(outcome, store),
+            confusions: confusions.unwrap_or_default(),
+            maps: Maps::of(outcome, store),
+            graph: workflow::graph(outcome, &records),
+            times: workflow::times(outcome, &records),
+            records,
+        }
+    }
+
+    /// The whole file.
+    pub(crate) fn html(&self, script: Option<&str>) -> String {
+        assemble(&self.title(), &self.header(), &self.parts(), script)
+    }
+
+    /// The workflow's name.
+    fn title(&self) -> String {
+        let file = self.outcome.workflow.file_stem().unwrap_or_default();
+        file.to_string_lossy().into_owned()
+    }
+
+    /// What was run, by whom, and what came out, in a few lines.
+    fn header(&self) -> String {
+        let outcome = self.outcome;
+        let count = |wanted: fn(&super::outcome::State) -> bool| {
+            outcome.actions.iter().filter(|action| wanted(&action.state)).count()
+        };
+        let failed = count(|state| matches!(state, super::outcome::State::Failed { .. }));
+        let all = outcome.actions.len();
+        let done = outcome.actions.iter().filter(|action| action.done().is_some()).count();
+        let ran = outcome.actions.iter().filter(|action| {
+            action.done().is_some_and(|done| matches!(done.how, crate::run::event::How::Ran { .. }))
+        });
+        let ran = ran.count();
+        let (class, word) = match (failed, outcome.milliseconds) {
+            (0, Some(_)) if done == all => ("good", "complete".to_owned()),
+            (0, Some(_)) => ("waiting", "interrupted".to_owned()),
+            (0, None) => ("waiting", format!("not ended: {done} of {all} done")),
+            (failed, Some(_)) => ("bad", format!("{failed} failed")),
+            (failed, None) => ("bad", format!("not ended: {done} of {all} done, {failed} failed")),
+        };
+        let mut html = format!(
+            "<p class=\"kicker\">restage report <span class=\"state {class}\">{}</span></p>\n<h1>{}</h1>\n<p class=\"verdict\">{}</p>\n<dl class=\"run\">\n",
+            escape(&word),
+            escape(&self.title()),
+            escape(&verdict::verdict(outcome, self.table)),
+        );
+        let file = outcome.workflow.file_name().unwrap_or_default().to_string_lossy();
+        let took = outcome.milliseconds.map_or("not ended".to_owned(), duration);
+        let seeds: Vec<String> = outcome.comparison.seeds.iter().map(ToString::to_string).collect();
+        let metrics: Vec<String> = self.table.metrics.iter().map(|name| metric(name)).collect();
+        for (name, value) in [
+            ("workflow", file.into_owned()),
+            ("run", time(outcome.time)),
+            ("by", outcome.by.clone().unwrap_or_default()),
+            ("took", took),
+            ("variants", workflow::compared(outcome).count().to_string()),
+            ("seeds", seeds.join(", ")),
+            ("metrics", metrics.join(", ")),
+            ("groups", self.table.groups.len().to_string()),
+            ("actions", format!("{all}: {ran} ran, {} reused", done - ran)),
+            ("restage", outcome.version.clone()),
+        ] {
+            if !value.is_empty() && value != "0" {
+                let _ = writeln!(html, "<div><dt>{name}</dt><dd>{}</dd></div>", escape(&value));
+            }
+        }
+        html + "</dl>\n"
+    }
+
+    /// What there is to show, each part with a heading.
+    pub(crate) fn parts(&self) -> Vec<Part> {
+        let part = |id, title, html: String| (!html.is_empty()).then_some(Part { id, title, html });
+        let parts = [
+            part("failures", "What failed", workflow::failures(self.outcome).unwrap_or_default()),
+            part("ablation", "Ablation", ablation::table(self.table, &self.variant_times)),
+            part("values", "Every seed and group", figures_html(self.strips.iter())),
+            part("tissue", "Regions on the tissue", self.tissue_html()),
+            part("confusion", "What is taken for what", self.confusion_html()),
+            part("curves", "Learning curves", self.curves_html()),
+            part("time", "Time", self.time_html()),
+            part("workflow", "Workflow", self.workflow_html()),
+            part("provenance", "Provenance", provenance::html(self.outcome, &self.records)),
+        ];
+        parts.into_iter().flatten().collect()
+    }
+
+    /// Everything that is drawn, for files of their own.
+    pub(crate) fn figures(&self) -> Vec<Figure> {
+        let mut all: Vec<Figure> = self.strips.clone();
+        all.extend(self.curves.iter().map(|curve| curve.figure.clone()));
+        all.extend(self.confusions.iter().map(|confusion| confusion.figure.clone()));
+        all.extend(self.times.figure.clone());
+        let first = [Some(self.table.baseline.as_str()), self.best()];
+        let drawn = self.maps.variants.iter().filter(|mapped| first.contains(&Some(mapped.variant.as_str())));
+        for (place, section) in self.maps.sections.iter().enumerate() {
+            all.push(self.truth_map(section));
+            for mapped in drawn.clone() {
+                all.extend(self.said_maps(section, place, mapped));
+            }
+        }
+        all
+    }
+
+    /// The graph of stages as a file.
+    pub(crate) fn graph_file(&self) -> String {
+        self.graph.svg()
+    }
+
+    /// The variant with the best score.
+    fn best(&self) -> Option<&str> {
+        self.best_of(|_| true)
+    }
+
+    /// The best one but for the baseline.
+    fn rival(&self) -> Option<&str> {
+        self.best_of(|variant| variant != self.table.baseline)
+    }
+
+    fn best_of(&self, is_meant: impl Fn(&str) -> bool) -> Option<&str> {
+        let less = text::less_is_better(self.table.metrics.first()?);
+        let rows = self.table.rows.iter().filter(|row| is_meant(&row.variant));
+        let scored = rows.filter_map(|row| Some((row, row.values.first()?.as_ref()?.mean)));
+        let best = scored.reduce(|a, b| if (b.1 > a.1) != less && b.1 != a.1 { b } else { a });
+        best.map(|(row, _)| row.variant.as_str())
+    }
+
+    fn curves_html(&self) -> String {
+        let (losses, others): (Vec<&Curve>, Vec<&Curve>) =
+            self.curves.iter().partition(|curve| curve.is_loss);
+        // A stage that minimises nothing has all that it has in front.
+        let with_loss: Vec<&str> = losses.iter().map(|curve| curve.stage.as_str()).collect();
+        let (behind, alone): (Vec<&Curve>, Vec<&Curve>) =
+            others.into_iter().partition(|curve| with_loss.contains(&curve.stage.as_str()));
+        let titled = |curves: &[&Curve]| -> String {
+            let figure = |curve: &&Curve| figure_html(&curve.figure, &curve.figure.title);
+            let all: String = curves.iter().map(figure).collect();
+            if all.is_empty() { all } else { format!("<div class=\"figures\">\n{all}</div>\n") }
+        };
+        let front: Vec<&Curve> = losses.into_iter().chain(alone).collect();
+        let mut html = titled(&front);
+        if !behind.is_empty() {
+            let _ = write!(
+                html,
+                "<details>\n<summary>{} more</summary>\n{}</details>\n",
+                counted(behind.len(), "curve"),
+                titled(&behind)
+            );
+        }
+        html
+    }
+
+    fn confusion_html(&self) -> String {
+        if self.confusions.is_empty() {
+            return String::new();
+        }
+        let shown = [Some(self.table.baseline.as_str()), self.rival()];
+        let mut html = String::from("<div class=\"choose\" data-choose=\"confusion\" hidden>\n");
+        for (place, label) in ["Variant", "beside"].into_iter().enumerate() {
+            let _ = write!(html, "<label>{label} <select>");
+            for (index, confusion) in self.confusions.iter().enumerate() {
+                let wanted = shown[place].is_some_and(|name| name == confusion.variant);
+                let chosen = if wanted { " selected" } else { "" };
+                let _ =
+                    write!(html, "<option value=\"{index}\"{chosen}>{}</option>", escape(&confusion.variant));
+            }
+            html += "</select></label>\n";
+        }
+        html += "</div>\n<div class=\"figures\" id=\"confusion-figures\">\n";
+        for (index, confusion) in self.confusions.iter().enumerate() {
+            let _ = write!(
+                html,
+                "<figure data-index=\"{index}\"><figcaption>{}</figcaption><div class=\"drawing\">\n{}</div></figure>\n",
+                escape(&confusion.figure.title),
+                confusion.figure.in_page()
+            );
+        }
+        html + "</div>\n"
+    }
+
+    fn time_html(&self) -> String {
+        let figure =
+            self.times.figure.iter().map(|figure| figure_html(figure, &figure.title)).collect::<String>();
+        if figure.is_empty() {
+            return figure;
+        }
+        workflow::times_html(&self.times, &format!("<div class=\"figures one\">\n{figure}</div>\n"))
+    }
+
+    fn workflow_html(&self) -> String {
+        format!(
+            "<div class=\"scroll graph\" tabindex=\"0\" role=\"region\" aria-label=\"Graph of stages: what each reads, and what became of it\">\n{}</div>\n",
+            self.graph.svg_for_page()
+        )
+    }
+
+    fn tissue_html(&self) -> String {
+        let maps = &self.maps;
+        let mut html = String::new();
+        if !maps.problems.is_empty() {
+            let _ = writeln!(html, "<p class=\"alarm\">{}.</p>", escape(&maps.problems.join("; ")));
+        }
+        if maps.sections.is_empty() || maps.variants.is_empty() {
+            return html;
+        }
+        let seeds = maps.variants.iter().map(|mapped| mapped.seeds).max().unwrap_or(1);
+        let over = if seeds > 1 { ", each spot with the mean of its seeds’ probabilities" } else { "" };
+        let _ = writeln!(
+            html,
+            "<p>Held-out spots as <code>{}</code> judges them{over}. Spots that were never held out are hollow.</p>",
+            escape(&maps.stage)
+        );
+        html += "<noscript><p class=\"alarm\">The maps are drawn by the page’s script, which is switched off. `restage report --figures` draws them into files.</p></noscript>\n";
+        let options = |names: &mut dyn Iterator<Item = (&str, bool)>| -> String {
+            let option = |(place, (name, chosen)): (usize, (&str, bool))| {
+                let chosen = if chosen { " selected" } else { "" };
+                format!("<option value=\"{place}\"{chosen}>{}</option>", escape(name))
+            };
+            names.enumerate().map(option).collect()
+        };
+        let sections = options(&mut maps.sections.iter().map(|section| (section.name.as_str(), false)));
+        let best = self.best();
+        let variants = options(
+            &mut maps
+                .variants
+                .iter()
+                .map(|mapped| (mapped.variant.as_str(), Some(mapped.variant.as_str()) == best)),
+        );
+        let votes = if seeds > 1 { "<option value=\"votes\">disagreement of seeds</option>" } else { "" };
+        let _ = write!(
+            html,
+            "<div id=\"maps\" hidden>\n<div class=\"choose\">\n<label>Section <select id=\"map-section\">{sections}</select></label>\n\
+             <label>Variant <select id=\"map-variant\">{variants}</select></label>\n\
+             <label>Uncertainty <select id=\"map-doubt\"><option value=\"entropy\">entropy</option><option value=\"rest\">1 − largest probability</option>{votes}</select></label>\n\
+             <label class=\"range\">Image <input id=\"map-image\" type=\"range\" min=\"0\" max=\"100\" value=\"65\"></label>\n\
+             <label class=\"range\">Spots <input id=\"map-spots\" type=\"range\" min=\"10\" max=\"100\" value=\"90\"></label>\n\
+             <span class=\"zoom\"><button type=\"button\" id=\"map-in\" aria-label=\"Zoom in\">+</button><button type=\"button\" id=\"map-out\" aria-label=\"Zoom out\">−</button><button type=\"button\" id=\"map-whole\">whole</button></span>\n</div>\n\
+             <p id=\"map-score\" class=\"score\"></p>\n<div class=\"panels\" id=\"map-panels\"></div>\n\
+             <p id=\"map-readout\" class=\"readout\" aria-live=\"polite\">Point at a spot, or focus a map and use the arrow keys; + and − zoom, 0 shows the whole.</p>\n\
+             <ul class=\"legend\" id=\"map-legend\" aria-label=\"Regions\"></ul>\n</div>\n\
+             <script type=\"application/json\" id=\"map-data\">{}</script>\n",
+            text::json(&maps.to_json())
+        );
+        html
+    }
+
+    fn tissue_of<'s>(&self, section: &'s Section, discs: Vec<Disc>, keys: Vec<Key>) -> Tissue<'s> {
+        Tissue {
+            width: section.width,
+            height: section.height,
+            radius: section.radius,
+            image: section.image.as_deref(),
+            discs,
+            keys,
+        }
+    }
+
+    fn discs(section: &Section, colour: impl Fn(usize) -> Option<String>) -> Vec<Disc> {
+        section
+            .at
+            .iter()
+            .enumerate()
+            .map(|(spot, [x, y])| Disc { x: *x, y: *y, colour: colour(spot) })
+            .collect()
+    }
+
+    fn region_keys(&self) -> Vec<Key> {
+        let key = |region: &maps::Region| Key { colour: region.colour.to_owned(), word: region.name.clone() };
+        self.maps.regions.iter().map(key).collect()
+    }
+
+    fn truth_map(&self, section: &Section) -> Figure {
+        let colour = |region: usize| self.maps.regions.get(region).map(|region| region.colour.to_owned());
+        let discs = Self::discs(section, |spot| section.truth[spot].and_then(colour));
+        let title = format!("{}: regions as annotated", section.name);
+        let drawn = self.tissue_of(section, discs, self.region_keys());
+        figures::tissue(&format!("map-{}-truth", slug(&section.name)), &title, &drawn)
+    }
+
+    fn said_maps(&self, section: &Section, place: usize, mapped: &Mapped) -> Vec<Figure> {
+        let Some(said) = mapped.sections.get(place) else { return Vec::new() };
+        let name = |what: &str| format!("map-{}-{}-{what}", slug(&section.name), slug(&mapped.variant));
+        let title = |what: &str| format!("{}: {what} of {}", section.name, mapped.variant);
+        let regions = self.maps.regions.len();
+        let colour = |region: usize| self.maps.regions.get(region).map(|region| region.colour.to_owned());
+        let predicted = Self::discs(section, |spot| said.predicted[spot].and_then(colour));
+        let wrong = Self::discs(section, |spot| {
+            let is_right = said.predicted[spot]? == section.truth[spot]?;
+            Some(if is_right { RIGHT } else { WRONG }.to_owned())
+        });
+        let doubt = Self::discs(section, |spot| {
+            said.predicted[spot]?;
+            Some(palette::hex(palette::share(said.entropy(spot, regions))))
+        });
+        let key = |colour: &str, word: &str| Key { colour: colour.to_owned(), word: word.to_owned() };
+        let entropies = [0.0, 0.5, 1.0].map(|share| {
+            let word = if share == 1.0 { "1: all regions alike".to_owned() } else { share.to_string() };
+            key(&palette::hex(palette::share(share)), &word)
+        });
+        [
+            ("prediction", predicted, self.region_keys()),
+            ("errors", wrong, vec![key(RIGHT, "right"), key(WRONG, "wrong")]),
+            ("entropy", doubt, entropies.into()),
+        ]
+        .into_iter()
+        .map(|(what, discs, keys)| {
+            let drawn = self.tissue_of(section, discs, keys);
+            figures::tissue(&name(what), &title(what), &drawn)
+        })
+        .collect()
+    }
+}
+
+/// Colours of right and wrong predictions, as in the page's script.
+const RIGHT: &str = "#c9d3dc";
+const WRONG: &str = "#d55e00";
+
+fn figure_html(figure: &Figure, caption: &str) -> String {
+    format!(
+        "<figure><figcaption>{}</figcaption><div class=\"drawing\">\n{}</div></figure>\n",
+        escape(caption),
+        figure.in_page()
+    )
+}
+
+fn figures_html<'f>(figures: impl Iterator<Item = &'f Figure>) -> String {
+    let all: String = figures.map(|figure| figure_html(figure, &figure.title)).collect();
+    if all.is_empty() { all } else { format!("<div class=\"figures\">\n{all}</div>\n") }
+}
+
+/// Milliseconds since 1970 as date and time, UTC.
+fn time(milliseconds: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
+    let text = humantime::format_rfc3339_seconds(time).to_string();
+    format!("{} UTC", text.trim_end_matches('Z').replace('T', " "))
+}
+
+/// The file: what it may do, how it looks, what it says, what it does.
+fn assemble(title: &str, header: &str, parts: &[Part], script: Option<&str>) -> String {
+    let mut body = String::new();
+    let mut links = String::new();
+    for Part { id, title, html } in parts {
+        let _ = writeln!(links, "<a href=\"#{id}\">{title}</a>");
+        let _ = write!(
+            body,
+            "<section id=\"{id}\" aria-labelledby=\"{id}-title\">\n<h2 id=\"{id}-title\">{title}</h2>\n{html}</section>\n"
+        );
+    }
+    // What a user's text says cannot know it, as it depends on all of that text.
+    let nonce = blake3::hash([header, &body].concat().as_bytes()).to_hex();
+    let nonce = &nonce[..32];
+    let (connect, more) = match script {
+        Some(script) => ("'self'", format!("<script nonce=\"{nonce}\">\n{script}\n</script>\n")),
+        None => ("'none'", String::new()),
+    };
+    let policy = format!(
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src {connect}; base-uri 'none'; form-action 'none'"
+    );
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta name=\"referrer\" content=\"no-referrer\">\n\
+         <link rel=\"icon\" href=\"data:,\">\n\
+         <title>{} – restage report</title>\n<style>\n{}{STYLE}</style>\n</head>\n<body>\n\
+         <a class=\"skip\" href=\"#main\">Skip to the results</a>\n<header>\n{header}</header>\n\
+         <nav aria-label=\"Parts of the report\">\n{links}</nav>\n<main id=\"main\">\n{body}</main>\n\
+         <footer><p>Made by restage; this file needs nothing else. Regions are coloured with Okabe and Ito’s palette.</p></footer>\n\
+         <script nonce=\"{nonce}\">\n{SCRIPT}</script>\n{more}</body>\n</html>\n",
+        escape(title),
+        plot::STYLE,
+    )
+}

@@ -1,0 +1,69 @@
+//! Colours that people with any kind of colour vision tell apart, on white, on black and on H&E.
+
+use std::collections::BTreeMap;
+
+/// For names, of Okabe and Ito (2008) and of Tol (2021); those that H&E hides come late. A region has one of them everywhere in
+/// a report.
+const NAMED: [&str; 14] = [
+    "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#882255", "#f0e442", "#cc79a7", "#d55e00", "#332288",
+    "#44aa99", "#999933", "#661100", "#aa4499", "#888888",
+];
+
+/// The colour of the name at a position; they begin again after the last one.
+pub(super) fn named(position: usize) -> &'static str {
+    NAMED[position % NAMED.len()]
+}
+
+/// Colours of regions, by name: in the order of the names, so that the same regions have the same colours in every report.
+pub(super) fn regions<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, &'static str> {
+    let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
+    names.into_iter().zip(0..).map(|(name, position)| (name.to_owned(), named(position))).collect()
+}
+
+/// A share from 0 to 1 as a colour, from dark to light: some points of Matplotlib's viridis, between them linear.
+pub(super) fn share(share: f64) -> [u8; 3] {
+    const STOPS: [[f64; 3]; 6] = [
+        [68.0, 1.0, 84.0],
+        [65.0, 68.0, 135.0],
+        [42.0, 120.0, 142.0],
+        [34.0, 168.0, 132.0],
+        [122.0, 209.0, 81.0],
+        [253.0, 231.0, 37.0],
+    ];
+    let share = if share.is_nan() { 0.0 } else { share.clamp(0.0, 1.0) };
+    let place = share * (STOPS.len() - 1) as f64;
+    let below = (place.floor() as usize).min(STOPS.len() - 2);
+    let part = place - below as f64;
+    [0, 1, 2].map(|channel| {
+        let (from, to) = (STOPS[below][channel], STOPS[below + 1][channel]);
+        (from + (to - from) * part).round() as u8
+    })
+}
+
+/// As SVG writes it.
+pub(super) fn hex([red, green, blue]: [u8; 3]) -> String {
+    format!("#{red:02x}{green:02x}{blue:02x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_its_colour_whatever_the_order() {
+        let (a, b) = (regions(["tumour", "fat", "fat"]), regions(["fat", "tumour"]));
+        assert_eq!(a, b);
+        assert_eq!((a["fat"], a["tumour"]), (NAMED[0], NAMED[1]));
+        assert_eq!(named(NAMED.len()), named(0));
+    }
+
+    #[test]
+    fn shares_go_from_dark_to_light() {
+        let brightness = |at: f64| share(at).map(u32::from).iter().sum::<u32>();
+        assert_eq!((hex(share(-1.0)), hex(share(1.0))), ("#440154".into(), "#fde725".into()));
+        assert!(
+            (1..=20).all(|step| brightness(f64::from(step) / 20.0) > brightness(f64::from(step - 1) / 20.0))
+        );
+        assert_eq!(hex(share(f64::NAN)), "#440154", "what is no number is no share");
+    }
+}

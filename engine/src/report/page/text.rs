@@ -1,0 +1,129 @@
+//! Words and numbers of a page.
+
+pub(super) use super::super::graph::escape_xml as escape;
+
+/// A name of a metric for people: `evaluate.macro_f1` is `macro F1`.
+pub(super) fn metric(name: &str) -> String {
+    let name = name.rsplit_once('.').map_or(name, |(_, name)| name);
+    let words = name.split('_').map(|word| match word {
+        "f1" | "ari" | "nmi" | "ami" | "mcc" | "ece" | "nll" | "auc" | "auroc" => word.to_uppercase(),
+        word => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Whether less of a metric is better, by its name: errors, losses, and what measures disorder.
+pub(super) fn less_is_better(name: &str) -> bool {
+    let name = name.rsplit_once('.').map_or(name, |(_, name)| name);
+    let words = ["loss", "error", "nll", "ece", "brier", "chaos", "pas", "seconds", "mse", "mae"];
+    name.split('_').any(|word| words.contains(&word))
+}
+
+/// With a capital, as a sentence begins.
+pub(super) fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
+}
+
+/// `3 seeds`.
+pub(super) fn counted(count: usize, what: &str) -> String {
+    match (count, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) if !stem.ends_with(['a', 'e', 'o']) => format!("{count} {stem}ies"),
+        _ => format!("{count} {what}s"),
+    }
+}
+
+/// Milliseconds for people.
+pub(super) fn duration(milliseconds: u64) -> String {
+    let seconds = milliseconds as f64 / 1000.0;
+    match milliseconds {
+        0..1_000 => format!("{milliseconds} ms"),
+        1_000..100_000 => format!("{seconds:.1} s"),
+        100_000..7_200_000 => format!("{} min {:02} s", milliseconds / 60_000, milliseconds / 1_000 % 60),
+        _ => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+/// With a sign, and a true minus.
+pub(super) fn signed(value: f64) -> String {
+    let text = format!("{value:+.3}");
+    if text == "-0.000" { "+0.000".into() } else { text.replace('-', "\u{2212}") }
+}
+
+/// Names as `a, b and c`; of many, how many more.
+pub(super) fn listed(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first @ .., last] if names.len() <= 4 => format!("{} and {last}", first.join(", ")),
+        [a, b, c, rest @ ..] => format!("{a}, {b}, {c} and {} more", rest.len()),
+        _ => names.join(" and "),
+    }
+}
+
+/// A name of a metric or variant as part of a file's name.
+pub(super) fn slug(text: &str) -> String {
+    let mut slug = String::new();
+    for letter in text.chars() {
+        if letter.is_alphanumeric() {
+            slug.extend(letter.to_lowercase());
+        } else if !slug.ends_with('-') && !slug.is_empty() {
+            slug.push('-');
+        }
+    }
+    let slug: String = slug.trim_end_matches('-').chars().take(60).collect();
+    if slug.is_empty() { "unnamed".into() } else { slug }
+}
+
+/// Data in a `script` element: no text of it can end that.
+pub(super) fn json(value: &serde_json::Value) -> String {
+    let text = value.to_string();
+    text.replace('&', "\\u0026")
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('\u{2028}', "\\u2028")
+        .replace('\u{2029}', "\\u2029")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_for_people_and_files() {
+        assert_eq!(metric("evaluate.macro_f1"), "macro F1");
+        assert_eq!(metric("evaluate.accuracy_patient_mean"), "accuracy patient mean");
+        assert!(
+            less_is_better("pretrain.loss")
+                && less_is_better("x.test_nll")
+                && !less_is_better("evaluate.macro_f1")
+        );
+        assert_eq!(slug("PCA + logistic regression"), "pca-logistic-regression");
+        assert_eq!(slug("../</script>"), "script");
+        assert_eq!(slug("…"), "unnamed");
+    }
+
+    #[test]
+    fn durations_counts_and_lists() {
+        let durations = [12, 1_500, 59_900, 600_000, 7_200_000].map(duration);
+        assert_eq!(durations, ["12 ms", "1.5 s", "59.9 s", "10 min 00 s", "2.0 h"]);
+        assert_eq!(
+            [counted(1, "seed"), counted(2, "seed"), counted(3, "entry"), counted(2, "day")],
+            ["1 seed", "2 seeds", "3 entries", "2 days"]
+        );
+        let names = ["a", "b", "c", "d", "e"].map(str::to_owned);
+        assert_eq!(
+            [0, 1, 2, 4, 5].map(|count| listed(&names[..count])),
+            ["", "a", "a and b", "a, b, c and d", "a, b, c and 2 more"]
+        );
+        assert_eq!([signed(-0.0), signed(0.25), signed(-0.1)], ["+0.000", "+0.250", "\u{2212}0.100"]);
+    }
+
+    #[test]
+    fn data_ends_no_script() {
+        let data = json(&serde_json::json!("</script><img onerror=x>\u{2028}&amp;"));
+        assert!(!data.contains(['<', '>', '&', '\u{2028}']));
+        assert_eq!(serde_json::from_str::<String>(&data).unwrap(), "</script><img onerror=x>\u{2028}&amp;");
+    }
+}
