@@ -1,6 +1,6 @@
 //! `restage run`: runs a workflow and prints its table.
 
-use std::process::ExitCode;
+use std::{collections::HashMap, process::ExitCode};
 
 use serde_json::json;
 use tokio::{
@@ -86,7 +86,9 @@ async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure>
     journal.keep(&workflow.path, &workflow.imported())?;
     let (sender, receiver) = mpsc::channel(256);
     let style = if arguments.quiet { Style::None } else { arguments.progress };
-    let board = Board::new(&plan, journal::took(&workflow.path, &cache.store));
+    let may_run = plan.graph.node_weights().any(|action| !action.decision.is_known());
+    let took = if may_run { journal::took(&workflow.path, &cache.store) } else { HashMap::new() };
+    let board = Board::new(&plan, took);
     let reader = read(receiver, journal, Progress::new(board, style), started);
     let executor = arguments.limits.executor(&cache.store);
     let (cancel_sender, cancel) = watch::channel(false);

@@ -167,6 +167,20 @@ impl Outcome {
         self.instances.iter().filter(move |instance| instance.variant == variant)
     }
 
+    /// Names of the actions for people: stage, place, seed, and the variant if it is not the baseline.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let mut labels: Vec<Option<String>> = vec![None; self.actions.len()];
+        let is_baseline = |instance: &&InstanceHead| instance.variant == self.baseline;
+        let of_baseline = self.instances.iter().filter(is_baseline);
+        for instance in of_baseline.chain(&self.instances) {
+            if let Some(label) = labels.get_mut(instance.action) {
+                label.get_or_insert_with(|| instance.label(&self.baseline));
+            }
+        }
+        let named = labels.into_iter().zip(&self.actions);
+        named.map(|(label, action)| label.unwrap_or_else(|| action.head.name.clone())).collect()
+    }
+
     /// What an instance's action gave.
     pub(crate) fn done(&self, instance: &InstanceHead) -> Option<&Done> {
         self.actions.get(instance.action)?.done()

@@ -7,7 +7,7 @@ use restage_stage::catalogue::PortType;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    plan::PastAction,
+    plan::{PastAction, name},
     workflow::{MetricRef, Test},
 };
 
@@ -146,4 +146,13 @@ pub(crate) struct InstanceHead {
     pub(crate) stage: String,
     pub(crate) at: BTreeMap<String, String>,
     pub(crate) action: ActionId,
+}
+
+impl InstanceHead {
+    /// Name for people: stage, place, seed, and the variant if it is not the baseline.
+    pub(crate) fn label(&self, baseline: &str) -> String {
+        let seed = self.seed.map(|seed| format!(" seed {seed}")).unwrap_or_default();
+        let variant = if self.variant == baseline { String::new() } else { format!(" ({})", self.variant) };
+        name(&self.stage, &self.at) + &seed + &variant
+    }
 }

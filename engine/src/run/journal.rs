@@ -334,9 +334,10 @@ pub(crate) fn took(workflow: &Path, store: &Store) -> HashMap<String, Took> {
         if read > MAX_BYTES {
             break;
         }
-        // It only tells how long it will take: what cannot be read is left out.
-        for event in events(run).unwrap_or_default() {
-            if let Event::Done { how: How::Ran { milliseconds }, past, .. } = event {
+        // It only tells how long it will take: what cannot be read is left out, and what did not run is not read.
+        let text = std::fs::read_to_string(run.join(FILE)).unwrap_or_default();
+        for line in text.lines().filter(|line| line.contains("\"how\":\"ran\"")) {
+            if let Ok(Event::Done { how: How::Ran { milliseconds }, past, .. }) = serde_json::from_str(line) {
                 all.entry(past.stage).or_default().add(milliseconds);
             }
         }
@@ -359,6 +360,36 @@ pub(crate) fn events(run: &Path) -> Result<Vec<Event>, JournalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_workflow_is_kept_as_it_was_with_what_it_imports() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("flows/parts")).unwrap();
+        for (name, text) in [("flows/w.yaml", "w"), ("flows/parts/a.yaml", "a"), ("b.yaml", "b")] {
+            std::fs::write(at(name), text).unwrap();
+        }
+        let store = Store::open(&at("store")).unwrap();
+        let workflow = at("flows/w.yaml");
+        let journal = Journal::begin(&workflow, &store, 1).unwrap();
+        let run = journal.folder.clone();
+        let told = |kept: Kept| {
+            let files =
+                kept.files.into_iter().map(|(place, bytes)| (place, String::from_utf8(bytes).unwrap()));
+            (files.collect::<Vec<_>>(), kept.as_it_ran)
+        };
+        let pairs = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(place, text)| (place.to_string(), text.to_string())).collect::<Vec<_>>()
+        };
+        // Of before files were kept.
+        assert_eq!(told(kept(&run, &workflow).unwrap()), (pairs(&[("w.yaml", "w")]), false));
+        let imported =
+            [at("flows/parts/a.yaml"), at("b.yaml")].map(|file| std::fs::canonicalize(file).unwrap());
+        journal.keep(&workflow, &imported).unwrap();
+        std::fs::write(&workflow, "changed since").unwrap();
+        let expected = pairs(&[("w.yaml", "w"), ("imported/2/b.yaml", "b"), ("parts/a.yaml", "a")]);
+        assert_eq!(told(kept(&run, &workflow).unwrap()), (expected, true));
+    }
 
     #[test]
     fn a_torn_line_is_passed_over_and_the_newest_run_comes_first() {

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    report::{ActionState, Outcome},
+    report::{ActionOutcome, ActionState, Outcome},
     run::{
         board::Now,
         event::{Event, How},
@@ -67,6 +67,8 @@ pub(super) struct Follow {
     /// What comes before that and is no whole line yet.
     torn: Vec<u8>,
     pub(super) outcome: Option<Outcome>,
+    /// Names of its actions.
+    labels: Vec<String>,
     stood: Option<Now>,
     /// When it was last heard of.
     heard: Option<Instant>,
@@ -74,7 +76,8 @@ pub(super) struct Follow {
 
 impl Follow {
     pub(super) fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), read: 0, torn: Vec::new(), outcome: None, stood: None, heard: None }
+        let (torn, labels) = (Vec::new(), Vec::new());
+        Self { folder: folder.to_owned(), read: 0, torn, outcome: None, labels, stood: None, heard: None }
     }
 
     /// Reads what was added.
@@ -105,7 +108,9 @@ impl Follow {
         for event in lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()) {
             match (&mut self.outcome, event) {
                 (Some(outcome), event) => outcome.add(event),
-                (None, Event::Started(started)) => self.outcome = Some(Outcome::begun(*started)),
+                (None, Event::Started(started)) => {
+                    self.labels = self.outcome.insert(Outcome::begun(*started)).labels();
+                }
                 (None, _) => {}
             }
         }
@@ -149,6 +154,10 @@ impl Follow {
         self.counts().ended()
     }
 
+    fn named(&self) -> impl Iterator<Item = (&String, &ActionOutcome)> {
+        self.labels.iter().zip(self.outcome.iter().flat_map(|outcome| &outcome.actions))
+    }
+
     fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for action in self.outcome.iter().flat_map(|outcome| &outcome.actions) {
@@ -171,13 +180,9 @@ impl Follow {
         let outcome = self.outcome.as_ref();
         let took = outcome.and_then(|outcome| outcome.milliseconds);
         let stood = self.stood.as_ref().filter(|_| status == Status::Running);
-        let failures = outcome.into_iter().flat_map(|outcome| &outcome.actions).filter_map(|action| {
-            match &action.state {
-                ActionState::Failed { message, .. } => {
-                    Some(json!({ "name": action.head.name, "message": message }))
-                }
-                _ => None,
-            }
+        let failures = self.named().filter_map(|(name, action)| match &action.state {
+            ActionState::Failed { message, .. } => Some(json!({ "name": name, "message": message })),
+            _ => None,
         });
         json!({
             "status": status.word(), "actions": counts.actions, "ran": counts.ran, "reused": counts.reused,
@@ -204,7 +209,7 @@ impl Follow {
     /// The losses of what runs, or what else it tells first.
     fn curves(&self) -> Vec<Value> {
         let mut curves = Vec::new();
-        for action in self.outcome.iter().flat_map(|outcome| &outcome.actions) {
+        for (name, action) in self.named() {
             let is_running = matches!(action.state, ActionState::Running);
             let loss = action.curves.get_key_value("loss").or_else(|| action.curves.iter().next());
             if let Some((curve, points)) = loss.filter(|_| is_running) {
@@ -212,7 +217,7 @@ impl Follow {
                 let last = points.len().saturating_sub(1);
                 let kept = points.iter().enumerate().filter(|(at, _)| at % every == 0 || *at == last);
                 let kept: Vec<_> = kept.map(|(_, point)| point).collect();
-                curves.push(json!({ "name": action.head.name, "curve": curve, "points": kept }));
+                curves.push(json!({ "name": name, "curve": curve, "points": kept }));
             }
         }
         curves.truncate(MOST_SHOWN);

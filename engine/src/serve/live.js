@@ -2,12 +2,13 @@
 // What the server adds to a report: how the run stands, told by events, and what is new in the report itself.
 (() => {
   const STYLE = `
-  #live{max-width:1180px;margin:16px auto 0;padding:14px 24px;border:1px solid light-dark(#dfe3e8,#2c323b);border-radius:14px;
+  #live{box-sizing:border-box;width:calc(100% - 48px);max-width:1132px;margin:16px auto 0;padding:14px 24px;border:1px solid light-dark(#dfe3e8,#2c323b);border-radius:14px;
     background:light-dark(#fff,#171a20);color:light-dark(#1a1d21,#e7eaee);font:15px/1.5 system-ui,sans-serif;font-variant-numeric:tabular-nums}
   #live .line{display:flex;flex-wrap:wrap;gap:4px 14px;align-items:baseline}
   #live .state{margin:0;padding:1px 10px;border-radius:99px;font-weight:600;background:light-dark(#e3f4ec,#12352a);color:light-dark(#0b7a55,#5ccfa1)}
   #live .state.failed,#live .state.stopped{background:light-dark(#fcebe2,#3f2114);color:light-dark(#b3471a,#f59a6d)}
   #live .state.running,#live .state.interrupted{background:light-dark(#fbf1d9,#3a2e0e);color:light-dark(#8a6100,#e0b54a)}
+  #live a{color:light-dark(#0b5cad,#6cb0f5)}
   #live .soft{color:light-dark(#5b646e,#a0aab5)}
   #live .right{margin-left:auto}
   #live .all{display:flex;height:6px;margin:10px 0 4px;border-radius:3px;overflow:hidden;background:light-dark(#e8ebef,#2c323b)}
@@ -24,7 +25,7 @@
   #live svg{display:block;width:200px;height:64px}
   #live path{fill:none;stroke:light-dark(#0b5cad,#6cb0f5);stroke-width:1.5;vector-effect:non-scaling-stroke}
   #live .failure{margin:6px 0 0;color:light-dark(#b3471a,#f59a6d);overflow-wrap:anywhere}
-  @media(max-width:640px){#live{margin:10px;padding:12px 14px}#live li{grid-template-columns:1fr auto}#live li progress,#live li .metric{display:none}}
+  @media(max-width:640px){#live{width:calc(100% - 20px);margin-top:10px;padding:12px 14px}#live li{grid-template-columns:1fr auto}#live li progress,#live li .metric{display:none}}
   @media print{#live{display:none}}`;
 
   const make = (name, attributes = {}, ...children) => {
@@ -65,7 +66,8 @@
     return make("div", { class: "line" },
       make("strong", { class: `state ${now.status}` }, WORDS[now.status] || now.status),
       make("span", {}, `${now.ran + now.reused} of ${now.actions} done${told}`),
-      make("span", { class: "soft right" }, now.elapsed === null ? "" : `${time(now.elapsed)}${left}`));
+      make("span", { class: "soft right" }, now.elapsed === null ? "" : `${time(now.elapsed)}${left}`),
+      make("a", { href: "../../../" }, "all runs"));
   }
 
   function bar(now) {
