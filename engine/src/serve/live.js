@@ -25,7 +25,7 @@
   #live svg{display:block;width:200px;height:64px}
   #live path{fill:none;stroke:light-dark(#0b5cad,#6cb0f5);stroke-width:1.5;vector-effect:non-scaling-stroke}
   #live .failure{margin:6px 0 0;color:light-dark(#b3471a,#f59a6d);overflow-wrap:anywhere}
-  @media(max-width:640px){#live{width:calc(100% - 20px);margin-top:10px;padding:12px 14px}#live li{grid-template-columns:1fr auto}#live li progress,#live li .metric{display:none}}
+  @media(max-width:640px){#live{width:calc(100% - 20px);margin-top:10px;padding:12px 14px}#live li{grid-template-columns:1fr auto;margin-bottom:6px}#live li>:first-child{grid-column:1/-1}#live li progress,#live li .metric{display:none}}
   @media print{#live{display:none}}`;
 
   const make = (name, attributes = {}, ...children) => {
