@@ -134,7 +134,7 @@
           else continue;
           const placed = document.getElementById(part.id);
           if (typeof sortable === "function") placed.querySelectorAll("table.sortable").forEach(sortable);
-          if (typeof keyed === "function") placed.querySelectorAll("svg").forEach(keyed);
+          if (typeof keyed === "function") placed.querySelectorAll("svg.fig").forEach(keyed);
         }
       }
     } catch { /* The events tell that the server is gone. */ }
