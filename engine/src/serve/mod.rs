@@ -28,7 +28,11 @@ use restage_cache::Store;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::mpsc};
 
-use crate::{export, report::Table, run::journal};
+use crate::{
+    export,
+    report::{Table, page},
+    run::journal,
+};
 use follow::Follow;
 
 /// How often a journal is looked at.
@@ -42,7 +46,6 @@ const MOST_RUNS: usize = 200;
 
 const LIST: &str = include_str!("list.html");
 const LIST_SCRIPT: &str = include_str!("list.js");
-const LIVE: &str = include_str!("live.html");
 const LIVE_SCRIPT: &str = include_str!("live.js");
 const STYLE: &str = include_str!("style.css");
 
@@ -127,7 +130,7 @@ pub(crate) async fn serve(listener: TcpListener, served: Served) -> io::Result<I
 async fn answer(request: &Request<Incoming>, served: Arc<Served>) -> Response<Sent> {
     let mut response = match refused(request, &served.token) {
         Some(refusal) => refusal,
-        None => page(request, served).await,
+        None => answered(request, served).await,
     };
     // Scripts come from here alone; the report's own policy, which is stricter, is in itself.
     let headers = response.headers_mut();
@@ -176,7 +179,7 @@ fn is_local(host: &str) -> bool {
     ["127.0.0.1", "localhost", "::1"].contains(&name)
 }
 
-async fn page(request: &Request<Incoming>, served: Arc<Served>) -> Response<Sent> {
+async fn answered(request: &Request<Incoming>, served: Arc<Served>) -> Response<Sent> {
     let path = request.uri().path().trim_start_matches('/');
     let Some((_, place)) = path.split_once('/') else {
         // So that what a page names is found beside it.
@@ -189,7 +192,6 @@ async fn page(request: &Request<Incoming>, served: Arc<Served>) -> Response<Sent
     match place {
         "" => return html(StatusCode::OK, LIST.to_owned()),
         "list.js" => return file("text/javascript", LIST_SCRIPT),
-        "live.js" => return file("text/javascript", LIVE_SCRIPT),
         "style.css" => return file("text/css", STYLE),
         "runs.json" => {
             let list = blocking(move || served.list()).await.unwrap_or_default();
@@ -214,9 +216,13 @@ async fn page(request: &Request<Incoming>, served: Arc<Served>) -> Response<Sent
 fn report(served: &Served, run: &Path) -> Response<Sent> {
     let mut follow = Follow::new(run);
     let Some(outcome) = follow.read().ok().and(follow.outcome) else { return not_found() };
-    let table = Table::new(&outcome, &served.store).draw();
-    let title = outcome.workflow.file_stem().unwrap_or_default().to_string_lossy();
-    html(StatusCode::OK, LIVE.replace("TITLE", &escaped(&title)).replace("TABLE", &escaped(&table)))
+    let table = Table::new(&outcome, &served.store);
+    let mut response = html(StatusCode::OK, page::html(&outcome, &table, &served.store, Some(LIVE_SCRIPT)));
+    // What it may do is said by itself, and stricter.
+    response
+        .headers_mut()
+        .insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("frame-ancestors 'none'"));
+    response
 }
 
 fn metrics(served: &Served, run: &Path) -> Response<Sent> {
@@ -307,10 +313,6 @@ fn message(title: &str, text: &str) -> String {
          content=\"light dark\"><title>restage: {title}</title><body style=\"font: 1rem/1.5 system-ui; max-width: 40rem; margin: 4rem auto; \
          padding: 0 1rem\"><h1>{title}</h1><p>{text}</p></body></html>"
     )
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 /// An answer: whole, or as it comes.
