@@ -53,6 +53,11 @@ impl Features {
         self.blocks.len()
     }
 
+    /// The width of each block.
+    pub(crate) fn widths(&self) -> Vec<usize> {
+        self.blocks.iter().map(|block| block.dims).collect()
+    }
+
     /// Spots in the largest block.
     pub(crate) fn largest_block(&self) -> usize {
         self.blocks.iter().map(|block| block.spots.len()).max().unwrap_or(0)
@@ -87,6 +92,18 @@ impl Features {
         }
         sums.iter_mut().for_each(|sum| *sum /= spots.len() as f64);
         sums
+    }
+
+    /// The same spots, with other values: what `change` makes of each block, given its width and its values by spot.
+    pub(crate) fn map(&self, change: impl Fn(usize, Vec<f64>) -> Vec<f64>) -> Self {
+        let spots: Vec<String> = self.spots().map(str::to_owned).collect();
+        let block = |(place, block): (usize, &Embedding)| {
+            let rows = self.rows.iter().flat_map(|rows| block.row(rows[place])).map(|&x| f64::from(x));
+            let values = change(block.dims, rows.collect()).into_iter().map(|x| x as f32).collect();
+            Embedding { spots: spots.clone(), dims: block.dims, values }
+        };
+        let blocks: Vec<Embedding> = self.blocks.iter().enumerate().map(block).collect();
+        Self { rows: (0..self.len()).map(|row| vec![row; blocks.len()]).collect(), blocks }
     }
 
     /// Writes the scaled vector of a spot.

@@ -6,6 +6,7 @@
 mod budget;
 mod calibrate;
 mod calibration;
+mod cluster;
 mod conformal;
 mod coordinates;
 mod draw;
@@ -13,16 +14,24 @@ mod evaluate;
 mod evaluate_clusters;
 mod features;
 mod folds;
+mod fuse;
+mod fuse_late;
+mod graph;
+mod graph_head;
 mod guard;
 mod knn;
 mod lbfgs;
 mod logistic;
 mod majority;
+mod mlp;
 mod neighbours;
+mod network;
 mod partition;
 mod probe;
+mod propagate;
 mod prototype;
 mod pseudo_label;
+mod refine;
 mod scores;
 mod spatial;
 mod spatial_knn;
@@ -33,21 +42,30 @@ mod training;
 
 pub use budget::Budget;
 pub use calibrate::Calibrate;
+pub use cluster::Cluster;
 pub use coordinates::Coordinates;
 pub use evaluate::Evaluate;
 pub use evaluate_clusters::EvaluateClusters;
+pub use fuse::Fuse;
+pub use fuse_late::FuseLate;
+pub use graph_head::GraphHead;
 pub use guard::Guard;
 pub use knn::Knn;
 pub use majority::Majority;
+pub use mlp::Mlp;
 pub use probe::Probe;
+pub use propagate::Propagate;
 pub use prototype::Prototype;
 pub use pseudo_label::PseudoLabel;
+pub use refine::Refine;
 pub use spatial_knn::SpatialKnn;
 pub use split::Split;
 
 restage_stage::export!("classify";
     Split, Budget, Guard,
     Evaluate, EvaluateClusters, Calibrate,
-    Probe, Knn, Prototype, PseudoLabel,
+    Probe, Knn, Prototype, Mlp, GraphHead, Propagate, PseudoLabel,
     Majority, Coordinates, SpatialKnn,
+    Cluster, Refine,
+    Fuse, FuseLate,
 );

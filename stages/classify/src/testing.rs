@@ -29,11 +29,6 @@ impl Bench {
         Self { folder: tempfile::tempdir().unwrap(), inputs: BTreeMap::new(), seed: 0 }
     }
 
-    /// With another seed than 0.
-    pub(crate) fn seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
-    }
-
     /// Connects an artifact to an input port, after those already there.
     pub(crate) fn input<A: Artifact>(mut self, port: &str, artifact: &A) -> Self {
         let paths = self.inputs.entry(port.into()).or_default();
@@ -48,6 +43,18 @@ impl Bench {
         let path = self.folder.path().join(format!("in-{port}-instead"));
         artifact.write(&path).unwrap();
         self.inputs.insert(port.into(), vec![path]);
+        self
+    }
+
+    /// Leaves an input port open.
+    pub(crate) fn without(mut self, port: &str) -> Self {
+        self.inputs.remove(port);
+        self
+    }
+
+    /// The seed of the run.
+    pub(crate) fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
         self
     }
 
@@ -194,4 +201,19 @@ pub(crate) fn close(found: &[f32], expected: &[f64], tolerance: f64) {
     for (found, expected) in found.iter().zip(expected) {
         assert!((f64::from(*found) - expected).abs() < tolerance, "{found} is not {expected}");
     }
+}
+
+/// 90 points in the plane, of three blobs in turn. In NumPy's words: `i = np.arange(90); c = i % 3`,
+/// `X = np.stack([3*(c==1) + .9*np.sin(7*i) + .3*np.cos(3*i), 2.5*(c==2) + .7*np.cos(5*i) + .4*np.sin(7*i)], 1)`.
+pub(crate) fn blobs() -> Vec<f64> {
+    (0..90_u32)
+        .flat_map(|i| {
+            let (t, blob) = (f64::from(i), i % 3);
+            let (x, y) = (f64::from(u8::from(blob == 1)), f64::from(u8::from(blob == 2)));
+            [
+                3.0 * x + 0.9 * (7.0 * t).sin() + 0.3 * (3.0 * t).cos(),
+                2.5 * y + 0.7 * (5.0 * t).cos() + 0.4 * (7.0 * t).sin(),
+            ]
+        })
+        .collect()
 }
