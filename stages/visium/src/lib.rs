@@ -11,8 +11,10 @@ mod image_features;
 mod import;
 mod import_embedding;
 mod load;
+mod load_arrays;
 mod load_legacy;
 mod normalize;
+mod npy;
 mod patches;
 mod pca;
 mod qc;
@@ -46,6 +48,7 @@ restage_stage::export!("visium";
     import::Import,
     import_embedding::ImportEmbedding,
     load::Load,
+    load_arrays::LoadArrays,
     load_legacy::LoadLegacy,
     normalize::Normalize,
     patches::MakePatches,
