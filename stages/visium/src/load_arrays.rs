@@ -60,6 +60,8 @@ impl Stage for LoadArrays {
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let (table, embedding, labels) = load(&params)?;
         tracing::info!("{}: {} spots x {} features", params.section, table.n_spots(), embedding.dims);
+        let spots = embedding.spots.iter().map(String::as_str);
+        ctx.transductive("visium/load-arrays: features were fitted on what their maker chose", spots);
         ctx.write("table", &table)?;
         ctx.write("embedding", &embedding)?;
         ctx.write("labels", &labels)
