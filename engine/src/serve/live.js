@@ -127,9 +127,14 @@
       const answer = await fetch(location.pathname);
       if (answer.ok) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+        const [head, ownHead] = [fresh, document].map((page) => page.querySelector("body > header"));
+        if (head && ownHead) ownHead.replaceChildren(...document.importNode(head, true).childNodes);
+        let before = null;
         for (const part of fresh.querySelectorAll("main > section")) {
-          const own = document.getElementById(part.id);
-          if (!own) document.querySelector("main").append(document.importNode(part, true));
+          const own = document.getElementById(part.id), last = before;
+          before = part.id;
+          if (!own && last) document.getElementById(last).after(document.importNode(part, true));
+          else if (!own) document.querySelector("main").prepend(document.importNode(part, true));
           else if (!STILL.includes(part.id) && own.innerHTML !== part.innerHTML && !own.contains(document.activeElement)) own.replaceWith(document.importNode(part, true));
           else continue;
           const placed = document.getElementById(part.id);
