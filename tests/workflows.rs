@@ -54,7 +54,28 @@ fn the_tour_of_the_language_runs() {
     let grid = mean(&result, "components.n_components = 20, params.genes = 400", 0);
     assert!(grid > 0.25, "four regions: chance is a quarter, and it gives {grid}");
     assert_eq!(sandbox.json(&["run", "--json", &tour])["ran"], 0);
+    assert_eq!(
+        settings(&sandbox, &tour),
+        ["inductive"],
+        "everything is fitted on the split's training spots"
+    );
     open_in_python(&sandbox, &tour);
+    // What is fitted on the test patient too says so, three stages later.
+    sandbox.json(&["run", "--json", &tour, "--only", "as written", "--set", "counts.fit_on=all"]);
+    assert_eq!(settings(&sandbox, &tour), ["transductive"]);
+}
+
+/// What the evaluations of the last run call themselves, each word once.
+fn settings(sandbox: &Sandbox, workflow: &str) -> Vec<String> {
+    let list = sandbox.json(&["show", "--json", "--all", workflow, "evaluate"]);
+    let of = |artifact: &Value| {
+        let path = Path::new(artifact["path"].as_str().expect("a path")).join("zarr.json");
+        let root: Value = serde_json::from_slice(&std::fs::read(path).expect("a group")).expect("JSON");
+        root["attributes"]["details"]["setting"].as_str().expect("a setting").to_owned()
+    };
+    let all: std::collections::BTreeSet<String> =
+        list.as_array().expect("artifacts").iter().map(of).collect();
+    all.into_iter().collect()
 }
 
 /// The worked example of a stage in Python, between stages in Rust.
