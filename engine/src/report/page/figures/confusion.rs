@@ -52,7 +52,7 @@ pub(crate) fn confusion(name: &str, title: &str, matrix: &Confusion) -> Figure {
                     "<text style=\"fill:{ink}\" font-size=\"13\" font-weight=\"600\" x=\"{x:.1}\" y=\"{:.1}\" \
                      text-anchor=\"middle\">{}</text>",
                     y + 1.0,
-                    percent(share),
+                    escape(&percent(share)),
                 );
             }
             let _ = writeln!(
