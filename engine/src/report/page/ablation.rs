@@ -202,7 +202,7 @@ fn compared(html: &mut String, row: &Row, table: &Table, columns: &Columns) {
         }
         None => *html += "<td class=\"number\" data-sort=\"\">–</td>",
     }
-    let p = paired.p_adjusted.map_or("–".to_owned(), p_text);
+    let p = escape(&paired.p_adjusted.map_or("–".to_owned(), p_text));
     let sort = paired.p_adjusted.map_or(String::new(), |p| p.to_string());
     let _ = write!(
         html,
