@@ -1,0 +1,218 @@
+//! The report of a real run: one file that asks for nothing, in which a browser draws everything.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "a test tells what is wrong by panicking")]
+
+mod harness;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use harness::{Sandbox, checkout};
+use serde_json::Value;
+
+/// A name that would run, were it not text.
+const HOSTILE: &str = "</script><img src=x onerror=alert(1)>";
+
+/// The quickstart, short, with a variant that is called like an attack.
+fn quickstart(sandbox: &Sandbox) -> String {
+    let text = std::fs::read_to_string(checkout().join("workflows/quickstart.yaml")).expect("the quickstart");
+    let stages = checkout().join("stages").display().to_string();
+    let text = text.replace("../stages", &stages).replace("expression only:", &format!("\"{HOSTILE}\":"));
+    sandbox.write("quickstart.yaml", &text).display().to_string()
+}
+
+#[test]
+fn a_run_becomes_a_page_and_figures_and_tables() {
+    let sandbox = Sandbox::new();
+    let workflow = quickstart(&sandbox);
+    sandbox.json(&["run", "--json", &workflow, "--set", "params.epochs=2", "--seeds", "0,1"]);
+    let ended = sandbox.run(&["report", &workflow, "-o", "report.html", "--figures", "figures"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    let page = std::fs::read_to_string(sandbox.path("report.html")).expect("a report");
+    assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("http:") && !page.contains("https:"));
+    assert!(!page.contains("<img") && page.matches("<script").count() == 2, "its data and its own script");
+    assert!(page.len() < 1_500_000, "{} bytes", page.len());
+    for part in ["ablation", "values", "tissue", "confusion", "curves", "time", "workflow", "provenance"] {
+        assert!(page.contains(&format!("<section id=\"{part}\"")), "{part}");
+    }
+    let figures = std::fs::read_dir(sandbox.path("figures")).expect("figures");
+    let mut names: Vec<String> =
+        figures.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    for name in &names {
+        let text = std::fs::read_to_string(sandbox.path("figures").join(name)).expect("a figure");
+        roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for wanted in [
+        "workflow",
+        "seeds",
+        "groups",
+        "time",
+        "confusion-baseline",
+        "map-p5-truth",
+        "map-p6-baseline-errors",
+    ] {
+        assert!(names.contains(&format!("{wanted}.svg")), "{wanted} in {names:?}");
+    }
+
+    // Without a name the last run of all is meant; a suffix tells the format.
+    let table = sandbox.run(&["report"]);
+    assert!(table.out().starts_with("| variant |"), "{}", table.all());
+    assert_eq!(sandbox.run(&["report", &workflow, "-o", "table.json"]).code(), Some(0));
+    let json: Value =
+        serde_json::from_slice(&std::fs::read(sandbox.path("table.json")).expect("a table")).expect("JSON");
+    assert_eq!(json["rows"][2]["variant"], HOSTILE);
+    let wrong = sandbox.run(&["report", &workflow, "-o", "report.pdf"]);
+    assert_eq!(wrong.code(), Some(2));
+    assert!(wrong.all().contains("end it with .html"), "{}", wrong.all());
+    in_a_browser(&sandbox, &page);
+}
+
+/// What is done with the page in a browser: it sorts, chooses, walks over a map, and tells what it saw.
+const DRIVE: &str = r##"
+const until = setInterval(() => {
+  if (page.dataset.drawn !== "true") return;
+  clearInterval(until);
+  const rows = () => [...document.querySelectorAll("table.sortable tbody tr")].map((row) => Number(row.cells[1].dataset.sort));
+  const head = document.querySelectorAll("table.sortable thead th")[1];
+  head.querySelector("button").click();
+  const down = [rows(), head.getAttribute("aria-sort")];
+  head.querySelector("button").click();
+  const up = [rows(), head.getAttribute("aria-sort")];
+  const canvas = document.querySelector("canvas");
+  const look = () => canvas.toDataURL();
+  const before = look();
+  const key = (key) => canvas.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+  key("ArrowRight");
+  const first = $("map-readout").textContent;
+  key("ArrowRight");
+  const second = $("map-readout").textContent;
+  const walked = look() !== before;
+  key("+");
+  const name = (element) => element.getAttribute("aria-label") || element.textContent.trim() || element.closest("label")?.textContent.trim();
+  const nameless = [...document.querySelectorAll("button,select,input,canvas,nav,svg[role=img],[role=region]")]
+    .filter((element) => !name(element)).map((element) => element.outerHTML.slice(0, 90));
+  const score = $("map-score").textContent;
+  $("map-variant").value = "1";
+  $("map-variant").dispatchEvent(new Event("change"));
+  setTimeout(() => {
+    page.dataset.seen = JSON.stringify({
+      down, up, first, second, walked, nameless, score, other: $("map-score").textContent,
+      images: document.images.length, handlers: document.querySelectorAll("[onerror]").length,
+      confusions: [...document.querySelectorAll("#confusion-figures > figure")].filter((figure) => !figure.hidden).length,
+      back: getComputedStyle(document.body).backgroundColor,
+    });
+  }, 300);
+}, 20);
+"##;
+
+/// A browser draws everything and asks for nothing.
+fn in_a_browser(sandbox: &Sandbox, page: &str) {
+    let Some(chromium) = chromium() else {
+        println!("skipped: no Chromium (install Debian's `chromium`, or set RESTAGE_CHROMIUM)");
+        return;
+    };
+    let light = seen(&chromium, &sandbox.path("report.html"), &[]);
+    assert_eq!(light.attribute("canvases"), "4");
+
+    // What drives it is let in by the page's own word.
+    let nonce =
+        page.split("<script nonce=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a nonce");
+    let driven = page.replace("</body>", &format!("<script nonce=\"{nonce}\">{DRIVE}</script></body>"));
+    let driven = sandbox.write("driven.html", &driven);
+    let light = seen(&chromium, &driven, &["--window-size=1280,900"]).told();
+    let order =
+        |which: &str| -> Vec<f64> { serde_json::from_value(light[which][0].clone()).expect("numbers") };
+    assert_eq!((&light["down"][1], &light["up"][1]), (&"descending".into(), &"ascending".into()));
+    assert!(order("up").is_sorted() && order("down").is_sorted_by(|a, b| a >= b), "{light}");
+    assert!(order("up").len() == 3 && order("up")[0] < order("up")[2], "{light}");
+    let [first, second] =
+        ["first", "second"].map(|which| light[which].as_str().unwrap_or_default().to_owned());
+    assert!(
+        first.contains("annotated") && first.contains("predicted") && first != second,
+        "{first} / {second}"
+    );
+    assert_eq!(
+        (&light["walked"], &light["images"], &light["handlers"]),
+        (&true.into(), &0.into(), &0.into())
+    );
+    assert_eq!((&light["nameless"], &light["confusions"]), (&Value::Array(Vec::new()), &2.into()));
+    assert_ne!(light["score"], light["other"], "another variant, another score");
+
+    let dark =
+        seen(&chromium, &driven, &["--blink-settings=preferredColorScheme=0", "--window-size=400,800"]);
+    assert_eq!(dark.attribute("wide"), "0", "a phone need not scroll sideways");
+    assert_ne!(dark.told()["back"], light["back"]);
+}
+
+/// The browser, if there is one.
+fn chromium() -> Option<PathBuf> {
+    let chosen = std::env::var_os("RESTAGE_CHROMIUM").map(PathBuf::from);
+    chosen.or_else(|| Some(PathBuf::from("/usr/bin/chromium"))).filter(|path| path.is_file())
+}
+
+/// A page as a browser left it.
+struct Seen(String);
+
+impl Seen {
+    /// A `data-` attribute of the document.
+    fn attribute(&self, name: &str) -> &str {
+        let start = format!(" data-{name}=\"");
+        self.0
+            .split(&start)
+            .nth(1)
+            .and_then(|rest| rest.split('"').next())
+            .unwrap_or_else(|| panic!("no {name}: {}", self.0))
+    }
+
+    /// What [`DRIVE`] saw.
+    fn told(&self) -> Value {
+        let text = self
+            .attribute("seen")
+            .replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&amp;", "&");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+/// Opens a page, which must have drawn everything without an error and without a request.
+fn seen(chromium: &Path, page: &Path, options: &[&str]) -> Seen {
+    let profile = tempfile::tempdir().expect("a folder");
+    let output = Command::new(chromium)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ])
+        .args([
+            "--enable-logging=stderr",
+            "--v=0",
+            "--virtual-time-budget=10000",
+            "--timeout=60000",
+            "--dump-dom",
+        ])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(options)
+        .arg(format!("file://{}", page.display()))
+        .stdin(Stdio::null())
+        .output()
+        .expect("Chromium starts");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let console: Vec<&str> = errors.lines().filter(|line| line.contains("CONSOLE")).collect();
+    assert!(console.is_empty(), "{console:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let start = text.find("<html").unwrap_or_else(|| panic!("no page: {errors}"));
+    let end = text[start..].find('>').map_or(text.len(), |end| start + end);
+    let seen = Seen(text[start..end].to_owned());
+    for (attribute, wanted) in [("drawn", "true"), ("errors", "0"), ("empty", "0"), ("requests", "0")] {
+        assert_eq!(seen.attribute(attribute), wanted, "{attribute}: {}", seen.0);
+    }
+    assert!(seen.attribute("figures").parse::<u32>().expect("a count") > 10, "{}", seen.0);
+    seen
+}
