@@ -76,6 +76,7 @@ sweep:
     assert_eq!(of_streams, pairs(&expected));
     assert_eq!(sandbox.ran(&["w.yaml"]), 0);
     sandbox.workflow("w.yaml", &workflow.replace("init,", "inti,"));
+    assert_eq!(sandbox.ran(&["w.yaml", "--only", "dash"]), 0);
     let refused = sandbox.run(&["check", "w.yaml"]);
     assert!(refused.err().contains("no stage draws random numbers from `inti`"), "{}", refused.err());
     assert!(refused.err().contains("did you mean `init`"), "{}", refused.err());

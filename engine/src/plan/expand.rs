@@ -37,7 +37,6 @@ pub(super) async fn expand(
     let (groups, drafts, of_variant) = group(workflow, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
     let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
-    check_streams(workflow, &steps, &mut problems);
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
     let seeds = selection.seeds.clone().unwrap_or_else(|| workflow.sweep.seeds.clone());
     let mut merging = Merging::default();
@@ -49,7 +48,11 @@ pub(super) async fn expand(
     // Instances are listed seed by seed, as they are computed.
     let mut instances = seed_by_seed(instances, seeds.len());
     let mut streams = Vec::new();
+    // Of the baseline only: without it, as with `--only`, nothing is varied alone.
     let baseline = variants.list.iter().position(|variant| variant.name == variants.baseline);
+    if baseline.is_some() {
+        check_streams(workflow, &steps)?;
+    }
     for (stream, own) in
         workflow.sweep.streams.iter().filter_map(|stream| Some((stream, of_variant.get(baseline?)?)))
     {
@@ -73,7 +76,8 @@ pub(super) async fn expand(
 }
 
 /// Tells streams that nothing draws from.
-fn check_streams(workflow: &Workflow, steps: &Steps, problems: &mut Diagnostics) {
+fn check_streams(workflow: &Workflow, steps: &Steps) -> Result<(), PlanError> {
+    let mut problems = Diagnostics::default();
     let of_step = |(_, draws): &(Arc<Step>, Draws)| match draws {
         Draws::Streams(streams) => streams.to_vec(),
         Draws::Nothing => Vec::new(),
@@ -84,6 +88,7 @@ fn check_streams(workflow: &Workflow, steps: &Steps, problems: &mut Diagnostics)
         let help = suggest(&stream.value, known.iter().map(|stream| &**stream));
         problems.push(Diagnostic::new(&stream.at, message, "varied alone").help(help));
     }
+    problems.or(()).map_err(PlanError::Invalid)
 }
 
 /// The groups of each variant.
