@@ -206,7 +206,11 @@ impl Table {
                 if tested == 1 { "comparison" } else { "comparisons" },
             ));
         } else if self.rows.len() > 1 && !self.metrics.is_empty() {
+            let baseline_is_there = self.rows.iter().any(|row| row.variant == self.baseline);
             notes.push(match self.groups.len() {
+                _ if !baseline_is_there => {
+                    format!("no comparison: `{}`, which the others are compared with, is not in this run", self.baseline)
+                }
                 0 => "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section"
                     .to_owned(),
                 1 => format!("no test: all is of one group ({}), and seeds are not independent", self.groups[0]),
@@ -453,6 +457,14 @@ mod tests {
     #[test]
     fn the_table_reads_like_one() {
         insta::assert_snapshot!(table(8).draw());
+    }
+
+    #[test]
+    fn a_run_without_the_baseline_says_so() {
+        let mut rows = table(8).rows;
+        rows.remove(0);
+        let alone = Table::of(vec!["evaluate.macro_f1".into()], "baseline", Test::SignFlip, &[], rows);
+        assert!(alone.notes[0].starts_with("no comparison: `baseline`"), "{:?}", alone.notes);
     }
 
     #[test]
