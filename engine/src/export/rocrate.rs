@@ -313,7 +313,7 @@ impl Crate<'_> {
                 let because = outcome_name(self.outcome, *because);
                 ("PotentialActionStatus", Some(format!("did not run: it reads {because}, which failed")))
             }
-            ActionState::Pending | ActionState::Waiting { .. } => ("PotentialActionStatus", None),
+            ActionState::Pending | ActionState::Waiting => ("PotentialActionStatus", None),
             ActionState::Running => ("ActiveActionStatus", None),
         };
         let told = owner.map_or_else(|| action.head.name.clone(), shown);

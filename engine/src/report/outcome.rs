@@ -1,11 +1,6 @@
 //! What a run gave, event by event: what its tables, its report, its exports and the server read.
 
-#![expect(dead_code, reason = "the report, the exports and the server, which come next, read all of it")]
-
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use restage_cache::{ActionKey, Digest, Store};
 use restage_stage::catalogue::PortType;
@@ -59,10 +54,7 @@ pub(crate) enum State {
     /// Nothing was told of it yet.
     Pending,
     /// Another run computes it.
-    Waiting {
-        /// Who.
-        holder: String,
-    },
+    Waiting,
     /// It runs.
     Running,
     /// Its result is there.
@@ -142,7 +134,7 @@ impl Outcome {
                 }
                 return;
             }
-            Event::Waiting { action, holder, .. } => (action, State::Waiting { holder }),
+            Event::Waiting { action, .. } => (action, State::Waiting),
             Event::Running { action, .. } => (action, State::Running),
             Event::Done { action, how, key, outputs, past, metrics } => {
                 (action, State::Done(Box::new(Done { how, key, outputs, past: *past, metrics })))
@@ -184,19 +176,6 @@ impl Outcome {
     /// What an instance's action gave.
     pub(crate) fn done(&self, instance: &InstanceHead) -> Option<&Done> {
         self.actions.get(instance.action)?.done()
-    }
-
-    /// The action and all that it reads, directly or not.
-    pub(crate) fn upstream(&self, action: ActionId) -> BTreeSet<ActionId> {
-        let mut seen = BTreeSet::new();
-        let mut left = vec![action];
-        while let Some(id) = left.pop() {
-            let Some(action) = self.actions.get(id) else { continue };
-            if seen.insert(id) {
-                left.extend(action.head.inputs.values().flatten().map(|(source, _)| *source));
-            }
-        }
-        seen
     }
 }
 

@@ -430,7 +430,6 @@ fn provenance(
     inputs: &BTreeMap<String, Vec<Digest>>,
     how: Option<&Circumstances>,
 ) -> serde_json::Value {
-    let variable = |name: &str| std::env::var(name).ok();
     serde_json::json!({
         "stage": action.name(),
         "uses": action.step.uses,
@@ -439,8 +438,8 @@ fn provenance(
         "inputs": inputs,
         "plugin": { "identity": action.step.code.identity, "binary": action.step.code.binary },
         "restage": env!("CARGO_PKG_VERSION"),
-        "user": variable("USER"),
-        "host": rustix::system::uname().nodename().to_string_lossy(),
+        "user": user(),
+        "host": host(),
         "device": how.map(|how| if how.gpus.is_empty() { "cpu".into() } else { serde_json::json!(how.gpus) }),
         "threads": how.map(|how| how.threads),
         "memory": how.and_then(|how| how.memory),

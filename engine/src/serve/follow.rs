@@ -167,7 +167,7 @@ impl Follow {
                 ActionState::Done(_) => counts.reused += 1,
                 ActionState::Failed { .. } => counts.failed += 1,
                 ActionState::Skipped { .. } => counts.skipped += 1,
-                ActionState::Pending | ActionState::Waiting { .. } | ActionState::Running => {}
+                ActionState::Pending | ActionState::Waiting | ActionState::Running => {}
             }
         }
         counts

@@ -9,7 +9,7 @@ use super::{
     },
     figures::{self, Strip},
     plot::{Figure, Scale},
-    text::{counted, escape, metric, sentence, signed},
+    text::{counted, escape, metric, metrics, sentence, signed},
     verdict::{Worth, worth},
 };
 
@@ -23,8 +23,8 @@ pub(super) fn table(table: &Table, milliseconds: &[u64]) -> String {
     let _ = write!(html, "<caption><span>{}</span></caption>\n<thead><tr>", caption(table));
     let columns = Columns::of(table);
     head(&mut html, "variant", "variant", "");
-    for name in &table.metrics {
-        head(&mut html, &metric(name), name, "number");
+    for (name, said) in table.metrics.iter().zip(metrics(&table.metrics)) {
+        head(&mut html, &said, name, "number");
     }
     if !table.metrics.is_empty() {
         head(&mut html, "Δ", "mean over seeds of the difference to the baseline", "number");

@@ -32,7 +32,7 @@ use self::{
     learning::Curve,
     maps::{Mapped, Maps, Section},
     records::Records,
-    text::{counted, duration, escape, metric, slug},
+    text::{counted, duration, escape, metrics, slug},
     workflow::Times,
 };
 use super::{Outcome, Table, graph::Graph};
@@ -131,7 +131,7 @@ impl<'a> Page<'a> {
         let file = outcome.workflow.file_name().unwrap_or_default().to_string_lossy();
         let took = outcome.milliseconds.map_or("not ended".to_owned(), duration);
         let seeds: Vec<String> = outcome.comparison.seeds.iter().map(ToString::to_string).collect();
-        let metrics: Vec<String> = self.table.metrics.iter().map(|name| metric(name)).collect();
+        let metrics = metrics(&self.table.metrics);
         for (name, value) in [
             ("workflow", file.into_owned()),
             ("run", time(outcome.time)),

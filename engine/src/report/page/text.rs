@@ -12,6 +12,17 @@ pub(super) fn metric(name: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
+/// Names of metrics side by side: those that would read the same say of which stage they are.
+pub(super) fn metrics(names: &[String]) -> Vec<String> {
+    let said: Vec<String> = names.iter().map(|name| metric(name)).collect();
+    let is_one = |word: &String| said.iter().filter(|other| *other == word).count() == 1;
+    let told = |(name, word): (&String, &String)| match name.rsplit_once('.') {
+        Some((stage, _)) if !is_one(word) => format!("{word} ({stage})"),
+        _ => word.clone(),
+    };
+    names.iter().zip(&said).map(told).collect()
+}
+
 /// Whether less of a metric is better, by its name: errors, losses, and what measures disorder.
 pub(super) fn less_is_better(name: &str) -> bool {
     let name = name.rsplit_once('.').map_or(name, |(_, name)| name);
@@ -94,6 +105,8 @@ mod tests {
     fn names_are_for_people_and_files() {
         assert_eq!(metric("evaluate.macro_f1"), "macro F1");
         assert_eq!(metric("evaluate.accuracy_patient_mean"), "accuracy patient mean");
+        let names = ["evaluate.macro_f1", "evaluate.accuracy", "random.macro_f1"].map(str::to_owned);
+        assert_eq!(metrics(&names), ["macro F1 (evaluate)", "accuracy", "macro F1 (random)"]);
         assert!(
             less_is_better("pretrain.loss")
                 && less_is_better("x.test_nll")

@@ -108,7 +108,7 @@ fn shown(outcome: &Outcome, action: usize) -> Option<Shown> {
             How::Ran { .. } => Shown::Ran,
             How::Cached | How::Fetched => Shown::Cached,
         },
-        State::Running | State::Waiting { .. } => Shown::Running,
+        State::Running | State::Waiting => Shown::Running,
         State::Failed { .. } => Shown::Failed,
         State::Pending | State::Skipped { .. } => Shown::ToCome,
     })
