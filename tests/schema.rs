@@ -72,7 +72,9 @@ restage: 1
 plugins: [{ path: ../stages/visium }]
 env: [HOME]
 params: { genes: 200, list: [a, b] }
-import: { prep: { path: parts/preprocess.yaml, params: { min_cells: 2 } } }
+import:
+  prep: { path: parts/preprocess.yaml, params: { min_cells: 2 } }
+  theirs: { git: "https://host/repo.git", commit: 0123456789abcdef0123456789abcdef01234567, plugins: allow, path: prep.yaml }
 stages:
   section:
     uses: visium/simulate
@@ -108,6 +110,8 @@ fn wrong_workflows_are_refused() {
         ("plugins that are texts", "[{ path: ../stages/visium }]", "[../stages/visium]"),
         ("a plugin without a path", "{ path: ../stages/visium }", "{ pth: ../stages/visium }"),
         ("an import without a path", "path: parts/preprocess.yaml, ", ""),
+        ("a short commit", "0123456789abcdef0123456789abcdef01234567", "0123456"),
+        ("plugins of a repository that are a flag", "plugins: allow", "plugins: true"),
         ("a name with a space", "counts: { uses", "my counts: { uses"),
         ("an unknown stage type", "visium/normalize", "visium/normalise"),
         ("an unknown key of a stage", "retries: 2", "retry: 2"),

@@ -14,6 +14,7 @@ mod export;
 mod fmt;
 mod graph;
 mod limits;
+mod lock;
 mod plan;
 mod plugin;
 mod progress;
@@ -34,6 +35,7 @@ use restage_cache::Store;
 
 use crate::{
     cache::Cache,
+    lock::{self as locks, Contents, Lock, LockError},
     plan::{Plan, PlanError, Selection},
     plugin::{Catalog, CatalogError, HOST_COMMAND},
     run::{
@@ -41,7 +43,7 @@ use crate::{
         journal::{self, JournalError},
     },
     site::{Site, SiteError},
-    workflow::{self, Diagnostics, LoadError, Workflow},
+    workflow::{self, Diagnostics, LoadError, Workflow, git::Git},
 };
 
 /// Runs machine-learning workflows written in YAML; change one line and only what it touches runs again.
@@ -79,6 +81,8 @@ enum Command {
     Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
     Check(check::Arguments),
+    /// Write down what a workflow is made of, for `--locked`: code, data, imports
+    Lock(lock::Arguments),
     /// Write the JSON Schema that editors check workflows by
     Schema(schema::Arguments),
     /// Bring workflow files into one style
@@ -109,6 +113,9 @@ struct Target {
     /// Run this stage again although its result is there, e.g. `--force regions`; may be given again
     #[arg(long, value_name = "STAGE[@VARIANT]")]
     force: Vec<String>,
+    /// Refuse if code, data or imports are not what `restage.lock` says
+    #[arg(long)]
+    locked: bool,
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
@@ -123,6 +130,7 @@ impl Target {
             only: Vec::new(),
             seeds: None,
             force: Vec::new(),
+            locked: false,
             json: false,
         }
     }
@@ -152,6 +160,10 @@ enum Failure {
     Journal(#[from] JournalError),
     #[error(transparent)]
     Format(#[from] fmt::FormatError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("{} thing(s) differ from what is locked", .0.0.len())]
+    Differs(Diagnostics),
     #[error(transparent)]
     Site(#[from] SiteError),
     #[error("the workflow has not run yet")]
@@ -201,6 +213,7 @@ impl Failure {
             Self::NeverRan => Some("run it with `restage run`".into()),
             Self::OneRun => Some("give two runs or two workflows; `restage status` lists the runs".into()),
             Self::NoRun(_) => Some("`restage status WORKFLOW` lists the folders of its runs".into()),
+            Self::Lock(error) => error.help(),
             Self::Report(error) => Some(error.help()),
             Self::Cache(wrong) => wrong.help(),
             Self::Export(error) => error.help(),
@@ -220,6 +233,8 @@ impl Failure {
         match self {
             Self::Load(_)
             | Self::Plan(PlanError::Invalid(_) | PlanError::Catalog(_))
+            | Self::Lock(LockError::None(_) | LockError::NotOf(_) | LockError::Broken { .. })
+            | Self::Differs(_)
             | Self::NeverRan
             | Self::Kit(_)
             | Self::New(_)
@@ -269,6 +284,7 @@ impl Command {
             Self::Why(arguments) => arguments.target.json,
             Self::Show(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
+            Self::Lock(arguments) => arguments.json,
             Self::Plugin(arguments) => arguments.json(),
             Self::Cache(arguments) => arguments.json(),
             Self::Status(arguments) => arguments.json,
@@ -300,6 +316,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Serve(arguments) => serve::run(arguments).await,
             Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
+            Command::Lock(arguments) => lock::run(arguments).await,
             Command::Schema(arguments) => schema::run(arguments).await,
             Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
@@ -347,11 +364,61 @@ async fn planned(target: &Target) -> Result<Planned, Failure> {
 
 /// The same, where it is said where results are.
 async fn planned_with(target: &Target, cache: Cache) -> Result<Planned, Failure> {
-    let workflow = workflow::load(&target.workflow)?;
+    let lock = locked(&target.workflow, target.locked)?;
+    let git = Git::new(&cache.store, lock.pins(&target.workflow), fetching);
+    let workflow = workflow::load(&target.workflow, &git)?;
+    let planned = planned_of(workflow, target, cache).await?;
+    if target.locked || lock.has(&target.workflow) {
+        compare(&lock, target, &planned)?;
+    }
+    Ok(planned)
+}
+
+/// The same of a workflow that is loaded; locks are not looked at.
+async fn planned_of(workflow: Workflow, target: &Target, cache: Cache) -> Result<Planned, Failure> {
     let mut catalog = open_catalog(&workflow, &cache.store).await?;
     let history = journal::history(&workflow.path, &cache.store);
     let plan = Plan::new(&workflow, &target.selection(), &mut catalog, &cache, &history).await?;
     Ok(Planned { workflow, cache, plan })
+}
+
+/// Loads a workflow; branches and tags that it imports are what its lock says.
+fn load(path: &std::path::Path, store: &Store) -> Result<Workflow, Failure> {
+    let git = Git::new(store, locked(path, false)?.pins(path), fetching);
+    Ok(workflow::load(path, &git)?)
+}
+
+/// The lock beside a workflow. One that cannot be understood is in nobody's way unless it is asked for.
+fn locked(workflow: &std::path::Path, asked: bool) -> Result<Lock, LockError> {
+    match Lock::beside(workflow) {
+        Err(error) if !asked => {
+            tracing::warn!("{}", crate::causes(&error).join(": "));
+            Ok(Lock::default())
+        }
+        lock => lock,
+    }
+}
+
+/// Refuses what differs from the lock, if that is asked for; else says in a word that it does.
+fn compare(lock: &Lock, target: &Target, planned: &Planned) -> Result<(), Failure> {
+    let now = Contents::new(&target.workflow, &planned.workflow, &planned.plan, &planned.cache.store);
+    // A part of the variants uses a part of what is locked.
+    let whole = target.set.is_empty() && target.only.is_empty();
+    let differences = lock.differences(&now, whole)?;
+    if target.locked {
+        return Diagnostics(differences).or(()).map_err(Failure::Differs);
+    }
+    if !differences.is_empty() {
+        let (count, workflow) = (differences.len(), target.workflow.display());
+        let things = if count == 1 { "thing differs" } else { "things differ" };
+        eprintln!("{count} {things} from {}: `restage lock --check {workflow}` tells", locks::FILE);
+    }
+    Ok(())
+}
+
+/// Told before something is fetched.
+fn fetching(notice: &str) {
+    eprintln!("{notice}");
 }
 
 async fn open_catalog(workflow: &Workflow, store: &Store) -> Result<Catalog, Failure> {
@@ -378,6 +445,9 @@ fn print_json(value: &impl serde::Serialize) {
 }
 
 fn tell(failure: &Failure, json: bool) {
+    if let Failure::Differs(differences) = failure {
+        return tell_differences(differences, json);
+    }
     if let Some(diagnostics) = failure.diagnostics() {
         return tell_diagnostics(diagnostics, json);
     }
@@ -395,6 +465,18 @@ fn tell(failure: &Failure, json: bool) {
 const MAX_DRAWN: usize = 20;
 
 fn tell_diagnostics(diagnostics: &Diagnostics, json: bool) {
+    let count = diagnostics.0.len();
+    tell_counted(diagnostics, json, &format!("{count} mistake{} found", if count == 1 { "" } else { "s" }));
+}
+
+/// Differences from a lock.
+fn tell_differences(differences: &Diagnostics, json: bool) {
+    let count = differences.0.len();
+    let things = if count == 1 { "thing differs" } else { "things differ" };
+    tell_counted(differences, json, &format!("{count} {things} from {}", locks::FILE));
+}
+
+fn tell_counted(diagnostics: &Diagnostics, json: bool, counted: &str) {
     if json {
         let list: Vec<_> = diagnostics.0.iter().map(crate::workflow::Diagnostic::to_json).collect();
         return print_json(&serde_json::json!({ "diagnostics": list }));
@@ -413,7 +495,5 @@ fn tell_diagnostics(diagnostics: &Diagnostics, json: bool) {
             eprintln!("and {more} more in {file}: `--json` lists them all\n");
         }
     }
-    let count = diagnostics.0.len();
-    let beyond = if diagnostics.full() { ", and there may be more" } else { "" };
-    eprintln!("{count} mistake{} found{beyond}", if count == 1 { "" } else { "s" });
+    eprintln!("{counted}{}", if diagnostics.full() { ", and there may be more" } else { "" });
 }

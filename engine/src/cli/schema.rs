@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::{Failure, open_catalog, open_store};
+use super::{Failure, load, open_catalog, open_store};
 use crate::workflow;
 
 #[derive(clap::Args)]
@@ -19,8 +19,9 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let mut catalogues = std::collections::BTreeMap::new();
     for path in &arguments.workflows {
-        let workflow = workflow::load(path)?;
-        for (name, plugin) in open_catalog(&workflow, &open_store()?).await?.plugins() {
+        let store = open_store()?;
+        let workflow = load(path, &store)?;
+        for (name, plugin) in open_catalog(&workflow, &store).await?.plugins() {
             catalogues.entry(name.to_owned()).or_insert_with(|| plugin.catalogue.clone());
         }
     }

@@ -10,7 +10,7 @@ use restage_cache::{Digest, Store};
 use restage_stage::task::{CODE_MARK, PATH_MARK, TOOL_MARK};
 use serde_json::{Value, json};
 
-use crate::plugin::python;
+use crate::{plugin::python, workflow::git};
 
 /// The mark, in keyed params, of a digest in the place of a path.
 pub(super) const DIGEST_MARK: &str = "$digest";
@@ -32,6 +32,23 @@ pub(crate) struct Named {
     pub(crate) code: Vec<(PathBuf, Digest)>,
     /// Programs given by their path.
     pub(crate) tools: Vec<PathBuf>,
+    /// Each path as it is written.
+    pub(crate) written: Vec<Written>,
+}
+
+/// A path among the params, and what it named when the plan was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    /// The param that it is in.
+    pub(crate) param: String,
+    /// Its text, references replaced.
+    pub(crate) text: String,
+    /// Where it begins, if it is relative.
+    pub(crate) folder: PathBuf,
+    /// Of the data, or of the script and what it imports.
+    pub(crate) digest: Digest,
+    /// Whether it is a script.
+    pub(crate) code: bool,
 }
 
 /// Texts that come from files of other folders than the workflow's: where in the params, and which folder.
@@ -92,7 +109,7 @@ impl<'a> Files<'a> {
                 let (mark, path) = mark_of(map).unwrap_or_default();
                 let folder =
                     foreign.iter().find(|(place, _)| place == pointer).map(|(_, folder)| folder.as_path());
-                self.file(mark, path, folder.unwrap_or(self.folder), named)
+                self.file(mark, path, pointer, folder.unwrap_or(self.folder), named)
             }
             Value::Object(map) => {
                 let (mut given, mut keyed) = (serde_json::Map::new(), serde_json::Map::new());
@@ -123,6 +140,7 @@ impl<'a> Files<'a> {
         &mut self,
         mark: &str,
         path: &str,
+        pointer: &str,
         folder: &Path,
         named: &mut Named,
     ) -> Result<(Value, Value), String> {
@@ -133,8 +151,20 @@ impl<'a> Files<'a> {
             return Ok((json!({ TOOL_MARK: given }), json!({ TOOL_MARK: path })));
         }
         let absolute = folder.join(path);
+        let repository = git::root_of(folder, self.store).filter(|_| Path::new(path).is_relative());
+        if repository.is_some_and(|root| git::within(&root, &absolute).is_none()) {
+            return Err(format!("`{path}` leads out of the repository of the file that names it"));
+        }
         let digest = self.digest(&absolute)?;
+        let written = |digest, code| Written {
+            param: pointer.split('/').nth(1).unwrap_or_default().to_owned(),
+            text: path.to_owned(),
+            folder: folder.to_owned(),
+            digest,
+            code,
+        };
         if mark == PATH_MARK {
+            named.written.push(written(digest, false));
             named.files.push((absolute.clone(), digest));
             return Ok((json!({ PATH_MARK: absolute }), json!({ DIGEST_MARK: digest })));
         }
@@ -146,7 +176,9 @@ impl<'a> Files<'a> {
             named.code.push((source.path, source.digest));
             keyed.insert(source.name, json!({ DIGEST_MARK: source.digest }));
         }
-        Ok((json!({ CODE_MARK: absolute }), keyed.into()))
+        let keyed = Value::from(keyed);
+        named.written.push(written(Digest::of(keyed.to_string().as_bytes()), true));
+        Ok((json!({ CODE_MARK: absolute }), keyed))
     }
 
     fn digest(&mut self, path: &Path) -> Result<Digest, String> {

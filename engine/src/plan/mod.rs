@@ -24,7 +24,7 @@ use restage_cache::{ActionKey, Digest};
 use restage_stage::catalogue::PortType;
 
 pub(crate) use decide::{Decision, input_digests, remember};
-pub(crate) use files::Named;
+pub(crate) use files::{Named, Written};
 pub(crate) use key::Seeds;
 pub(crate) use reason::{History, Past, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;

@@ -26,7 +26,7 @@ use crate::{
     machine::Machine,
     plugin::Catalog,
     run::{self, End},
-    workflow,
+    workflow::{self, git::Git},
 };
 
 /// Values of the one dimension that stages are mapped over.
@@ -304,7 +304,7 @@ fn write_file(folder: &Path, file: usize, content: u8) {
 async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeSet<String>) -> Plan {
     let path = folder.join("w.yaml");
     std::fs::write(&path, world.yaml()).unwrap();
-    let workflow = workflow::load(&path).unwrap();
+    let workflow = workflow::load(&path, &Git::new(store, BTreeMap::new(), |_| {})).unwrap();
     let mut catalog = catalog(world.identity());
     let cache = Cache::alone(store.clone());
     let mut plan =

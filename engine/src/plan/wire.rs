@@ -98,10 +98,20 @@ fn unknown_type(uses: &Located<String>, catalog: &Catalog) -> Diagnostic {
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     let plugin = uses.value.split_once('/').map(|(plugin, _)| plugin);
     let plugins: Vec<&str> = catalog.plugins().map(|(name, _)| name).collect();
-    let missing = plugin.filter(|plugin| !plugins.contains(plugin) && nearest(&uses.value, &known).is_none());
+    let unnamed = plugin.filter(|plugin| !plugins.contains(plugin));
+    let near = nearest(&uses.value, &known);
+    let missing = unnamed.filter(|_| near.is_none() || uses.at.source.is_guest());
     let (label, help) = match missing {
-        _ if known.is_empty() => {
+        _ if known.is_empty() && !uses.at.source.is_guest() => {
             ("no plugin offers it", "the workflow names no plugins: add `plugins: [{ path: … }]`".to_owned())
+        }
+        Some(plugin) if uses.at.source.is_guest() => {
+            let help = format!(
+                "plugins of an imported repository are not built unasked: add a folder of `{plugin}` to your own `plugins:`, or, if you \
+                 trust that code, write `plugins: allow` beside the import's `git:`{}",
+                near.map(|near| format!("; or was `{near}` meant?")).unwrap_or_default()
+            );
+            ("of a plugin that is left out", help)
         }
         Some(plugin) => {
             let help = format!(

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     io::{self, BufRead},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use super::{
     identity::{self, Sources},
     settings::{self, Settings},
 };
+use crate::workflow::git;
 
 /// Why a plugin could not be built.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -153,7 +155,10 @@ pub(crate) fn libraries(
             .collect();
         let names: Vec<&str> = members.iter().map(|folder| folder.package.as_str()).collect();
         notice(&format!("building plugins: {}", names.join(", ")));
-        built.append(&mut cargo_build(workspace, &names)?);
+        // What was fetched from a repository stays as it was fetched.
+        let elsewhere = git::root_of(workspace, store).map(|_| Ok(store.folder("plugins")?.join("target")));
+        let elsewhere = elsewhere.transpose().map_err(BuildError::Store)?;
+        built.append(&mut cargo_build(workspace, &names, elsewhere.as_deref())?);
     }
     for (index, folder) in folders {
         libraries[index] = Some(match folder.state {
@@ -311,13 +316,18 @@ struct Target {
 }
 
 /// Builds packages of a workspace: manifest to library. Cargo's own progress and errors go to the terminal as they are.
-fn cargo_build(workspace: &Path, packages: &[&str]) -> Result<BTreeMap<PathBuf, PathBuf>, BuildError> {
+fn cargo_build(
+    workspace: &Path,
+    packages: &[&str],
+    target: Option<&Path>,
+) -> Result<BTreeMap<PathBuf, PathBuf>, BuildError> {
     let manifest = workspace.join("Cargo.toml");
     let mut child = identity::cargo(workspace)
         .args(["build", "--release", "--lib", "--locked", "--message-format=json-render-diagnostics"])
         .arg("--manifest-path")
         .arg(&manifest)
         .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(target.iter().flat_map(|target| [OsStr::new("--target-dir"), target.as_os_str()]))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

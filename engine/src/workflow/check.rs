@@ -39,6 +39,10 @@ pub(super) fn check(node: &Node, shape: &Shape, what: &str, problems: &mut Diagn
             let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
             is(node.text().is_some_and(|text| words.contains(&text)), &quoted.join(" or "))
         }
+        Commit => is(
+            node.text().is_some_and(is_commit),
+            "the full id of a commit, 40 hexadecimal digits, e.g. what `git rev-parse HEAD` prints",
+        ),
         Reference => is(is_reference(node), "a reference, `${params.NAME}`"),
         Output => is(
             node.text().is_some_and(OutputRef::is_one),
@@ -135,6 +139,11 @@ fn advice(node: &Node, shape: &Shape) -> Option<String> {
         (Value::Text(_), Record(_, keys)) => {
             let key = keys.iter().find(|key| key.required && matches!(key.shape, Text))?;
             format!("write `{{ {}: {written} }}`", key.name)
+        }
+        (Value::Text(_) | Value::Int(_) | Value::Float(_), Commit) => {
+            "a short id, a branch or a tag may be another commit tomorrow; a branch or a tag may stand as `ref:`, \
+             if `restage.lock` pins it"
+                .to_owned()
         }
         (Value::Text(_) | Value::Int(_) | Value::Float(_), List(..)) => {
             format!("for one value write `[{written}]`")
@@ -288,11 +297,17 @@ fn same_kind(node: &Node, shape: &Shape) -> bool {
         Record(..) | Named(_) | Paths(_) | Titled(_) => matches!(node.value, Value::Map(_)),
         Whole(_) | Exactly(_) => matches!(node.value, Value::Int(_) | Value::Float(_)),
         Flag => matches!(node.value, Value::Bool(_)),
-        Text | Time | Size | Factor | Word(_) | Reference | Output | Metric => {
+        Text | Time | Size | Factor | Word(_) | Commit | Reference | Output | Metric => {
             matches!(node.value, Value::Text(_))
         }
         Any | OneOrMore(_) | Either(..) => true,
     }
+}
+
+/// Whether a text is the full id of a commit: SHA-1's, or SHA-256's where a repository uses that.
+pub(super) fn is_commit(text: &str) -> bool {
+    let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    digits && matches!(text.len(), 40 | 64)
 }
 
 fn is_reference(node: &Node) -> bool {

@@ -16,24 +16,30 @@ struct File {
     text: String,
     /// Where each line begins.
     lines: Vec<usize>,
-    /// Folder that relative paths in it begin at; `None` for the command line.
-    folder: Option<PathBuf>,
+    /// The file, absolute; `None` for the command line.
+    path: Option<PathBuf>,
+    /// Whether it is of a repository whose plugins are left out.
+    guest: bool,
 }
 
 impl Source {
     pub(crate) fn new(path: &Path, text: String) -> Self {
-        let folder = std::path::absolute(path).ok().and_then(|path| path.parent().map(PathBuf::from));
-        Self::named(path.display().to_string(), text, folder)
+        Self::named(path.display().to_string(), text, std::path::absolute(path).ok(), false)
+    }
+
+    /// A file of a git repository, under the name that people know it by. `guest`: plugins of the repository are left out.
+    pub(super) fn of_git(path: &Path, name: String, text: String, guest: bool) -> Self {
+        Self::named(name, text, Some(path.to_owned()), guest)
     }
 
     /// Text given on the command line.
     pub(crate) fn argument(text: &str) -> Self {
-        Self::named("command line".to_owned(), text.to_owned(), None)
+        Self::named("command line".to_owned(), text.to_owned(), None, false)
     }
 
-    fn named(name: String, text: String, folder: Option<PathBuf>) -> Self {
+    fn named(name: String, text: String, path: Option<PathBuf>, guest: bool) -> Self {
         let lines = [0].into_iter().chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
-        Self(Arc::new(File { name, text, lines, folder }))
+        Self(Arc::new(File { name, text, lines, path, guest }))
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
@@ -50,7 +56,12 @@ impl Source {
 
     /// Folder that relative paths in it begin at; `None` for the command line.
     pub(crate) fn folder(&self) -> Option<&Path> {
-        self.0.folder.as_deref()
+        self.0.path.as_deref()?.parent()
+    }
+
+    /// Whether it is of a repository whose plugins are left out.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.0.guest
     }
 
     /// Line and column of a byte offset, both from 1.

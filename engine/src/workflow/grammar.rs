@@ -30,6 +30,8 @@ pub(super) enum Shape {
     Factor,
     /// One of these words.
     Word(&'static [&'static str]),
+    /// The full id of a commit.
+    Commit,
     /// A reference to a value that is elsewhere, `${params.x}`.
     Reference,
     /// `stage.port`, or `stage`.
@@ -104,8 +106,25 @@ const PLUGIN: Shape = Record(
 const IMPORT: Shape = Record(
     "an import",
     &[
-        required("path", Text, "A workflow file, relative to this one."),
+        required(
+            "path",
+            Text,
+            "A workflow file, relative to this one; with `git`, to the root of the repository.",
+        ),
         key("params", Named(&Any), "Values for its params."),
+        key("git", Text, "The URL of a git repository that has it: `https://…`, `ssh://…`, `file:///…`."),
+        key("commit", Commit, "The commit of the repository, by its full id."),
+        key(
+            "ref",
+            Text,
+            "A branch or a tag instead: `restage lock` looks up its commit and writes it into `restage.lock`.",
+        ),
+        key(
+            "plugins",
+            Word(&["allow"]),
+            "With `allow`, plugins that the repository's files name are built and loaded: the code of whoever wrote it. Else they \
+             are left out, and the stage types must be those of plugins here.",
+        ),
     ],
 );
 

@@ -4,6 +4,7 @@ mod check;
 mod diagnostic;
 mod excerpt;
 mod file;
+pub(crate) mod git;
 mod grammar;
 mod import;
 mod node;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use git::Git;
 use indexmap::IndexMap;
 
 pub(crate) use check::boolean_word;
@@ -30,6 +32,7 @@ pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
 pub(crate) use diagnostic::{nearest, suggest};
 pub(crate) use excerpt::draw;
 pub(crate) use file::FileError;
+pub(crate) use import::{Imported, Origin};
 pub(crate) use node::{Located, Node, Value};
 pub(crate) use reference::{OutputRef, ROOM, interpolate, is_name, referred};
 pub(crate) use schema::schema;
@@ -49,6 +52,8 @@ pub(crate) struct Workflow {
     pub(crate) plugins: Vec<Located<PathBuf>>,
     /// Whether there are more, which could not be read; that is told.
     pub(crate) more_plugins: bool,
+    /// Files that it imports, as often as it does.
+    pub(crate) imports: Vec<Imported>,
     /// What overrides change.
     pub(crate) body: Body,
     /// What is varied.
@@ -58,13 +63,17 @@ pub(crate) struct Workflow {
 }
 
 impl Workflow {
-    /// The other files that declare its stages.
+    /// The other files that it is made of.
     pub(crate) fn imported(&self) -> Vec<PathBuf> {
-        let canonical = |path: &Path| std::fs::canonicalize(path).ok().filter(|path| path.is_file());
-        let own = canonical(&self.path);
-        let files =
-            self.body.stages.values().filter_map(|stage| canonical(Path::new(stage.at.source.name())));
-        files.filter(|file| Some(file) != own.as_ref()).collect::<BTreeSet<_>>().into_iter().collect()
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        let files = self.imports.iter().filter_map(|import| canonical(&import.path));
+        files.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Declared environment variables that are texts, with their values.
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
+        let declared = self.body.scopes.values().flat_map(|scope| scope.env.iter());
+        declared.filter_map(|(name, node)| Some((name.as_str(), node.text()?)))
     }
 }
 
@@ -160,9 +169,9 @@ pub(crate) struct Gpus {
 /// # Errors
 /// If it cannot be read, or is not YAML. What else is wrong with it is in [`Workflow::problems`]: stage types and
 /// params are checked by [`Plan::new`](crate::plan::Plan::new), which knows the plugins, and tells it all.
-pub(crate) fn load(path: &Path) -> Result<Workflow, LoadError> {
+pub(crate) fn load(path: &Path, git: &Git) -> Result<Workflow, LoadError> {
     let text = file::read(path).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    workflow(path, text)
+    workflow(path, text, Some(git))
 }
 
 /// Whether a file is YAML as workflows have it, whatever it says.
@@ -178,19 +187,19 @@ pub(crate) fn check_yaml(path: &Path) -> Result<(), LoadError> {
     problems.or(()).map_err(LoadError::Invalid)
 }
 
-/// Reads a workflow from the bytes of its file.
+/// Reads a workflow from the bytes of its file. No repository is asked.
 ///
 /// # Errors
 /// Like [`load`].
 pub(crate) fn read(path: &Path, bytes: Vec<u8>) -> Result<Workflow, LoadError> {
     let text = file::text(bytes).map_err(|source| LoadError::File { path: path.to_owned(), source })?;
-    workflow(path, text)
+    workflow(path, text, None)
 }
 
-fn workflow(path: &Path, text: String) -> Result<Workflow, LoadError> {
+fn workflow(path: &Path, text: String, git: Option<&Git>) -> Result<Workflow, LoadError> {
     let absolute = std::path::absolute(path)
         .map_err(|source| LoadError::File { path: path.to_owned(), source: source.into() })?;
-    read::workflow(&Source::new(path, text), absolute)
+    read::workflow(&Source::new(path, text), absolute, git)
         .map_err(|problem| LoadError::Invalid(Diagnostics(vec![problem])))
 }
 

@@ -13,6 +13,7 @@ use super::{
     Body, Diagnostic, Diagnostics, Execution, Gpus, Input, Located, Node, OutputRef, Place, Scopes, Source,
     Stage, Sweep, Value, Workflow, check,
     diagnostic::{nearest, suggest},
+    git::{self, Git},
     grammar,
     import::{self, Loader},
     node,
@@ -32,11 +33,12 @@ pub(super) struct Part {
     pub(super) unread: Vec<Arc<str>>,
 }
 
-pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagnostic> {
+pub(super) fn workflow(source: &Source, path: PathBuf, git: Option<&Git>) -> Result<Workflow, Diagnostic> {
     let mut problems = Diagnostics::default();
     let root = node::parse(source, &mut problems)?;
     check_file(&root, &mut problems);
-    let part = part(&root, &path, &mut Loader::new(&path), &mut problems);
+    let mut loader = Loader::new(&path, git);
+    let part = part(&root, &path, &mut loader, &mut problems);
     let more_plugins = part.more_plugins;
     let body = Body {
         scopes: Arc::new(part.scopes),
@@ -47,7 +49,8 @@ pub(super) fn workflow(source: &Source, path: PathBuf) -> Result<Workflow, Diagn
     let sweep = root.get("sweep").map_or_else(Sweep::default, |node| sweep::read(node, &body, &mut problems));
     let stem = || path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let name = root.get("name").and_then(Node::text).map_or_else(stem, str::to_owned);
-    Ok(Workflow { name, path, plugins: part.plugins, more_plugins, body, sweep, problems })
+    let (plugins, imports) = (part.plugins, loader.imported);
+    Ok(Workflow { name, path, plugins, more_plugins, imports, body, sweep, problems })
 }
 
 /// Checks a file's shape.
@@ -70,11 +73,15 @@ pub(super) fn check_file(root: &Node, problems: &mut Diagnostics) {
 }
 
 /// Reads one file's plugins, scopes and stages. Its shape is checked already.
-pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader, problems: &mut Diagnostics) -> Part {
+pub(super) fn part(root: &Node, path: &Path, loader: &mut Loader<'_>, problems: &mut Diagnostics) -> Part {
     let folder = path.parent().unwrap_or(Path::new("."));
-    let plugins = plugins(root, folder);
-    let listed = root.get("plugins").map_or(0, |plugins| plugins.items().len().max(1));
-    let mut part = Part { more_plugins: plugins.len() < listed, plugins, ..Part::default() };
+    let mut part = Part::default();
+    if loader.repository().is_none_or(|repository| repository.plugins) {
+        let root_of = loader.repository().map(|repository| repository.root.as_path());
+        let listed = root.get("plugins").map_or(0, |plugins| plugins.items().len().max(1));
+        part.plugins = plugins(root, folder, root_of, problems);
+        part.more_plugins = part.plugins.len() < listed;
+    }
     part.scopes.insert("".into(), scope(root, problems));
     for (prefix, node) in root.get("import").map(Node::entries).into_iter().flatten() {
         if let Some(stage) = root.get("stages").and_then(|stages| key(stages, &prefix.value)) {
@@ -157,10 +164,30 @@ fn key<'a>(node: &'a Node, name: &str) -> Option<&'a Located<String>> {
     node.entries().iter().find(|(known, _)| known.value == name).map(|(known, _)| known)
 }
 
-fn plugins(root: &Node, folder: &Path) -> Vec<Located<PathBuf>> {
-    let paths =
-        root.get("plugins").map(Node::items).unwrap_or_default().iter().filter_map(|item| item.get("path"));
-    paths.filter_map(|path| Some(Located { value: folder.join(path.text()?), at: path.at.clone() })).collect()
+/// Plugins by their path. Those of a repository lie in it.
+fn plugins(
+    root: &Node,
+    folder: &Path,
+    repository: Option<&Path>,
+    problems: &mut Diagnostics,
+) -> Vec<Located<PathBuf>> {
+    let mut plugins = Vec::new();
+    for item in root.get("plugins").map(Node::items).unwrap_or_default() {
+        let Some((text, at)) = item.get("path").and_then(|path| Some((path.text()?, &path.at))) else {
+            continue;
+        };
+        let path = folder.join(text);
+        if repository.is_some_and(|repository| git::within(repository, &path).is_none()) {
+            let message = format!("the plugin `{text}` lies outside the repository");
+            problems.push(
+                Diagnostic::new(at, message, "named here")
+                    .help("a file from a repository may name plugins of that repository only"),
+            );
+            continue;
+        }
+        plugins.push(Located { value: path, at: at.clone() });
+    }
+    plugins
 }
 
 fn scope(root: &Node, problems: &mut Diagnostics) -> Scope {

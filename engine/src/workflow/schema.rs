@@ -151,6 +151,7 @@ fn of(shape: &Shape) -> Value {
         Shape::Size => json!({ "type": "string", "pattern": "^\\s*[0-9.]+\\s*[a-zA-Z]+\\s*$" }),
         Shape::Factor => json!({ "type": "string", "pattern": "^x[0-9]+$" }),
         Shape::Word(words) => json!({ "enum": words }),
+        Shape::Commit => json!({ "type": "string", "pattern": "^([0-9a-f]{40}|[0-9a-f]{64})$" }),
         Shape::Reference => json!({ "type": "string", "pattern": "^\\$\\{.+\\}$" }),
         Shape::Output => json!({ "type": "string", "pattern": "^[\\p{L}\\p{N}_-]+(\\.[\\p{L}\\p{N}_-]+)*$" }),
         Shape::Metric => json!({ "type": "string", "pattern": "^.+\\.[\\p{L}\\p{N}_-]+$" }),

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::{many, verify::fraction};
 use crate::{
     cache::Cache,
-    cli::{Failure, limits::Limits, open_catalog, open_store, print_json, shown_time, tell},
+    cli::{Failure, limits::Limits, load, open_catalog, open_store, print_json, shown_time, tell},
     executor::ExecuteError,
     plan::{Instance, Plan, Selection},
     report::{Audited, Ended, Verdict, judge, sample},
@@ -25,7 +25,6 @@ use crate::{
         again::{self, Cached, Lack},
         journal, past,
     },
-    workflow,
 };
 
 #[derive(clap::Args)]
@@ -120,7 +119,7 @@ async fn add(
     path: &Path,
     cache: &Cache,
 ) -> Result<(), Failure> {
-    let workflow = workflow::load(path)?;
+    let workflow = load(path, &cache.store)?;
     let mut catalog = open_catalog(&workflow, &cache.store).await?;
     let history = journal::history(&workflow.path, &cache.store);
     let plan = Plan::new(&workflow, &Selection::default(), &mut catalog, cache, &history).await?;

@@ -2,10 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use crate::{
-    cli::{Failure, open_catalog, open_store, print_json},
-    workflow,
-};
+use crate::cli::{Failure, load, open_catalog, open_store, print_json};
 
 #[derive(clap::Args)]
 #[command(after_help = "Example: restage plugin list workflows/quickstart.yaml")]
@@ -19,8 +16,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { workflow, json } = arguments;
-    let workflow = workflow::load(&workflow)?;
-    let catalog = open_catalog(&workflow, &open_store()?).await?;
+    let store = open_store()?;
+    let workflow = load(&workflow, &store)?;
+    let catalog = open_catalog(&workflow, &store).await?;
     if json {
         print_json(&catalog.plugins().map(|(_, plugin)| &plugin.catalogue).collect::<Vec<_>>());
         return Ok(ExitCode::SUCCESS);
