@@ -28,7 +28,8 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
     let sandbox = Sandbox::new();
     let workflow = quickstart(&sandbox);
     sandbox.json(&["run", "--json", &workflow, "--set", "params.epochs=2", "--seeds", "0,1"]);
-    let ended = sandbox.run(&["report", &workflow, "-o", "report.html", "--figures", "figures"]);
+    let figures = ["--figures", "figures", "--figure-format", "svg,png", "--dpi", "144"];
+    let ended = sandbox.run(&[["report", &workflow, "-o", "report.html"].as_slice(), &figures].concat());
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
     let page = std::fs::read_to_string(sandbox.path("report.html")).expect("a report");
     assert!(!page.replace("http://www.w3.org/2000/svg", "").contains("http:") && !page.contains("https:"));
@@ -41,9 +42,14 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
     let mut names: Vec<String> =
         figures.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
-    for name in &names {
-        let text = std::fs::read_to_string(sandbox.path("figures").join(name)).expect("a figure");
-        roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for name in names.iter().filter(|name| name.ends_with(".svg")) {
+        let file = sandbox.path("figures").join(name);
+        let text = std::fs::read_to_string(&file).expect("a figure");
+        let drawing = roxmltree::Document::parse(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let pixels = image::open(file.with_extension("png")).expect("the same in pixels").into_rgb8();
+        let width = drawing.root_element().attribute("width").and_then(|width| width.parse().ok());
+        assert_eq!(width.map(|width: f64| (width * 1.5).round() as u32), Some(pixels.width()), "{name}");
+        assert!(pixels.pixels().any(|pixel| pixel != pixels.get_pixel(0, 0)), "{name} is blank");
     }
     for wanted in [
         "workflow",

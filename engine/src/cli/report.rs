@@ -7,6 +7,7 @@ use std::{
     process::ExitCode,
 };
 
+use rayon::prelude::*;
 use restage_cache::Store;
 
 use super::{Failure, open_store};
@@ -18,6 +19,7 @@ use crate::{
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  restage report workflows/quickstart.yaml -o report.html\n  \
                         restage report workflows/quickstart.yaml -o report.html --figures figures\n  \
+                        restage report workflows/quickstart.yaml --figures figures --figure-format png --dpi 600\n  \
                         restage report workflows/quickstart.yaml --format md\n  \
                         restage report workflows/quickstart.yaml -o table.tex")]
 pub(super) struct Arguments {
@@ -29,9 +31,28 @@ pub(super) struct Arguments {
     /// `html` is a page with everything, the others are the table; default is what the file's name ends with, or `md`
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Write every figure into this folder as SVG; maps of the baseline and of the best variant only
+    /// Write every figure into this folder; maps of the baseline and of the best variant only
     #[arg(long, value_name = "FOLDER")]
     figures: Option<PathBuf>,
+    /// As what: SVG has no pixels and is sharp at every size, PNG is for what takes none; `svg,png` is both
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        value_delimiter = ',',
+        default_value = "svg",
+        requires = "figures"
+    )]
+    figure_format: Vec<FigureFormat>,
+    /// How many pixels a PNG has to the inch
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(36..=1200), requires = "figures")]
+    dpi: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum FigureFormat {
+    Svg,
+    Png,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -52,6 +73,8 @@ pub(super) enum ReportError {
     Suffix(PathBuf),
     #[error("cannot write {}", path.display())]
     Write { path: PathBuf, source: io::Error },
+    #[error("cannot draw `{name}` in pixels: {problem}")]
+    Draw { name: String, problem: String },
 }
 
 impl ReportError {
@@ -62,6 +85,7 @@ impl ReportError {
             Self::Write { .. } => {
                 "`--output` names a file in a folder that is there, `--figures` a folder".into()
             }
+            Self::Draw { .. } => "`--figure-format svg` writes it without pixels".into(),
         }
     }
 }
@@ -90,7 +114,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         }
     }
     if let (Some(folder), Some(page)) = (&arguments.figures, &page) {
-        let count = write_figures(folder, page)?;
+        let count = write_figures(folder, page, &arguments.figure_format, arguments.dpi)?;
         say!("{} figures in {}", count, folder.display());
     }
     Ok(ExitCode::SUCCESS)
@@ -132,23 +156,41 @@ fn events(run: Option<&Path>, store: &Store) -> Result<Vec<Event>, Failure> {
     if events.is_empty() { Err(Failure::NoRun(path)) } else { Ok(events) }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), ReportError> {
-    std::fs::write(path, text).map_err(|source| ReportError::Write { path: path.to_owned(), source })
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), ReportError> {
+    std::fs::write(path, content).map_err(|source| ReportError::Write { path: path.to_owned(), source })
 }
 
-/// Each figure as a file, and the graph of stages; how many.
-fn write_figures(folder: &Path, page: &Page<'_>) -> Result<usize, ReportError> {
+/// Each figure as a file of each format, and the graph of stages; how many figures.
+fn write_figures(
+    folder: &Path,
+    page: &Page<'_>,
+    formats: &[FigureFormat],
+    dpi: u32,
+) -> Result<usize, ReportError> {
     std::fs::create_dir_all(folder)
         .map_err(|source| ReportError::Write { path: folder.to_owned(), source })?;
-    write(&folder.join("workflow.svg"), &page.graph_file())?;
+    let mut figures = vec![("workflow".to_owned(), page.graph_file())];
     let mut names = BTreeSet::from(["workflow".to_owned()]);
     for figure in page.figures() {
         // Names of variants may differ in what a file's name cannot hold.
         let free = std::iter::once(figure.name.clone())
             .chain((2..).map(|number| format!("{}-{number}", figure.name)));
         let name = free.into_iter().find(|name| !names.contains(name)).unwrap_or_default();
-        write(&folder.join(format!("{name}.svg")), &figure.file())?;
-        names.insert(name);
+        names.insert(name.clone());
+        figures.push((name, figure.file()));
     }
-    Ok(names.len())
+    figures.par_iter().try_for_each(|(name, svg)| {
+        for format in formats {
+            match format {
+                FigureFormat::Svg => write(&folder.join(format!("{name}.svg")), svg)?,
+                FigureFormat::Png => {
+                    let drawn = report::page::png(svg, dpi)
+                        .map_err(|problem| ReportError::Draw { name: name.clone(), problem })?;
+                    write(&folder.join(format!("{name}.png")), drawn)?;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok(figures.len())
 }

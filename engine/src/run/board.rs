@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use petgraph::graph::NodeIndex;
 use serde::{Deserialize, Serialize};
 
 use super::event::{ActionId, Event, How};
@@ -32,7 +33,8 @@ pub(crate) struct Now {
     pub(crate) doing: Vec<Doing>,
 }
 
-/// How long a run will still take, if as many actions run at once as now.
+/// How long a run will still take: as long as its longest chain of actions that read each other, and not less than all that is left
+/// takes those who share it: as many as ran at once at most so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Left {
     pub(crate) milliseconds: u64,
@@ -73,7 +75,13 @@ pub(crate) struct Board {
     pending: BTreeMap<String, usize>,
     is_pending: Vec<bool>,
     now: Now,
+    /// Per action those whose outputs it reads.
+    reads: Vec<Vec<ActionId>>,
+    /// All actions, each after those that it reads.
+    order: Vec<ActionId>,
     running: BTreeMap<ActionId, Running>,
+    /// How many ran at once at most.
+    lanes: u64,
     /// What stages took in this run.
     took: HashMap<String, Took>,
     /// What they took in earlier ones.
@@ -113,19 +121,26 @@ impl Board {
     pub(crate) fn new(plan: &Plan, took_before: HashMap<String, Took>) -> Self {
         let stage =
             |action: &crate::plan::Action| (action.step.stage.to_string(), !action.decision.is_known());
-        Self::of(plan.labels(), plan.graph.node_weights().map(stage).collect(), took_before)
+        let mut board = Self::of(plan.labels(), plan.graph.node_weights().map(stage).collect(), took_before);
+        let order = petgraph::algo::toposort(&plan.graph, None).unwrap_or_default();
+        board.order = order.into_iter().map(NodeIndex::index).collect();
+        for edge in plan.graph.raw_edges() {
+            board.reads[edge.target().index()].push(edge.source().index());
+        }
+        board
     }
 
-    /// Of actions with these names; per action its stage, and whether it may have to run.
+    /// Of actions with these names that read nothing of each other; per action its stage, and whether it may have to run.
     fn of(names: Vec<String>, actions: Vec<(String, bool)>, took_before: HashMap<String, Took>) -> Self {
         let mut pending = BTreeMap::new();
         for (stage, _) in actions.iter().filter(|(_, may_run)| *may_run) {
             *pending.entry(stage.clone()).or_default() += 1;
         }
         let now = Now { actions: actions.len(), ..Now::default() };
+        let (reads, order) = (vec![Vec::new(); actions.len()], (0..actions.len()).collect());
         let (stages, is_pending) = actions.into_iter().unzip();
         let (running, took) = (BTreeMap::new(), HashMap::new());
-        Self { names, stages, pending, is_pending, now, running, took, took_before }
+        Self { names, stages, pending, is_pending, now, reads, order, running, lanes: 0, took, took_before }
     }
 
     /// An action's name for people.
@@ -139,7 +154,12 @@ impl Board {
             Event::Waiting { action, holder, .. } => {
                 self.begins(*action, at).waits_for = Some(holder.clone());
             }
-            Event::Running { action, .. } => drop(self.begins(*action, at)),
+            Event::Running { action, .. } => {
+                self.begins(*action, at);
+                let lanes =
+                    self.running.values().filter(|running| running.waits_for.is_none()).count() as u64;
+                self.lanes = self.lanes.max(lanes);
+            }
             Event::Progress { action, done, total, unit } => {
                 if let Some(running) = self.running.get_mut(action) {
                     let steps = Steps { done: *done, total: *total, unit: unit.clone() };
@@ -238,33 +258,48 @@ impl Board {
         mean(&self.took).or_else(|| mean(&self.took_before))
     }
 
-    /// The work that is left, by as many as are at it now.
+    /// How long all that is left will take. What nobody knows of takes no time in it.
     fn left(&self, doing: &[Doing]) -> Option<Left> {
-        let (mut work, mut longest, mut known, mut at_least) = (0, 0, false, false);
-        let mut lanes = 0;
+        let (mut work, mut known, mut at_least) = (0, false, false);
+        let mut own: BTreeMap<ActionId, u64> = BTreeMap::new();
         for doing in doing {
             let takes = || Some(self.takes(self.stages.get(doing.action)?)?.saturating_sub(doing.elapsed));
-            lanes += u64::from(doing.waits_for.is_none());
             match doing.left.or_else(takes) {
                 Some(left) => {
                     known = true;
                     // Another run's work is only waited for.
                     work += if doing.waits_for.is_none() { left } else { 0 };
-                    longest = longest.max(left);
+                    own.insert(doing.action, left);
                 }
                 None => at_least = true,
             }
         }
+        let mut takes: HashMap<&str, u64> = HashMap::new();
         for (stage, count) in self.pending.iter().filter(|(_, count)| **count > 0) {
             match self.takes(stage) {
-                Some(takes) => {
+                Some(time) => {
                     known = true;
-                    work += takes * *count as u64;
+                    work += time * *count as u64;
+                    takes.insert(stage, time);
                 }
                 None => at_least = true,
             }
         }
-        let milliseconds = (work / lanes.max(1)).max(longest);
+        // When each would end if nothing had to wait for a place.
+        let mut ends: Vec<u64> = vec![0; self.order.len()];
+        for &action in &self.order {
+            let time = match own.get(&action) {
+                Some(left) => *left,
+                None if self.is_pending[action] => {
+                    takes.get(self.stages[action].as_str()).copied().unwrap_or(0)
+                }
+                None if self.running.contains_key(&action) => 0,
+                None => continue,
+            };
+            let begins = self.reads[action].iter().map(|read| ends[*read]).max().unwrap_or(0);
+            ends[action] = begins + time;
+        }
+        let milliseconds = (work / self.lanes.max(1)).max(ends.into_iter().max().unwrap_or(0));
         (known && milliseconds > 0).then_some(Left { milliseconds, at_least })
     }
 }
@@ -398,6 +433,45 @@ mod tests {
         }
         assert_eq!(left(&board, 230), Some((10, false)));
         assert_eq!(left(&board, 300), None, "it takes longer than ever, and nobody knows");
+    }
+
+    #[test]
+    fn what_reads_each_other_takes_its_time_however_many_run_at_once() {
+        let left = |board: &Board, at| board.now(at).left.map(|left| (left.milliseconds, left.at_least));
+        // Six short ones, of which four run at once; and one chain: prepare, train, test.
+        let stages = ["load", "load", "load", "load", "load", "load", "prepare", "train", "test"];
+        let mut board = board(&stages, &[("load", 100), ("prepare", 50), ("train", 1_000), ("test", 30)]);
+        (board.reads[7], board.reads[8]) = (vec![6], vec![7]);
+        board.order = vec![0, 6, 1, 7, 2, 8, 3, 4, 5];
+        for action in [0, 1, 2, 6] {
+            board.take(&running(action), 0);
+        }
+        // 3 x 100 + 3 x 100 + 50 + 1,000 + 30 are 1,680, a fourth of which is less than the chain.
+        assert_eq!(left(&board, 0), Some((1_080, false)));
+        assert_eq!(left(&board, 20), Some((1_060, false)), "as time goes by");
+        for action in [0, 1, 2, 6] {
+            board.take(&ran(action, 100), 100);
+        }
+        for action in [3, 4, 5, 7] {
+            board.take(&running(action), 100);
+        }
+        assert_eq!(left(&board, 300), Some((830, false)), "what is done takes no more time");
+        board.take(&ran(7, 40), 140);
+        assert_eq!(left(&board, 150), Some((50, false)), "without it the rest is wider than it is long");
+    }
+
+    #[test]
+    fn as_many_share_what_is_left_as_ran_at_once() {
+        let mut board = board(&["load"; 9], &[("load", 100)]);
+        for action in [0, 1, 2] {
+            board.take(&running(action), 0);
+        }
+        for action in [0, 1, 2] {
+            board.take(&ran(action, 100), 100);
+        }
+        board.take(&running(3), 100);
+        let left = board.now(100).left.map(|left| left.milliseconds);
+        assert_eq!(left, Some(200), "six of them, three at a time, though but one has begun");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod packed;
 mod palette;
 mod plot;
 mod provenance;
+mod raster;
 mod records;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use std::fmt::Write;
 use restage_cache::Store;
 
 pub(crate) use plot::Figure;
+pub(crate) use raster::png;
 
 use self::{
     confusions::OfVariant,

@@ -19,9 +19,17 @@ pub(crate) struct Figure {
 
 /// Looks of figures, in a page and in files.
 pub(super) const STYLE: &str = include_str!("figure.css");
-/// Colours in files: on paper.
-const PAPER: &str = "\
-svg{--ink:#1a1d21;--soft:#5b646e;--line:#d5dae0;--paper:#fff;--accent:#0b5cad;--accent-soft:#b9d3ee;--good:#0b7a55;--bad:#b3471a}\n";
+/// Colours in files: on paper. They stand for the variables of the style sheet, which few programs but browsers know.
+const PAPER: [(&str, &str); 8] = [
+    ("ink", "#1a1d21"),
+    ("soft", "#5b646e"),
+    ("line", "#d5dae0"),
+    ("paper", "#fff"),
+    ("accent", "#0b5cad"),
+    ("accent-soft", "#b9d3ee"),
+    ("good", "#0b7a55"),
+    ("bad", "#b3471a"),
+];
 
 impl Figure {
     /// As part of a page.
@@ -31,10 +39,12 @@ impl Figure {
 
     /// As a file of its own: in vectors, with light colours, at 96 pixels to the inch.
     pub(crate) fn file(&self) -> String {
-        let style = format!(
-            "<style>\n{PAPER}{STYLE}</style>\n<rect class=\"fig-paper\" width=\"100%\" height=\"100%\"/>\n"
-        );
-        self.svg(&style)
+        let on_paper =
+            |style: String, (name, colour): &(&str, &str)| style.replace(&format!("var(--{name})"), colour);
+        let style = PAPER.iter().fold(STYLE.to_owned(), on_paper);
+        self.svg(&format!(
+            "<style>\n{style}</style>\n<rect class=\"fig-paper\" width=\"100%\" height=\"100%\"/>\n"
+        ))
     }
 
     fn svg(&self, style: &str) -> String {
