@@ -116,12 +116,13 @@ fn what_it_is_made_of_makes_it_run_again_and_nothing_else_does() {
     }
     let sandbox = sandbox(WORKFLOW);
     assert_eq!(sandbox.ran(&["w.yaml"]), 3);
+    assert_eq!(sandbox.run(&["lock", "w.yaml"]).code(), Some(0));
 
     // Comments, layout, and what it does not use.
     sandbox.write("code/main.py", &SCRIPT.replace("def main():", "# the work\ndef main():   # here\n"));
     sandbox.write("code/lib/words.py", "# words\n\ndef hello( name ):\n  return 'hello '+name\n");
     sandbox.write("code/unrelated.py", "print('other')\n");
-    assert_eq!(planned(&sandbox, &[]), (vec![], String::new()));
+    assert_eq!(planned(&sandbox, &["--locked"]), (vec![], String::new()));
 
     // A helper, a package that comes into being, the environment, data, the command line, params.
     let words = "def hello(name):\n    return 'good day ' + name\n";
@@ -163,6 +164,15 @@ fn what_it_is_made_of_makes_it_run_again_and_nothing_else_does() {
         assert_eq!(planned(&sandbox, &[]).0, Vec::<String>::new(), "{file}: back");
     }
     sandbox.write("code/lib/words.py", words);
+    sandbox.write("data.csv", "1,4\n");
+    let refused = sandbox.run(&["run", "--locked", "w.yaml"]);
+    assert_eq!(refused.code(), Some(2), "{}", refused.all());
+    for told in
+        ["script `code/main.py`: content changed", "data `data.csv`: content changed", "2 things differ"]
+    {
+        assert!(refused.err().contains(told), "{told}: {}", refused.err());
+    }
+    sandbox.write("data.csv", "1,2\n");
     assert_eq!(sandbox.ran(&["w.yaml"]), 2);
     assert!(sandbox.text("w.yaml", "hello").starts_with("good day Ada"));
     // The same words in the end: what comes after is kept.

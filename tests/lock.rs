@@ -289,6 +289,14 @@ fn a_commit_is_imported_with_its_neighbours_and_data_and_needs_no_repository_aft
     let without = sandbox.command(&["plan", "w.yaml"]).env("PATH", path).output().unwrap();
     assert_eq!(without.status.code(), Some(0), "{}", Ended(without).all());
 
+    // An old server gives branches and tags only.
+    fs::rename(sandbox.path("gone"), sandbox.path("theirs")).unwrap();
+    fs::remove_dir_all(sandbox.path("store/git")).unwrap();
+    let old = sandbox.write("gitconfig", "[protocol]\n\tversion = 0\n");
+    let fetched = sandbox.command(&["plan", "w.yaml"]).env("GIT_CONFIG_GLOBAL", old).output().unwrap();
+    assert_eq!(fetched.status.code(), Some(0), "{}", Ended(fetched).all());
+    fs::rename(sandbox.path("theirs"), sandbox.path("gone")).unwrap();
+
     // What was changed in the store is not believed.
     let data = sandbox.path("store/git").join(&commit).join("tree/flows/data/there.txt");
     fs::write(&data, "tampered").unwrap();
@@ -329,6 +337,23 @@ fn a_branch_is_what_the_lock_says() {
     assert!(lock.contains(&format!("ref = \"v1\", commit = \"{first}\"")), "{lock}");
     importing(&sandbox, &url, "ref: v2");
     refused(&sandbox.run(&["lock", "w.yaml"]), &["the repository has no branch or tag `v2`"]);
+    importing(&sandbox, &format!("{url}-not"), "ref: main");
+    refused(
+        &sandbox.run(&["lock", "w.yaml"]),
+        &["the repository cannot be read; git says: fatal: ", "git ls-remote"],
+    );
+    // A nested one is pinned as well, under its whole prefix.
+    let other = Repository::new(&sandbox, "other").unwrap();
+    other.write("outer.yaml", format!("restage: 1\nimport: {{ in: {{ git: '{url}', ref: v1, path: flows/prep.yaml }} }}\nstages: {{ both: {{ uses: test/join, in: {{ texts: [in.both] }} }} }}\n"));
+    importing_path(&sandbox, &other.url(), &format!("commit: {}", other.commit()), "outer.yaml");
+    assert_eq!(sandbox.run(&["lock", "w.yaml"]).code(), Some(0));
+    let lock = fs::read_to_string(sandbox.path("restage.lock")).unwrap();
+    assert!(
+        lock.contains("\"prep.in\" = {") && lock.lines().any(|line| line.starts_with("\"prep\" = {")),
+        "{lock}"
+    );
+    sandbox.ran(&["--locked", "w.yaml"]);
+    assert_eq!(sandbox.text("w.yaml", "all"), "t+!");
 }
 
 #[test]
@@ -408,6 +433,13 @@ fn what_a_repository_says_runs_nothing_and_leads_nowhere() {
     refused(&Ended(without), &["the program `git` cannot be started", "install git"]);
     let blob = repository.git(&["rev-parse", "HEAD:inner.yaml"]);
     refused(&check(&format!("commit: {blob}"), "flows/prep.yaml"), &["the repository has no commit"]);
+    // A repository may import from another one, and itself.
+    repository.write(
+        "nested.yaml",
+        format!("restage: 1\nimport: {{ x: {{ git: '{url}', {which}, path: inner.yaml }} }}\n"),
+    );
+    let nested = format!("commit: {}", repository.commit());
+    refused(&check(&nested, "nested.yaml"), &["there is no stage `prep.both`"]);
     let link = check(&which, "good.yaml");
     refused(&link, &["there is no stage `prep.both`"]);
     assert!(!pwned.exists(), "a filter or a hook ran");

@@ -421,8 +421,8 @@ impl Contents {
                 None => told.add(at, format!("{what}: not in the lock"), "used here", ""),
                 Some(then) => {
                     let message = format!("{what}: code is {}, locked {}", digits(&now), digits(&then));
-                    let sources =
-                        self.code.get(*uses).map(|code| code.changed_since(&then)).unwrap_or_default();
+                    let code = self.code.get(*uses);
+                    let sources = code.map(|code| code.changed_since(&then)).unwrap_or_default();
                     let why = match sources.as_slice() {
                         [] => {
                             "its sources, their dependencies, the compiler or its flags are others".to_owned()

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::{Failure, Planned, Target, fetching, planned_of, print_json, tell_differences};
 use crate::{
+    cache::Cache,
     lock::{self, Contents, Lock},
     site::Site,
     workflow::{self, Diagnostics, git::Git},
@@ -38,7 +39,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { workflow: path, set, check, json } = arguments;
     let target = Target { set, ..Target::all_of(&path) };
-    let cache = Site::find()?.cache()?;
+    // What others have computed is of no use here.
+    let cache = Cache { store: Site::find()?.store()?, shared: None };
     let lock = Lock::beside(&path)?;
     let git = Git::new(&cache.store, lock.pins(&path), fetching);
     let workflow = workflow::load(&path, &if check { git } else { git.afresh() })?;

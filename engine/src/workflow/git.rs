@@ -99,6 +99,11 @@ pub(super) enum GitError {
 }
 
 impl GitError {
+    /// Whether a branch or a tag is wrong, and not its repository.
+    pub(super) fn is_of_reference(&self) -> bool {
+        matches!(self, Self::Name(_) | Self::Reference(_) | Self::Ambiguous(_))
+    }
+
     /// What to do.
     pub(super) fn help(&self) -> &'static str {
         match self {

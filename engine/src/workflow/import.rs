@@ -219,6 +219,17 @@ fn origin(node: &Node, loader: &mut Loader<'_>, problems: &mut Diagnostics) -> O
         let message = "nothing is imported from repositories here".to_owned();
         return wrong(&url.at, message, "a repository", "import a file that lies here");
     };
+    // What comes from elsewhere does not reach the repositories of this machine.
+    let is_local = |url: &str| url.starts_with("file:");
+    if is_local(text) && loader.repository.as_ref().is_some_and(|outer| !is_local(&outer.shown)) {
+        let message = "a repository from elsewhere imports one of this machine".to_owned();
+        return wrong(
+            &url.at,
+            message,
+            "not imported",
+            "what it needs must be in it, or where everybody finds it",
+        );
+    }
     let told = |error: git::GitError| (error.to_string(), error.help());
     let prefix = loader.prefixes.join(".");
     let (commit, reference) = match (commit, reference) {
@@ -247,13 +258,10 @@ fn origin(node: &Node, loader: &mut Loader<'_>, problems: &mut Diagnostics) -> O
                     let help = "`restage lock` looks it up and writes it down, so that it is the same tomorrow; or give a `commit`";
                     return wrong(&reference.at, message, "not pinned", help);
                 }
-                Err(error @ git::GitError::Url(_)) => {
-                    let (message, help) = told(error);
-                    return wrong(&url.at, message, "not imported", help);
-                }
                 Err(error) => {
+                    let at = if error.is_of_reference() { &reference.at } else { &url.at };
                     let (message, help) = told(error);
-                    return wrong(&reference.at, message, "looked up for this", help);
+                    return wrong(at, message, "not imported", help);
                 }
             }
         }
