@@ -109,6 +109,11 @@ impl Store {
         (!self.owner().is_dead(&holder.owner) && age < STALE).then_some(holder)
     }
 
+    /// Whether this process has the claim.
+    pub(crate) fn is_claimed_by_us(&self, key: &ActionKey) -> bool {
+        read(&self.layout().claim(key)).is_some_and(|holder| self.owner().is_ours(&holder.owner))
+    }
+
     /// What living owners compute, and what they read.
     pub(crate) fn claimed(&self) -> Result<Claimed> {
         let mut claimed = Claimed::default();
@@ -235,6 +240,29 @@ mod tests {
         fs::File::open(&place).unwrap().set_modified(past).unwrap();
         claim.beat();
         assert!(age() < STALE, "a beat keeps it");
+    }
+
+    #[test]
+    fn checkpoints_go_to_who_goes_on() {
+        let (_folder, store) = store();
+        let write = |text: &str| fs::write(store.scratch(&key()).unwrap().join("step"), text).unwrap();
+        let left = || fs::read_to_string(store.scratch(&key()).unwrap().join("step")).ok();
+        let named = |name: &str| store.layout().scratches().join(format!("{}.{name}", key()));
+        write("1");
+        let ours = store.scratch(&key()).unwrap();
+        store.leave_scratch(&key()).unwrap();
+        assert!(!ours.exists());
+        assert_eq!(left().as_deref(), Some("1"), "anybody's");
+
+        let elsewhere = named("host.boot.namespace.7.1-0");
+        fs::rename(store.scratch(&key()).unwrap(), &elsewhere).unwrap();
+        assert_eq!(left(), None, "another machine may be at work on it");
+        fs::remove_dir(store.scratch(&key()).unwrap()).unwrap();
+        let Claiming::Ours(_claim) = claimed_by(&store) else { panic!("free") };
+        assert_eq!(left().as_deref(), Some("1"), "it would have the claim");
+        store.leave_scratch(&key()).unwrap();
+        store.discard_scratch(&key()).unwrap();
+        assert_eq!(fs::read_dir(store.layout().scratches()).unwrap().count(), 0);
     }
 
     #[test]

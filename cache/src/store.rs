@@ -49,6 +49,13 @@ impl Drop for Inner {
     }
 }
 
+/// How the name of an owner begins whose checkpoints are anybody's.
+const NOBODY: &str = "nobody.";
+
+fn is_left(owner: &str) -> bool {
+    owner.starts_with(NOBODY)
+}
+
 impl Store {
     /// Opens the store at `root`, which is created if it is not there, and removes what processes that died on this
     /// machine have left in `staging`.
@@ -116,7 +123,9 @@ impl Store {
     /// The folder in which an action keeps checkpoints: kept when the process dies, not part of any result.
     ///
     /// It has one owner. Of two processes that work on one action at once each has a folder of its own; what a dead
-    /// process left is taken over, by a rename that only one can win. Within a process it is the same on every call.
+    /// process left, or one that [gave it up](Self::leave_scratch), is taken over, by a rename that only one can win. Whether a
+    /// process of another machine lives cannot be seen from here: what it left goes to who has the action's claim, for then it
+    /// has missed its beats. Within a process it is the same on every call.
     pub fn scratch(&self, key: &ActionKey) -> Result<PathBuf> {
         let owner = &self.inner.owner;
         let place = |name: &str| self.layout().scratches().join(format!("{key}.{name}"));
@@ -125,9 +134,10 @@ impl Store {
             return Ok(place(name));
         }
         let ours = place(&owner.fresh_name());
+        let is_claimed = self.is_claimed_by_us(key);
         let taken = left
             .iter()
-            .filter(|name| owner.is_dead(name))
+            .filter(|name| owner.is_dead(name) || is_left(name) || is_claimed && owner.is_elsewhere(name))
             .any(|name| self.disk().rename(&place(name), &ours).is_ok());
         if !taken {
             self.disk().create_folder(&ours)?;
@@ -135,11 +145,25 @@ impl Store {
         Ok(ours)
     }
 
+    /// Leaves an action's checkpoints to whoever goes on with it, on whatever machine. No error if there are none.
+    pub fn leave_scratch(&self, key: &ActionKey) -> Result<()> {
+        let owner = &self.inner.owner;
+        let place = |name: &str| self.layout().scratches().join(format!("{key}.{name}"));
+        for name in self.scratches_of(key)?.iter().filter(|name| owner.is_ours(name)) {
+            self.disk().rename(&place(name), &place(&format!("{NOBODY}{}", owner.fresh_name())))?;
+        }
+        Ok(())
+    }
+
     /// Removes an action's checkpoints, this process's and those of dead ones, each wholly or not at all. No error if
     /// there are none.
     pub fn discard_scratch(&self, key: &ActionKey) -> Result<()> {
         let owner = &self.inner.owner;
-        for name in self.scratches_of(key)?.iter().filter(|name| owner.is_ours(name) || owner.is_dead(name)) {
+        for name in self
+            .scratches_of(key)?
+            .iter()
+            .filter(|name| owner.is_ours(name) || owner.is_dead(name) || is_left(name))
+        {
             let path = self.layout().scratches().join(format!("{key}.{name}"));
             if self.disk().remove_empty(&path).is_ok() {
                 continue;

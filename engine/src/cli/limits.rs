@@ -61,7 +61,7 @@ pub(super) fn check_gpus(plan: &Plan, machine: &Machine) -> Result<(), Failure> 
         let (wanted, stage) = (&action.step.execution.gpus, &action.step.stage);
         let fitting =
             machine.gpus.iter().filter(|gpu| wanted.memory.is_none_or(|need| need <= gpu.memory)).count();
-        match &wanted.required {
+        match &wanted.asked {
             _ if fitting >= wanted.count => {}
             None => drop(without.insert(stage.to_string())),
             Some(at) => {

@@ -56,23 +56,19 @@ impl Local {
         events: &mpsc::Sender<Event>,
         cancel: watch::Receiver<bool>,
     ) -> Result<Computed, ExecuteError> {
-        let gpus = &job.step.execution.gpus;
-        if gpus.required.is_some() && share.gpus.len() < gpus.count {
+        let gpus = &job.execution.gpus;
+        if gpus.required && share.gpus.len() < gpus.count {
             return Err(ExecuteError::NoGpu { wanted: gpus.count, had: share.gpus.len() });
         }
         let staging = self.store.staging()?;
         let task = task(job, share, scratch, &staging);
         let access = access(job, &task, &staging);
         let folders = task.outputs.clone();
-        let kind = Kind { library: job.step.code.library.clone(), gpus: names(&share.gpus) };
-        let mut host = self.host(&kind, share, job.step.execution.memory.is_some()).await?;
+        let kind = Kind { library: job.library.clone(), gpus: names(&share.gpus) };
+        let mut host = self.host(&kind, share, job.execution.memory.is_some()).await?;
         let (started, mut most) = (Instant::now(), None);
-        let supervised = Supervised {
-            cancel,
-            grace: self.grace,
-            timeout: job.step.execution.timeout,
-            memory: share.memory,
-        };
+        let supervised =
+            Supervised { cancel, grace: self.grace, timeout: job.execution.timeout, memory: share.memory };
         let result = supervised.run(&mut host, task, access, events, &mut most).await;
         if result.as_ref().map_or_else(Failure::host_survives, |_| true) {
             self.keep(kind, host);
@@ -117,10 +113,10 @@ fn names(gpus: &[Gpu]) -> Vec<String> {
 fn task(job: &Job, share: &Share, scratch: PathBuf, staging: &Staging) -> Task {
     let output = |port: &str| (port.to_owned(), staging.path().join(port));
     Task {
-        stage: job.step.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
-        params: (*job.step.params).clone(),
+        stage: job.uses.split_once('/').map_or("", |(_, stage)| stage).to_owned(),
+        params: job.params.clone(),
         inputs: job.inputs.clone(),
-        outputs: job.step.outputs.iter().map(|(port, _)| output(port)).collect(),
+        outputs: job.outputs.iter().map(|(port, _)| output(port)).collect(),
         seed: job.seeds.all.unwrap_or(0),
         streams: job.seeds.other.iter().map(|(stream, seed)| (stream.to_string(), *seed)).collect(),
         threads: share.threads,
@@ -131,7 +127,7 @@ fn task(job: &Job, share: &Share, scratch: PathBuf, staging: &Staging) -> Task {
 
 fn access(job: &Job, task: &Task, staging: &Staging) -> Access {
     let inputs = task.inputs.values().flatten().cloned();
-    let named = &job.step.named;
+    let named = &job.named;
     let files = named.files.iter().map(|(path, _)| path.clone());
     Access {
         read: inputs.chain(files).collect(),

@@ -5,18 +5,20 @@ mod memory;
 #[cfg(test)]
 pub(crate) mod model;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf};
 
 pub(crate) use local::{GRACE, Local};
 pub(crate) use restage_cache::Outputs;
-use restage_cache::{ActionKey, Staging, Store};
-use restage_stage::task::Event;
+use restage_cache::{ActionKey, Digest, Staging, Store};
+use restage_stage::{catalogue::PortType, task::Event};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     machine::Gpu,
-    plan::{Seeds, Step},
+    plan::{Named, Seeds, Step},
     plugin::{Failure, Sandbox, StartError},
+    workflow::Execution,
 };
 
 /// Where actions run.
@@ -86,15 +88,57 @@ impl Computed {
     }
 }
 
-/// An action with everything that its execution needs.
-#[derive(Clone)]
+/// An action with everything that its execution needs, on whatever machine that has the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
-    pub(crate) step: Arc<Step>,
+    /// The stage, for people.
+    pub(crate) name: String,
+    /// `plugin/name`.
+    pub(crate) uses: String,
+    /// The plugin's library, in the store.
+    pub(crate) library: PathBuf,
+    /// What the plugin's code is.
+    pub(crate) identity: Digest,
+    /// Canonical params; paths absolute.
+    pub(crate) params: serde_json::Value,
+    /// Files that the params name.
+    pub(crate) named: Named,
+    /// Its output ports.
+    pub(crate) outputs: Vec<(String, PortType)>,
+    /// How it is run.
+    pub(crate) execution: Execution,
     pub(crate) key: ActionKey,
+    /// Folders of what it reads, as they are found here.
+    #[serde(skip)]
     pub(crate) inputs: BTreeMap<String, Vec<PathBuf>>,
     pub(crate) seeds: Seeds,
     /// Whether it is to be computed although its result may be there.
     pub(crate) anew: bool,
+}
+
+impl Job {
+    /// A step with seeds and inputs.
+    pub(crate) fn new(
+        step: &Step,
+        key: ActionKey,
+        inputs: BTreeMap<String, Vec<PathBuf>>,
+        seeds: Seeds,
+    ) -> Self {
+        Self {
+            name: step.name(),
+            uses: step.uses.clone(),
+            library: step.code.library.clone(),
+            identity: step.code.identity,
+            params: (*step.params).clone(),
+            named: step.named.clone(),
+            outputs: step.outputs.iter().map(|(port, kind)| (port.to_string(), *kind)).collect(),
+            execution: step.execution.clone(),
+            key,
+            inputs,
+            seeds,
+            anew: false,
+        }
+    }
 }
 
 /// Why a job has no result.

@@ -22,9 +22,9 @@ impl Model {
     pub(super) fn compute(&self, job: &Job) -> Computed {
         let read = |folder: &PathBuf| std::fs::read_to_string(folder.join("value")).unwrap();
         let inputs = job.inputs.values().flatten().map(read).collect::<Vec<_>>();
-        let params = with_contents(&job.step.params);
-        let seeded = job.step.uses.ends_with("draw").then_some(job.seeds.all.unwrap_or(0));
-        let material = material(&job.step.uses, &job.step.code.identity, &params, seeded, &inputs);
+        let params = with_contents(&job.params);
+        let seeded = job.uses.ends_with("draw").then_some(job.seeds.all.unwrap_or(0));
+        let material = material(&job.uses, &job.identity, &params, seeded, &inputs);
         let staging = self.store.staging().unwrap();
         let folder = staging.path().join("out");
         std::fs::create_dir(&folder).unwrap();

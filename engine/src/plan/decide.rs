@@ -332,10 +332,10 @@ fn definitions(store: &Store) -> Result<HashSet<Digest>, PlanError> {
 }
 
 /// Marks that an action's definition has run.
-pub(crate) fn remember(action: &Action, store: &Store) {
+pub(crate) fn remember(stage_key: &Digest, store: &Store) {
     // A mark that is lost costs what is said above.
-    if let (Ok(folder), Ok(key)) = (store.folder(DEFINITIONS), action.stage_key()) {
-        let _ = File::create(folder.join(key.to_string()));
+    if let Ok(folder) = store.folder(DEFINITIONS) {
+        let _ = File::create(folder.join(stage_key.to_string()));
     }
 }
 
@@ -355,7 +355,8 @@ fn digests(graph: &DiGraph<Action, ()>, action: &Action) -> BTreeMap<String, Vec
 }
 
 impl Action {
-    fn stage_key(&self) -> Result<Digest, PlanError> {
+    /// What the stage is, whatever it reads.
+    pub(crate) fn stage_key(&self) -> Result<Digest, PlanError> {
         self.step.definition.stage_key(&self.seeds).map_err(|message| self.key_error(message))
     }
 }

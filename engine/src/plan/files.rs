@@ -8,6 +8,7 @@ use std::{
 
 use restage_cache::{Digest, Store};
 use restage_stage::task::{CODE_MARK, PATH_MARK, TOOL_MARK};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{plugin::python, workflow::git};
@@ -24,7 +25,7 @@ pub(super) struct Params {
 }
 
 /// Files that params name.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Named {
     /// All that is read of data and code, with what it held when the plan was made.
     pub(crate) files: Vec<(PathBuf, Digest)>,

@@ -20,7 +20,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use restage_cache::{ActionKey, Digest};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Version of the encoding; a change of it disowns every result there is.
 const VERSION: u32 = 1;
@@ -80,6 +80,26 @@ impl Serialize for Seeds {
             None => self.all.serialize(serializer),
             Some((stream, seed)) => serializer.collect_map([("", self.all), (&**stream, Some(*seed))]),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Seeds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// The two ways in which they are written.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            One(Option<u64>),
+            Each(BTreeMap<String, Option<u64>>),
+        }
+        Ok(match Written::deserialize(deserializer)? {
+            Written::One(all) => Self { all, other: None },
+            Written::Each(mut each) => {
+                let all = each.remove("").flatten();
+                let other = each.into_iter().find_map(|(stream, seed)| Some((stream.into(), seed?)));
+                Self { all, other }
+            }
+        })
     }
 }
 

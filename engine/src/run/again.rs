@@ -122,7 +122,7 @@ impl Auditor {
     ) -> Again<T> {
         let computed = self.compute(cached).await;
         let how = computed.as_ref().ok().map(|computed| &computed.how);
-        let provenance = provenance(&cached.action, &cached.inputs, how);
+        let provenance = provenance::of(&cached.action, &cached.inputs).of_result(how);
         let result = match computed {
             Ok(computed) => {
                 let cached = cached.clone();
@@ -136,12 +136,10 @@ impl Auditor {
 
     /// Tried as often as in a run.
     async fn compute(&self, cached: &Cached) -> Result<Computed, ExecuteError> {
+        let action = &cached.action;
         let job = Job {
-            step: cached.action.step.clone(),
-            key: cached.key,
-            inputs: cached.folders.clone(),
-            seeds: cached.action.seeds.clone(),
             anew: true,
+            ..Job::new(&action.step, cached.key, cached.folders.clone(), action.seeds.clone())
         };
         let tries = Tries {
             id: 0,
@@ -153,7 +151,7 @@ impl Auditor {
         };
         // A run has nothing to go on from either; its tries share what they leave.
         let scratch = self.store.staging()?;
-        let lease = self.leases.lease(&job.step, self.leases.memory_for(&job.step)).await;
+        let lease = self.leases.lease(&job, self.leases.memory_for(&job)).await;
         Ok(tries.until_it_works(&job, scratch.path().to_owned(), lease).await?.0)
     }
 }

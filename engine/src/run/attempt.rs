@@ -7,17 +7,16 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{ActionKey, BEAT, Claim, Claiming, Digest, Holder, Lookup, Record, Recorded};
+use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup, Record, Recorded};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::{event::Event, lease::Leases, provenance, tries::Tries};
+use super::{event::Event, lease::Leases, provenance::Origin, tries::Tries};
 use crate::{
     cache::Cache,
     executor::{Computed, ExecuteError, Executor, Job, Outputs},
-    plan::{Action, remember},
     plugin::Failure,
 };
 
@@ -78,7 +77,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// What the tries of one action need.
 pub(super) struct Attempts {
     pub(super) id: usize,
-    pub(super) action: Action,
+    pub(super) origin: Origin,
     pub(super) cache: Cache,
     pub(super) executor: Arc<Executor>,
     pub(super) leases: Arc<Leases>,
@@ -145,8 +144,8 @@ impl Attempts {
         inputs: &BTreeMap<String, Vec<Digest>>,
     ) -> Result<Became, ExecuteError> {
         let reads: BTreeSet<Digest> = inputs.values().flatten().copied().collect();
-        let memory = self.leases.memory_for(&job.step);
-        let mut lease = Some(self.leases.lease(&job.step, memory).await);
+        let memory = self.leases.memory_for(&job);
+        let mut lease = Some(self.leases.lease(&job, memory).await);
         let mut waiting_for: Option<Holder> = None;
         let reads = Arc::new(reads);
         let (held, scratch) = loop {
@@ -166,7 +165,7 @@ impl Attempts {
         };
         let lease = match lease {
             Some(lease) => lease,
-            None => self.leases.lease(&job.step, memory).await,
+            None => self.leases.lease(&job, memory).await,
         };
         let tries = Tries {
             id: self.id,
@@ -180,7 +179,7 @@ impl Attempts {
         let place = self.leases.finish().await;
         // Others compute while this is written down.
         drop(lease);
-        let became = self.record(job.key, computed, inputs.clone(), held).await;
+        let became = self.record(job, computed, held).await;
         drop(place);
         became
     }
@@ -210,30 +209,24 @@ impl Attempts {
     }
 
     /// Publishes what was computed and records it under its key.
-    async fn record(
-        &self,
-        key: ActionKey,
-        computed: Computed,
-        inputs: BTreeMap<String, Vec<Digest>>,
-        held: Held,
-    ) -> Result<Became, ExecuteError> {
-        let (store, action) = (self.cache.store.clone(), self.action.clone());
+    async fn record(&self, job: Job, computed: Computed, held: Held) -> Result<Became, ExecuteError> {
+        let (store, origin) = (self.cache.store.clone(), self.origin.clone());
         blocking(move || {
             let milliseconds = computed.how.milliseconds;
-            let provenance = provenance(&action, &inputs, Some(&computed.how));
+            let provenance = origin.of_result(Some(&computed.how));
             let record = Record { outputs: computed.publish(&store)?, provenance };
-            let outputs = match store.record(&key, &record)? {
+            let outputs = match store.record(&job.key, &record)? {
                 Recorded::First | Recorded::Same => record.outputs,
                 Recorded::Different(first) => {
                     tracing::warn!(
-                        action = %action.name(),
+                        action = %job.name,
                         "ran twice with different results: the stage is not deterministic; the first one stands"
                     );
                     first.outputs
                 }
             };
-            store.discard_scratch(&key)?;
-            remember(&action, &store);
+            store.discard_scratch(&job.key)?;
+            origin.remember(&store);
             // Who waits for it finds it recorded.
             drop(held);
             Ok(Became::Ran { outputs, milliseconds })

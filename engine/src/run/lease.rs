@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{
-    executor::Share,
+    executor::{Job, Share},
     machine::{Gpu, Machine},
-    plan::Step,
     workflow::Gpus,
 };
 
@@ -49,11 +48,11 @@ impl Leases {
 
     /// Bytes of memory that a stage gets that asks for so many: one that asks for more than there is gets all there is,
     /// and runs alone.
-    pub(super) fn memory_for(&self, step: &Step) -> Option<u64> {
-        let wanted = step.execution.memory?;
+    pub(super) fn memory_for(&self, job: &Job) -> Option<u64> {
+        let wanted = job.execution.memory?;
         if wanted > self.whole.memory {
             let (wanted, whole) = (bytesize::ByteSize::b(wanted), bytesize::ByteSize::b(self.whole.memory));
-            tracing::warn!(stage = %step.name(), "asks for {wanted} of memory; this run may use {whole}");
+            tracing::warn!(stage = %job.name, "asks for {wanted} of memory; this run may use {whole}");
         }
         Some(wanted.min(self.whole.memory))
     }
@@ -71,24 +70,24 @@ impl Leases {
 
     /// Waits until what a stage needs is free. All ask in the same order, and whoever holds all of it lets all of it go:
     /// nobody waits in a circle.
-    pub(super) async fn lease(&self, step: &Step, memory: Option<u64>) -> Lease {
+    pub(super) async fn lease(&self, job: &Job, memory: Option<u64>) -> Lease {
         let many = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let held_threads = step.execution.cpus.unwrap_or(1).min(self.whole.cpus);
+        let held_threads = job.execution.cpus.unwrap_or(1).min(self.whole.cpus);
         // The semaphores are never closed.
-        let gpus = self.gpus.clone().lease(&step.execution.gpus).await;
+        let gpus = self.gpus.clone().lease(&job.execution.gpus).await;
         let held = memory.map_or(0, in_mebibytes);
         let memory_held = self.memory.clone().acquire_many_owned(many(held)).await.ok();
-        let job = self.jobs.clone().acquire_owned().await.ok();
+        let place = self.jobs.clone().acquire_owned().await.ok();
         let threads_held = self.threads.clone().acquire_many_owned(many(held_threads)).await.ok();
         // What nobody holds is lent to who did not say how many, and not held for it: whoever comes next begins at once, and
         // for a while there may be more threads than processors. The stages of a chain would else leave all but one idle.
-        let idle = if step.execution.cpus.is_none() { self.threads.available_permits() } else { 0 };
+        let idle = if job.execution.cpus.is_none() { self.threads.available_permits() } else { 0 };
         let share = Share {
             threads: held_threads + idle,
             memory: memory.unwrap_or(self.whole.memory),
             gpus: gpus.held.iter().map(|(index, _)| self.whole.gpus[*index].clone()).collect(),
         };
-        Lease { share, _held: [memory_held, job, threads_held], _gpus: gpus }
+        Lease { share, _held: [memory_held, place, threads_held], _gpus: gpus }
     }
 }
 
@@ -183,7 +182,7 @@ mod tests {
     }
 
     fn want(count: usize, memory: Option<u64>) -> Gpus {
-        Gpus { count, memory, required: None }
+        Gpus { count, memory, ..Gpus::default() }
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod give;
 pub(crate) mod journal;
 mod lease;
 pub(crate) mod past;
+pub(crate) mod provenance;
 mod tries;
 
 use std::{
@@ -31,7 +32,7 @@ use tokio::{
 
 use crate::{
     cache::Cache,
-    executor::{Circumstances, ExecuteError, Executor, Job, Outputs},
+    executor::{ExecuteError, Executor, Job, Outputs},
     machine::Machine,
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests},
     workflow::Workflow,
@@ -136,7 +137,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
         workflow: workflow.path.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: now(),
-        by: Some(format!("{}@{}", user().as_deref().unwrap_or("someone"), host())),
+        by: Some(format!("{}@{}", provenance::user().as_deref().unwrap_or("someone"), provenance::host())),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
         variants: plan.variants.iter().map(ToString::to_string).collect(),
@@ -153,16 +154,6 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
             family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
         },
     }
-}
-
-/// Who runs this, if the environment tells.
-fn user() -> Option<String> {
-    std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).ok()
-}
-
-/// The machine's name.
-pub(crate) fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`; an action that
@@ -288,7 +279,6 @@ impl Run {
         }
         self.in_flight.insert(key, Vec::new());
         let action = &plan.graph[node];
-        let step = action.step.clone();
         let mut folders: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for (port, digests) in &inputs {
             let folders = folders.entry(port.clone()).or_default();
@@ -297,17 +287,14 @@ impl Run {
             }
         }
         let job = Job {
-            step,
-            key,
-            inputs: folders,
-            seeds: action.seeds.clone(),
             anew: action.decision.is_forced(),
+            ..Job::new(&action.step, key, folders, action.seeds.clone())
         };
         // What was found nowhere when the plan was made is not asked for again.
         let may_be_theirs = action.decision == Decision::Fetch || action.key.is_none();
         let run = Attempts {
             id: node.index(),
-            action: action.clone(),
+            origin: provenance::of(action, &inputs),
             cache: self.cache.clone(),
             executor: self.executor.clone(),
             leases: self.leases.clone(),
@@ -422,29 +409,4 @@ pub(crate) fn metrics(action: &Action, store: &Store) -> BTreeMap<String, f64> {
         serde_json::from_value(root.get("attributes")?.get("metrics")?.clone()).ok()
     };
     folders.filter_map(read).flatten().filter_map(|(name, value)| Some((name, value?))).collect()
-}
-
-/// Who made a result, when, where and of what: told, never keyed. `how` is not there for what failed.
-fn provenance(
-    action: &Action,
-    inputs: &BTreeMap<String, Vec<Digest>>,
-    how: Option<&Circumstances>,
-) -> serde_json::Value {
-    serde_json::json!({
-        "stage": action.name(),
-        "uses": action.step.uses,
-        "params": *action.step.params,
-        "seed": action.seeds,
-        "inputs": inputs,
-        "plugin": { "identity": action.step.code.identity, "binary": action.step.code.binary },
-        "restage": env!("CARGO_PKG_VERSION"),
-        "user": user(),
-        "host": host(),
-        "device": how.map(|how| if how.gpus.is_empty() { "cpu".into() } else { serde_json::json!(how.gpus) }),
-        "threads": how.map(|how| how.threads),
-        "memory": how.and_then(|how| how.memory),
-        "sandbox": how.map(|how| how.sandbox.to_string()),
-        "finished": now(),
-        "milliseconds": how.map(|how| how.milliseconds),
-    })
 }

@@ -1,6 +1,6 @@
 //! A job is tried, and tried again when it fails: as often as its stage says, with more memory where that was it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use restage_cache::Store;
 use restage_stage::task;
@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     executor::{Computed, ExecuteError, Executor, Job, Share},
-    plan::Step,
     plugin::Failure,
 };
 
@@ -36,8 +35,8 @@ impl Tries<'_> {
         scratch: PathBuf,
         mut lease: Lease,
     ) -> Result<(Computed, Lease), ExecuteError> {
-        let mut left = job.step.execution.retries;
-        let mut memory = self.leases.memory_for(&job.step);
+        let mut left = job.execution.retries;
+        let mut memory = self.leases.memory_for(job);
         loop {
             if *self.cancel.borrow() {
                 return Err(ExecuteError::Stage(Failure::Cancelled));
@@ -45,11 +44,11 @@ impl Tries<'_> {
             self.tell(Event::Running { action: self.id, time: now() }).await;
             let result = self.once(job, &lease.share, scratch.clone()).await;
             let error = match result {
-                Ok(computed) => return check_files(self.store, &job.step).await.map(|()| (computed, lease)),
+                Ok(computed) => return check_files(self.store, job).await.map(|()| (computed, lease)),
                 Err(error) => error,
             };
             drop(lease);
-            let more = self.more_memory(&job.step, &error, memory);
+            let more = self.more_memory(job, &error, memory);
             if more.is_some() {
                 memory = more;
             } else if left > 0 && error.may_pass() {
@@ -59,13 +58,13 @@ impl Tries<'_> {
             }
             let message = crate::causes(&error).join(": ");
             self.tell(Event::Retrying { action: self.id, message, left, memory: more }).await;
-            lease = self.leases.lease(&job.step, memory).await;
+            lease = self.leases.lease(job, memory).await;
         }
     }
 
-    fn more_memory(&self, step: &Step, error: &ExecuteError, had: Option<u64>) -> Option<u64> {
+    fn more_memory(&self, job: &Job, error: &ExecuteError, had: Option<u64>) -> Option<u64> {
         let ExecuteError::Stage(Failure::OutOfMemory { .. }) = error else { return None };
-        self.leases.more_memory(had?, step.execution.more_memory?)
+        self.leases.more_memory(had?, job.execution.more_memory?)
     }
 
     async fn once(&self, job: &Job, share: &Share, scratch: PathBuf) -> Result<Computed, ExecuteError> {
@@ -84,15 +83,15 @@ impl Tries<'_> {
 }
 
 /// A data file that changed while the stage ran may have been read in either state: the result is of neither.
-async fn check_files(store: &Store, step: &Arc<Step>) -> Result<(), ExecuteError> {
-    if step.named.files.is_empty() {
+async fn check_files(store: &Store, job: &Job) -> Result<(), ExecuteError> {
+    if job.named.files.is_empty() {
         return Ok(());
     }
-    let (store, step) = (store.clone(), step.clone());
+    let (store, files) = (store.clone(), job.named.files.clone());
     let checked = tokio::task::spawn_blocking(move || {
         let changed =
             |path: &std::path::Path, digest| store.digest_outside(path).is_ok_and(|now| now == digest);
-        match step.named.files.iter().find(|(path, digest)| !changed(path, *digest)) {
+        match files.iter().find(|(path, digest)| !changed(path, *digest)) {
             Some((path, _)) => Err(ExecuteError::InputChanged { path: path.clone() }),
             None => Ok(()),
         }

@@ -26,6 +26,7 @@ use std::{
 
 use git::Git;
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use check::boolean_word;
 pub(crate) use diagnostic::{Diagnostic, Diagnostics, Place, Source};
@@ -137,7 +138,7 @@ pub(crate) struct Input {
 
 /// How a stage is run: what it needs of the machine, and what is done when it fails. Changes no result, so it is
 /// recorded and part of no key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Execution {
     /// Threads; `None`: one, and those that nobody holds when it begins.
     pub(crate) cpus: Option<usize>,
@@ -154,14 +155,17 @@ pub(crate) struct Execution {
 }
 
 /// GPUs that a stage asks for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Gpus {
     /// How many.
     pub(crate) count: usize,
     /// Bytes of each one's memory that it takes, so that others may have the rest; `None`: all of it.
     pub(crate) memory: Option<u64>,
-    /// Whether it cannot do without, and where that is said; else they are taken as available.
-    pub(crate) required: Option<Place>,
+    /// Whether it cannot do without; else they are taken as available.
+    pub(crate) required: bool,
+    /// Where that is said.
+    #[serde(skip)]
+    pub(crate) asked: Option<Place>,
 }
 
 /// Reads a workflow file and what it imports.

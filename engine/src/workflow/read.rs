@@ -300,7 +300,8 @@ pub(super) fn read_execution(key: &str, value: &Node, execution: &mut Execution)
                     // One, where it is only said how.
                     count: gpus.get("count").or(Some(gpus)).and_then(count).unwrap_or(1),
                     memory: gpus.get("memory").and_then(Node::text).and_then(units::bytes),
-                    required: is_required.then(|| gpus.at.clone()),
+                    required: is_required,
+                    asked: is_required.then(|| gpus.at.clone()),
                 };
             }
         }
