@@ -19,6 +19,11 @@ mod workflow;
 #[doc(hidden)]
 pub use fuzz::fuzz_workflow;
 
+/// Milliseconds since 1970.
+fn now() -> u64 {
+    std::time::UNIX_EPOCH.elapsed().map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
 /// An error and its causes, outermost first; a cause that the one before it quotes already is left out.
 fn causes(error: &dyn std::error::Error) -> Vec<String> {
     let mut told: Vec<String> = Vec::new();

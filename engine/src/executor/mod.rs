@@ -4,10 +4,13 @@ mod local;
 mod memory;
 #[cfg(test)]
 pub(crate) mod model;
+mod origin;
+pub(crate) mod slurm;
 
 use std::{collections::BTreeMap, path::PathBuf};
 
 pub(crate) use local::{GRACE, Local};
+pub(crate) use origin::{Origin, host, user};
 pub(crate) use restage_cache::Outputs;
 use restage_cache::{ActionKey, Digest, Staging, Store};
 use restage_stage::{catalogue::PortType, task::Event};

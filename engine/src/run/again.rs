@@ -10,9 +10,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{event::Event, lease::Leases, provenance, tries::Tries};
+use super::{event::Event, lease::Leases, tries::Tries};
 use crate::{
-    executor::{Computed, ExecuteError, Executor, Job},
+    executor::{Computed, ExecuteError, Executor, Job, Origin},
     machine::Machine,
     plan::{Action, Decision, Plan, Reason, input_digests},
 };
@@ -122,7 +122,7 @@ impl Auditor {
     ) -> Again<T> {
         let computed = self.compute(cached).await;
         let how = computed.as_ref().ok().map(|computed| &computed.how);
-        let provenance = provenance::of(&cached.action, &cached.inputs).of_result(how);
+        let provenance = Origin::of(&cached.action, &cached.inputs).of_result(how);
         let result = match computed {
             Ok(computed) => {
                 let cached = cached.clone();

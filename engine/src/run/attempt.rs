@@ -13,10 +13,10 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{event::Event, lease::Leases, provenance::Origin, tries::Tries};
+use super::{event::Event, lease::Leases, tries::Tries};
 use crate::{
     cache::Cache,
-    executor::{Computed, ExecuteError, Executor, Job, Outputs},
+    executor::{Computed, ExecuteError, Executor, Job, Origin, Outputs},
     plugin::Failure,
 };
 

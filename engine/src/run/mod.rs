@@ -8,15 +8,9 @@ mod give;
 pub(crate) mod journal;
 mod lease;
 pub(crate) mod past;
-pub(crate) mod provenance;
 mod tries;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use attempt::{Attempts, Became};
 use event::{ActionHead, Comparison, Event, How, InstanceHead, Started};
@@ -30,9 +24,10 @@ use tokio::{
     task::JoinSet,
 };
 
+pub(crate) use crate::now;
 use crate::{
     cache::Cache,
-    executor::{ExecuteError, Executor, Job, Outputs},
+    executor::{self, ExecuteError, Executor, Job, Origin, Outputs},
     machine::Machine,
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests},
     workflow::Workflow,
@@ -106,13 +101,6 @@ pub(crate) enum RunError {
     Plan(#[from] PlanError),
 }
 
-/// Milliseconds since 1970.
-pub(crate) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
-}
-
 /// What a run begins with.
 pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
     let source = |(node, port): &(NodeIndex, Arc<str>)| (node.index(), port.to_string());
@@ -137,7 +125,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
         workflow: workflow.path.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: now(),
-        by: Some(format!("{}@{}", provenance::user().as_deref().unwrap_or("someone"), provenance::host())),
+        by: Some(format!("{}@{}", executor::user().as_deref().unwrap_or("someone"), executor::host())),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
         variants: plan.variants.iter().map(ToString::to_string).collect(),
@@ -294,7 +282,7 @@ impl Run {
         let may_be_theirs = action.decision == Decision::Fetch || action.key.is_none();
         let run = Attempts {
             id: node.index(),
-            origin: provenance::of(action, &inputs),
+            origin: Origin::of(action, &inputs),
             cache: self.cache.clone(),
             executor: self.executor.clone(),
             leases: self.leases.clone(),

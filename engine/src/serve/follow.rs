@@ -137,9 +137,8 @@ impl Follow {
     /// Whether it ran on this machine, where its process is not any more.
     fn process_is_gone(&self) -> bool {
         let by = self.outcome.as_ref().and_then(|outcome| outcome.by.as_deref());
-        let is_here = by
-            .and_then(|by| by.rsplit_once('@'))
-            .is_some_and(|(_, host)| host == crate::run::provenance::host());
+        let is_here =
+            by.and_then(|by| by.rsplit_once('@')).is_some_and(|(_, host)| host == crate::executor::host());
         let name = self.folder.file_name().and_then(|name| name.to_str());
         let process =
             name.and_then(|name| name.rsplit_once('-')).and_then(|(_, pid)| pid.parse::<i32>().ok());
