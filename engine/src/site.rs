@@ -8,6 +8,8 @@
 //! write_back = true                        # what is computed here is given to the remote
 //! settings = { aws_endpoint = "https://s3.example.org" }
 //! ```
+//!
+//! With `executor = "slurm"` at the top stages run in allocations; `[slurm]` says which: see `executor/slurm/settings.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +19,10 @@ use std::{
 use restage_cache::{Remote, Store};
 use serde::Deserialize;
 
-use crate::cache::{Cache, Shared};
+use crate::{
+    cache::{Cache, Shared},
+    executor::slurm::Settings,
+};
 
 /// The file's name.
 const FILE: &str = "restage.toml";
@@ -28,6 +33,22 @@ const FILE: &str = "restage.toml";
 pub(crate) struct Site {
     #[serde(default)]
     cache: CacheSite,
+    /// Where stages run.
+    #[serde(default)]
+    pub(crate) executor: Where,
+    #[serde(default)]
+    pub(crate) slurm: Settings,
+}
+
+/// Where stages run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Where {
+    /// On this machine
+    #[default]
+    Local,
+    /// In allocations that are asked of Slurm
+    Slurm,
 }
 
 #[derive(Debug, Default, Deserialize)]

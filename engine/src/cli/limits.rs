@@ -4,7 +4,7 @@ use std::{num::NonZeroUsize, time::Duration};
 
 use super::Failure;
 use crate::{
-    executor::{self, Executor, Local},
+    executor::{self, Executor, Local, slurm::Settings},
     machine::Machine,
     plan::{Decision, Plan},
     workflow::{Diagnostic, Diagnostics},
@@ -46,7 +46,12 @@ impl Limits {
 
     /// What runs stages on this machine.
     pub(super) fn executor(&self, store: &restage_cache::Store) -> Executor {
-        Executor::Local(Local::new(store.clone(), self.grace.unwrap_or(executor::GRACE)))
+        Executor::Local(Local::new(store.clone(), self.grace()))
+    }
+
+    /// How long a stage may take to stop.
+    pub(super) fn grace(&self) -> Duration {
+        self.grace.unwrap_or(executor::GRACE)
     }
 }
 
@@ -82,6 +87,26 @@ pub(super) fn check_gpus(plan: &Plan, machine: &Machine) -> Result<(), Failure> 
         }
     }
     Ok(())
+}
+
+/// Tells what of a plan no allocation can run for want of GPUs.
+///
+/// # Errors
+/// If a stage that will run requires GPUs, and no profile of the site has any.
+pub(super) fn check_gpus_away(plan: &Plan, settings: &Settings) -> Result<(), Failure> {
+    if settings.has_gpus() {
+        return Ok(());
+    }
+    let mut problems = Diagnostics::default();
+    for action in plan.graph.node_weights().filter(|action| matches!(action.decision, Decision::Run(_))) {
+        if let Some(at) = &action.step.execution.gpus.asked {
+            let message = format!("`{}` requires GPUs, and no allocation has any", action.step.stage);
+            problems.push(Diagnostic::new(at, message, "required here").help(
+                "give a `[[slurm.profile]]` of `restage.toml` a `gres`, e.g. `gres = \"gpu\"`; or say `as available`",
+            ));
+        }
+    }
+    if problems.0.is_empty() { Ok(()) } else { Err(crate::plan::PlanError::Invalid(problems).into()) }
 }
 
 fn lacking(

@@ -15,6 +15,7 @@ mod fmt;
 mod graph;
 mod limits;
 mod lock;
+mod pilot;
 mod plan;
 mod plugin;
 mod progress;
@@ -36,6 +37,7 @@ use restage_cache::Store;
 use crate::{
     cache::Cache,
     lock::{self as locks, Contents, Lock, LockError},
+    executor::{ExecuteError, slurm::PILOT_COMMAND},
     plan::{Plan, PlanError, Selection},
     plugin::{Catalog, CatalogError, HOST_COMMAND},
     run::{
@@ -91,6 +93,9 @@ enum Command {
     Plugin(plugin::Arguments),
     /// Look after the cache: what it takes, what may go, whether it is sound
     Cache(cache::Arguments),
+    /// Take actions out of a queue, in an allocation (internal)
+    #[command(name = PILOT_COMMAND, hide = true)]
+    Pilot(pilot::Arguments),
     /// Serve a plugin to the engine (internal)
     #[command(name = HOST_COMMAND, hide = true)]
     Host,
@@ -184,6 +189,10 @@ enum Failure {
     Report(#[from] report::ReportError),
     #[error(transparent)]
     Cache(#[from] cache::Wrong),
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error(transparent)]
+    Pilot(#[from] crate::run::pilot::PilotError),
     #[error("cannot start: {0}")]
     Start(#[from] std::io::Error),
 }
@@ -295,6 +304,7 @@ impl Command {
             | Self::Serve(_)
             | Self::Schema(_)
             | Self::Fmt(_)
+            | Self::Pilot(_)
             | Self::Host => false,
         }
     }
@@ -321,6 +331,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Fmt(arguments) => Ok(fmt::run(&arguments)),
             Command::Plugin(arguments) => plugin::run(arguments).await,
             Command::Cache(arguments) => cache::run(&arguments).await,
+            Command::Pilot(arguments) => pilot::run(arguments).await,
             Command::Host => Ok(ExitCode::SUCCESS),
         }
     })

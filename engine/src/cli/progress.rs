@@ -158,6 +158,7 @@ impl Progress {
                 };
                 format!(" again {}: {message} ({next})\n", name(action))
             }
+            Event::Notice { message } => format!("{message}\n"),
             Event::Skipped { action, because } => {
                 format!("  skip {}: it reads {}\n", name(action), name(because))
             }

@@ -11,13 +11,14 @@ use tokio::{
 
 use super::{
     Failure, Planned, Target,
-    limits::{Limits, check_gpus},
+    limits::{Limits, check_gpus, check_gpus_away},
     planned_with, print_json,
     progress::{self, Progress, Style},
     screen,
 };
 use crate::{
     cache::Cache,
+    executor::slurm::Slurm,
     plan::Plan,
     report::{Outcome, Table},
     run::{
@@ -26,7 +27,7 @@ use crate::{
         event::{Event, Started},
         journal::{self, Journal},
     },
-    site::Site,
+    site::{Site, Where},
 };
 
 #[derive(clap::Args)]
@@ -37,6 +38,9 @@ pub(super) struct Arguments {
     pub(super) target: Target,
     #[command(flatten)]
     limits: Limits,
+    /// Where stages run, if not where `restage.toml` says
+    #[arg(long, value_enum, value_name = "WHERE")]
+    executor: Option<Where>,
     /// How to show what happens
     #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
     progress: Style,
@@ -47,15 +51,16 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let target = &arguments.target;
-    let cache = Site::find()?.cache()?;
-    let mut ended = run_once(&arguments, cache.clone()).await?;
+    let site = Site::find()?;
+    let cache = site.cache()?;
+    let mut ended = run_once(&arguments, &site, cache.clone()).await?;
     // The remote could not give what it said that it has. By now that is known, so another plan does without.
     for _ in 0..MOST_PLANS {
         if cache.shared.is_none() || !ended.summary.input_gone || ended.summary.interrupted {
             break;
         }
         eprintln!("planning again without what the remote could not give");
-        ended = run_once(&arguments, cache.clone()).await?;
+        ended = run_once(&arguments, &site, cache.clone()).await?;
     }
     let Ended { plan, summary, outcome } = ended;
     let table = Table::new(&outcome, &cache.store);
@@ -77,10 +82,14 @@ struct Ended {
     outcome: Outcome,
 }
 
-async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure> {
+async fn run_once(arguments: &Arguments, site: &Site, cache: Cache) -> Result<Ended, Failure> {
     let Planned { workflow, cache, mut plan } = planned_with(&arguments.target, cache).await?;
     let machine = arguments.limits.machine();
-    check_gpus(&plan, &machine)?;
+    let place = arguments.executor.unwrap_or(site.executor);
+    match place {
+        Where::Local => check_gpus(&plan, &machine)?,
+        Where::Slurm => check_gpus_away(&plan, &site.slurm)?,
+    }
     let started = run::started(&workflow, &plan);
     let journal = Journal::begin(&workflow.path, &cache.store, run::now())?;
     journal.keep(&workflow.path, &workflow.imported())?;
@@ -92,11 +101,27 @@ async fn run_once(arguments: &Arguments, cache: Cache) -> Result<Ended, Failure>
     let reader = read(receiver, journal, Progress::new(board, style), started);
     let executor = arguments.limits.executor(&cache.store);
     let (cancel_sender, cancel) = watch::channel(false);
-    let interrupts = tokio::spawn(interrupt(cancel_sender));
+    let interrupts = tokio::spawn(interrupt(cancel_sender, place));
+    let away = match place {
+        Where::Local => None,
+        Where::Slurm => {
+            let (notices, told) = mpsc::unbounded_channel();
+            tokio::spawn(pass_on(told, sender.clone()));
+            let (settings, grace) = (site.slurm.clone(), arguments.limits.grace());
+            Some(Slurm::new(settings, &workflow.path, &cache.store, grace, notices, cancel.clone())?)
+        }
+    };
     let (summary, recorded) =
-        tokio::join!(run::run(&mut plan, &cache, executor, machine, sender, cancel), reader);
+        tokio::join!(run::run(&mut plan, &cache, executor, away, machine, sender, cancel), reader);
     interrupts.abort();
     Ok(Ended { plan, summary: summary?, outcome: recorded? })
+}
+
+/// What happens to allocations is part of the run's story.
+async fn pass_on(mut told: mpsc::UnboundedReceiver<String>, events: mpsc::Sender<Event>) {
+    while let Some(message) = told.recv().await {
+        let _ = events.send(Event::Notice { message }).await;
+    }
 }
 
 /// Reads the run's events to their end: each is written down, then shown, then counted.
@@ -139,14 +164,15 @@ const TICKS_TOLD: u64 = 5;
 
 /// Ctrl-C once, or what Slurm and a closed terminal send: stages are asked to stop, and what is done is kept. Twice: now;
 /// the hosts die with the engine.
-async fn interrupt(cancel: watch::Sender<bool>) {
+async fn interrupt(cancel: watch::Sender<bool>, place: Where) {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
     let Ok([mut interrupts, mut terminations, mut hangups]) = listen(kinds) else { return };
     let mut once = async || {
         tokio::select! {
             _ = interrupts.recv() => {}
             _ = terminations.recv() => {}
-            _ = hangups.recv() => {}
+            // Allocations do not hang on a terminal: they go on, and the same command comes back to them.
+            _ = hangups.recv() => if place == Where::Slurm { std::process::exit(129) },
         }
     };
     once().await;

@@ -1,4 +1,4 @@
-//! Where an action runs. `local`: in a host process on this machine.
+//! Where an action runs. `local`: in a host process on this machine. `slurm`: in an allocation, in a host process of a pilot.
 
 mod local;
 mod memory;
@@ -161,6 +161,8 @@ pub(crate) enum ExecuteError {
     InputGone { port: String },
     #[error("it requires {wanted} GPU(s), and has {had} here")]
     NoGpu { wanted: usize, had: usize },
+    #[error("{message}")]
+    Elsewhere { message: String },
     #[error("a thread of the engine was lost: {0}")]
     Lost(String),
 }

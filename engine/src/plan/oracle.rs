@@ -354,7 +354,7 @@ async fn step(world: &World, folder: &Path, store: &Store, computed: &mut BTreeS
     let (events, mut received) = tokio::sync::mpsc::channel(64);
     let (_cancel, cancelled) = tokio::sync::watch::channel(false);
     let drain = tokio::spawn(async move { while received.recv().await.is_some() {} });
-    let summary = run::run(&mut plan, &cache, executor, machine, events, cancelled).await.unwrap();
+    let summary = run::run(&mut plan, &cache, executor, None, machine, events, cancelled).await.unwrap();
     drain.await.unwrap();
     assert!(summary.ends.values().all(|end| matches!(end, End::Done(_))));
 

@@ -116,7 +116,7 @@ impl Outcome {
     /// Adds what happened next.
     pub(crate) fn add(&mut self, event: Event) {
         let (id, state) = match event {
-            Event::Started(_) | Event::Log { .. } | Event::Progress { .. } => return,
+            Event::Started(_) | Event::Log { .. } | Event::Progress { .. } | Event::Notice { .. } => return,
             Event::Finished { milliseconds } => {
                 self.milliseconds = Some(milliseconds);
                 return;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use restage_cache::{BEAT, Claim, Claiming, Digest, Holder, Lookup, Record, Recorded};
+use restage_cache::{ActionKey, BEAT, Claim, Claiming, Digest, Holder, Lookup, Record, Recorded};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -16,12 +16,18 @@ use tokio::{
 use super::{event::Event, lease::Leases, tries::Tries};
 use crate::{
     cache::Cache,
-    executor::{Computed, ExecuteError, Executor, Job, Origin, Outputs},
+    executor::{
+        Computed, ExecuteError, Executor, Job, Origin, Outputs,
+        slurm::{Slurm, Ticket, Told},
+    },
     plugin::Failure,
 };
 
 /// How often who waits for another run looks whether the result is there.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How often a result is looked for that is told to be there.
+const LOOKS: u32 = 240;
 
 /// What became of an action.
 pub(super) enum Became {
@@ -80,6 +86,8 @@ pub(super) struct Attempts {
     pub(super) origin: Origin,
     pub(super) cache: Cache,
     pub(super) executor: Arc<Executor>,
+    /// Where actions are computed if not here.
+    pub(super) away: Option<Arc<Slurm>>,
     pub(super) leases: Arc<Leases>,
     pub(super) events: mpsc::Sender<Event>,
     pub(super) cancel: watch::Receiver<bool>,
@@ -103,7 +111,56 @@ impl Attempts {
             }
         }
         self.bring_inputs(&mut job.inputs, inputs).await?;
-        self.join_or_run(job, inputs).await
+        match self.away.clone() {
+            Some(slurm) => self.send_away(&slurm, job, inputs).await,
+            None => self.join_or_run(job, inputs).await,
+        }
+    }
+
+    /// Has an action computed and recorded in an allocation, and passes on what is heard of it.
+    async fn send_away(
+        &self,
+        slurm: &Slurm,
+        job: Job,
+        inputs: &BTreeMap<String, Vec<Digest>>,
+    ) -> Result<Became, ExecuteError> {
+        let key = job.key;
+        let origin = self.origin.clone();
+        let ticket = Ticket { job, inputs: inputs.clone(), origin, nonce: String::new(), round: 0 };
+        let (sender, mut told) = mpsc::channel(256);
+        let (id, events) = (self.id, self.events.clone());
+        let passing_on = tokio::spawn(async move {
+            while let Some(told) = told.recv().await {
+                let event = match told {
+                    Told::Line(line) => serde_json::from_str(&line).ok().map(|event: Event| event.of(id)),
+                    Told::Again { message, memory } => {
+                        Some(Event::Retrying { action: id, message, left: 0, memory })
+                    }
+                };
+                if let Some(event) = event {
+                    let _ = events.send(event).await;
+                }
+            }
+        });
+        let milliseconds = slurm.compute(ticket, sender).await?;
+        let _ = passing_on.await;
+        let outputs = self.recorded(key).await?;
+        Ok(match milliseconds {
+            Some(milliseconds) => Became::Ran { outputs, milliseconds },
+            None => Became::Joined(outputs),
+        })
+    }
+
+    /// A result that another machine has recorded; a network file system may show it a moment later.
+    async fn recorded(&self, key: ActionKey) -> Result<Outputs, ExecuteError> {
+        for _ in 0..LOOKS {
+            let store = self.cache.store.clone();
+            if let Lookup::Hit(outputs) = blocking(move || store.outputs(&key)).await?? {
+                return Ok(outputs);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Err(ExecuteError::Lost(format!("the result {key} is told to be recorded, and cannot be found")))
     }
 
     /// Brings inputs that are not here from the remote. Computing on those that are left would record a wrong result

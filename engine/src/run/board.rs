@@ -204,7 +204,11 @@ impl Board {
                 self.now.skipped += 1;
             }
             Event::Retrying { action, .. } => drop(self.running.remove(action)),
-            Event::Started(_) | Event::Metric { .. } | Event::Log { .. } | Event::Finished { .. } => {}
+            Event::Started(_)
+            | Event::Metric { .. }
+            | Event::Log { .. }
+            | Event::Notice { .. }
+            | Event::Finished { .. } => {}
         }
     }
 

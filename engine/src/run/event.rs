@@ -64,8 +64,29 @@ pub(crate) enum Event {
     Failed { action: ActionId, message: String, milliseconds: u64 },
     /// The action could not run because one that it reads failed.
     Skipped { action: ActionId, because: ActionId },
+    /// Something that concerns more than one action, for people.
+    Notice { message: String },
     /// The run ended.
     Finished { milliseconds: u64 },
+}
+
+impl Event {
+    /// The same of another action, where it is of one.
+    pub(crate) fn of(mut self, id: ActionId) -> Self {
+        match &mut self {
+            Self::Waiting { action, .. }
+            | Self::Running { action, .. }
+            | Self::Log { action, .. }
+            | Self::Progress { action, .. }
+            | Self::Metric { action, .. }
+            | Self::Done { action, .. }
+            | Self::Retrying { action, .. }
+            | Self::Failed { action, .. }
+            | Self::Skipped { action, .. } => *action = id,
+            Self::Started(_) | Self::Notice { .. } | Self::Finished { .. } => {}
+        }
+        self
+    }
 }
 
 /// A run's plan, and who runs it.

@@ -8,6 +8,7 @@ mod give;
 pub(crate) mod journal;
 mod lease;
 pub(crate) mod past;
+pub(crate) mod pilot;
 mod tries;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
@@ -27,7 +28,7 @@ use tokio::{
 pub(crate) use crate::now;
 use crate::{
     cache::Cache,
-    executor::{self, ExecuteError, Executor, Job, Origin, Outputs},
+    executor::{self, ExecuteError, Executor, Job, Origin, Outputs, slurm::Slurm},
     machine::Machine,
     plan::{Action, Decision, PastAction, Plan, PlanError, input_digests},
     workflow::Workflow,
@@ -144,7 +145,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
     }
 }
 
-/// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`; an action that
+/// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`, or away; an action that
 /// fails keeps only those from running that read it.
 ///
 /// # Errors
@@ -153,6 +154,7 @@ pub(crate) async fn run(
     plan: &mut Plan,
     cache: &Cache,
     executor: Executor,
+    away: Option<Slurm>,
     machine: Machine,
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
@@ -167,6 +169,7 @@ pub(crate) async fn run(
         cache: cache.clone(),
         giving: Giving::begin(cache),
         executor: Arc::new(executor),
+        away: away.map(Arc::new),
         leases: Arc::new(Leases::new(machine)),
         events,
         cancel,
@@ -182,6 +185,10 @@ pub(crate) async fn run(
         let Ok(attempt) = joined else { continue };
         let ready = run.conclude(plan, attempt).await?;
         run.reach(plan, ready).await?;
+    }
+    // All that held it has come back.
+    if let Some(slurm) = run.away.take().and_then(Arc::into_inner) {
+        slurm.close().await;
     }
     let given = match run.giving {
         Some(giving) => giving.end().await,
@@ -201,6 +208,7 @@ struct Run {
     cache: Cache,
     giving: Option<Giving>,
     executor: Arc<Executor>,
+    away: Option<Arc<Slurm>>,
     leases: Arc<Leases>,
     events: mpsc::Sender<Event>,
     cancel: watch::Receiver<bool>,
@@ -285,6 +293,7 @@ impl Run {
             origin: Origin::of(action, &inputs),
             cache: self.cache.clone(),
             executor: self.executor.clone(),
+            away: self.away.clone(),
             leases: self.leases.clone(),
             events: self.events.clone(),
             cancel: self.cancel.clone(),

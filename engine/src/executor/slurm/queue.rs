@@ -1,0 +1,414 @@
+//! A queue of actions in the store: what a run wants computed, what pilots took, and how it ended. Files and renames only, so
+//! that it outlives whoever reads or writes it, and works wherever the store does.
+//!
+//! ```text
+//! <store>/slurm/<workflow>.<user>/
+//!   waiting/<shape>/<time>.<key>.json    a ticket that no pilot has taken
+//!   running/<key>.<pilot>.json           the same file: who renames it has it
+//!   ended/<key>.<nonce>.<round>.json     how an attempt ended: the truth about it
+//!   events/<key>.<nonce>.<round>.jsonl   what its stage says while it runs
+//!   pilots/<pilot>.json                  touched while the pilot lives, and written again when it ends
+//!   jobs/<nonce>.json                    what was asked of Slurm
+//!   drivers/<name>.json                  touched by runs that wait for results
+//!   shapes/<shape>.json                  what pilots of a shape have to know
+//!   logs/                                what allocations printed
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use restage_cache::{ActionKey, Digest, Store};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::settings::Shape;
+use crate::executor::{Job, Origin, host};
+
+/// The store's folder of all queues.
+const BUCKET: &str = "slurm";
+
+/// Who has not been touched for so long is gone, or cannot be seen: five beats.
+pub(super) const STALE: Duration = Duration::from_secs(75);
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Queue {
+    folder: PathBuf,
+}
+
+/// An action that is to be computed by whatever pilot takes it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ticket {
+    pub(crate) job: Job,
+    pub(crate) inputs: BTreeMap<String, Vec<Digest>>,
+    pub(crate) origin: Origin,
+    /// Of the run that wants it, so that an answer to an earlier one is none.
+    pub(crate) nonce: String,
+    /// How often it came back.
+    pub(crate) round: u32,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    pub(crate) pilot: String,
+    pub(crate) host: String,
+    /// Milliseconds since 1970.
+    pub(crate) ended: u64,
+    pub(crate) outcome: Outcome,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// The result is recorded: it took so long, or somebody else computed it.
+    Done { milliseconds: Option<u64> },
+    /// It failed.
+    Failed { message: String, out_of_memory: bool },
+    /// The pilot had to stop.
+    Stopped {
+        /// It is in the queue again, and goes on from its checkpoint; else it would come no further than now.
+        again: bool,
+    },
+}
+
+/// A pilot: what runs in an allocation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Pilot {
+    /// The job's number, with its place in an array.
+    pub(crate) id: String,
+    /// Of the submission that it came of.
+    pub(crate) nonce: String,
+    pub(crate) host: String,
+    pub(crate) process: u32,
+    /// GPUs that Slurm gave it.
+    pub(crate) gpus: Option<String>,
+    /// Milliseconds since 1970.
+    pub(crate) since: u64,
+    pub(crate) ended: Option<u64>,
+}
+
+/// Some allocations that were asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Submission {
+    pub(super) nonce: String,
+    pub(super) shape: String,
+    pub(super) count: usize,
+    /// Milliseconds since 1970.
+    pub(super) at: u64,
+    /// The job's number, once it is known.
+    pub(super) job: Option<u64>,
+}
+
+/// What a pilot of a shape has to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Orders {
+    pub(crate) store: PathBuf,
+    pub(crate) shape: Shape,
+    /// How long a stage may take to stop.
+    pub(crate) grace: Duration,
+    /// How long it waits for something to do.
+    pub(crate) idle: Duration,
+}
+
+/// A run that waits for results.
+#[derive(Debug, Serialize, Deserialize)]
+struct Driver {
+    host: String,
+    process: u32,
+}
+
+/// What is in a queue.
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// Tickets that nobody has taken, by shape.
+    pub(super) waiting: HashMap<ActionKey, String>,
+    /// Who has a ticket.
+    pub(super) running: HashMap<ActionKey, String>,
+    pub(super) ended: BTreeSet<String>,
+    /// Pilots, and how long nobody touched them.
+    pub(super) pilots: HashMap<String, (Pilot, Duration)>,
+}
+
+impl Queue {
+    /// The queue of a workflow and of who runs it.
+    pub(super) fn of(workflow: &Path, store: &Store) -> restage_cache::Result<Self> {
+        let canonical = fs::canonicalize(workflow).unwrap_or_else(|_| workflow.to_owned());
+        let digest = Digest::of(canonical.as_os_str().as_encoded_bytes()).to_string();
+        let short = digest.get(..16).unwrap_or(&digest);
+        let name = format!("{short}.{}", rustix::process::getuid().as_raw());
+        Ok(Self { folder: store.folder(BUCKET)?.join(name) })
+    }
+
+    /// The queue that a pilot was sent to.
+    pub(crate) fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn logs(&self) -> PathBuf {
+        self.folder.join("logs")
+    }
+
+    /// Makes its folders.
+    pub(super) fn create(&self) -> io::Result<()> {
+        for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", "logs"] {
+            fs::create_dir_all(self.folder.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.folder)
+    }
+
+    /// Tells pilots of a shape what they have to know.
+    pub(super) fn order(&self, orders: &Orders) -> io::Result<()> {
+        let name = orders.shape.name();
+        fs::create_dir_all(self.folder.join("waiting").join(&name))?;
+        write(&self.folder.join("shapes").join(name + ".json"), orders)
+    }
+
+    /// What a pilot of a shape has to know.
+    pub(crate) fn orders(&self, shape: &str) -> Option<Orders> {
+        read(&self.folder.join("shapes").join(format!("{shape}.json")))
+    }
+
+    /// Puts a ticket in; the first one in is the first one out.
+    pub(super) fn put(&self, ticket: &Ticket, shape: &str) -> io::Result<()> {
+        let folder = self.folder.join("waiting").join(shape);
+        write(&folder.join(format!("{:014}.{}.json", crate::now(), ticket.job.key)), ticket)
+    }
+
+    /// Takes tickets back that no pilot has taken; all of them if no keys are named.
+    pub(super) fn take_back(&self, keys: Option<&BTreeSet<ActionKey>>) {
+        for shape in names(&self.folder.join("waiting")) {
+            let folder = self.folder.join("waiting").join(&shape);
+            for name in names(&folder) {
+                let is_meant =
+                    keys.is_none_or(|keys| key_of_waiting(&name).is_some_and(|key| keys.contains(&key)));
+                if is_meant {
+                    let _ = fs::remove_file(folder.join(name));
+                }
+            }
+        }
+    }
+
+    /// Takes the oldest ticket of a shape for a pilot: of many who try one gets it.
+    pub(crate) fn take(&self, shape: &str, pilot: &str) -> Option<Ticket> {
+        let folder = self.folder.join("waiting").join(shape);
+        let mut waiting = names(&folder);
+        waiting.sort();
+        for name in waiting {
+            let Some(key) = key_of_waiting(&name) else { continue };
+            let taken = self.running(&key, pilot);
+            // On some network file systems a rename that was done is answered by an error: whether it is here tells.
+            if fs::rename(folder.join(&name), &taken).is_err() && !taken.exists() {
+                continue;
+            }
+            match read(&taken) {
+                Some(ticket) => return Some(ticket),
+                // Of another version, or damaged: whoever wants it puts it in again.
+                None => drop(fs::remove_file(&taken)),
+            }
+        }
+        None
+    }
+
+    /// How many tickets of a shape wait.
+    pub(crate) fn waits(&self, shape: &str) -> usize {
+        names(&self.folder.join("waiting").join(shape)).len()
+    }
+
+    fn running(&self, key: &ActionKey, pilot: &str) -> PathBuf {
+        self.folder.join("running").join(format!("{key}.{pilot}.json"))
+    }
+
+    /// Says how a pilot's attempt ended; the ticket goes, or back into the queue.
+    pub(crate) fn end(&self, ticket: &Ticket, shape: &str, attempt: &Attempt) -> io::Result<()> {
+        if attempt.outcome == (Outcome::Stopped { again: true }) {
+            self.put(&Ticket { round: ticket.round + 1, ..ticket.clone() }, shape)?;
+        }
+        write(&self.folder.join("ended").join(name_of_attempt(ticket) + ".json"), attempt)?;
+        let _ = fs::remove_file(self.running(&ticket.job.key, &attempt.pilot));
+        Ok(())
+    }
+
+    /// Takes a ticket from a pilot that is lost.
+    pub(super) fn take_from(&self, key: &ActionKey, pilot: &str) -> Option<Ticket> {
+        let place = self.running(key, pilot);
+        let ticket = read(&place);
+        let _ = fs::remove_file(place);
+        ticket
+    }
+
+    /// The ticket of an action, whoever has it now, and of what shape it is while it waits.
+    pub(super) fn ticket(&self, key: &ActionKey, content: &Content) -> Option<Ticket> {
+        if let Some(pilot) = content.running.get(key) {
+            return read(&self.running(key, pilot));
+        }
+        let folder = self.folder.join("waiting").join(content.waiting.get(key)?);
+        let name = names(&folder).into_iter().find(|name| key_of_waiting(name) == Some(*key))?;
+        read(&folder.join(name))
+    }
+
+    /// How an attempt ended, if it has.
+    pub(super) fn attempt(&self, ticket: &Ticket) -> Option<Attempt> {
+        read(&self.folder.join("ended").join(name_of_attempt(ticket) + ".json"))
+    }
+
+    /// The file of what a stage says.
+    pub(crate) fn events(&self, ticket: &Ticket) -> PathBuf {
+        self.folder.join("events").join(name_of_attempt(ticket) + ".jsonl")
+    }
+
+    /// Says that a pilot is there, or how it is now.
+    pub(crate) fn tell(&self, pilot: &Pilot) -> io::Result<()> {
+        write(&self.pilot(&pilot.id), pilot)
+    }
+
+    fn pilot(&self, id: &str) -> PathBuf {
+        self.folder.join("pilots").join(format!("{id}.json"))
+    }
+
+    /// Says that a pilot lives.
+    pub(crate) fn beat(&self, pilot: &str) {
+        touch(&self.pilot(pilot));
+    }
+
+    /// All pilots that there were.
+    pub(crate) fn pilots(&self) -> Vec<(Pilot, Duration)> {
+        aged(&self.folder.join("pilots"))
+    }
+
+    /// Notes what is, or was, asked of Slurm.
+    pub(super) fn note(&self, submission: &Submission) -> io::Result<()> {
+        write(&self.folder.join("jobs").join(format!("{}.json", submission.nonce)), submission)
+    }
+
+    /// What was asked of Slurm.
+    pub(super) fn submissions(&self) -> Vec<Submission> {
+        let folder = self.folder.join("jobs");
+        names(&folder).iter().filter_map(|name| read(&folder.join(name))).collect()
+    }
+
+    /// Says that a run waits here, every now and then.
+    pub(super) fn drive(&self, name: &str) -> io::Result<()> {
+        let driver = Driver { host: host(), process: std::process::id() };
+        write(&self.folder.join("drivers").join(format!("{name}.json")), &driver)
+    }
+
+    /// A run waits no longer.
+    pub(super) fn leave(&self, name: &str) {
+        let _ = fs::remove_file(self.folder.join("drivers").join(format!("{name}.json")));
+    }
+
+    /// Whether a run waits here; but for the one of this name.
+    pub(crate) fn is_driven(&self, but: Option<&str>) -> bool {
+        let folder = self.folder.join("drivers");
+        let but = but.map(|name| format!("{name}.json"));
+        names(&folder).iter().filter(|name| Some(*name) != but.as_ref()).any(|name| {
+            let place = folder.join(name);
+            let gone = |driver: Driver| {
+                driver.host == host() && !Path::new("/proc").join(driver.process.to_string()).exists()
+            };
+            age(&place).is_some_and(|age| age < STALE) && !read(&place).is_some_and(gone)
+        })
+    }
+
+    /// All that is in it. A ticket on its way is seen: it is looked for in the order in which it goes.
+    pub(super) fn content(&self) -> Content {
+        let mut content = Content::default();
+        for shape in names(&self.folder.join("waiting")) {
+            let keys = names(&self.folder.join("waiting").join(&shape));
+            content
+                .waiting
+                .extend(keys.iter().filter_map(|name| Some((key_of_waiting(name)?, shape.clone()))));
+        }
+        for name in names(&self.folder.join("running")) {
+            let parts = name.strip_suffix(".json").and_then(|name| name.split_once('.'));
+            if let Some((Ok(key), pilot)) = parts.map(|(key, pilot)| (key.parse(), pilot)) {
+                content.running.insert(key, pilot.to_owned());
+            }
+        }
+        content.pilots =
+            self.pilots().into_iter().map(|(pilot, age)| (pilot.id.clone(), (pilot, age))).collect();
+        content.ended = names(&self.folder.join("ended")).into_iter().collect();
+        content
+    }
+
+    /// The last lines that an allocation printed.
+    pub(super) fn last_lines(&self, pilot: &str) -> Option<String> {
+        let text = fs::read(self.logs().join(format!("{pilot}.log"))).ok()?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let last = lines.get(lines.len().saturating_sub(3)..)?.join(" / ");
+        (!last.is_empty()).then_some(last)
+    }
+}
+
+impl Content {
+    /// Whether an attempt has ended.
+    pub(super) fn has_ended(&self, ticket: &Ticket) -> bool {
+        self.ended.contains(&(name_of_attempt(ticket) + ".json"))
+    }
+}
+
+/// The pilot's name in Slurm's list of jobs: without the mark of one that was started again.
+pub(super) fn job_of(pilot: &str) -> &str {
+    pilot.split_once('r').map_or(pilot, |(job, _)| job)
+}
+
+fn name_of_attempt(ticket: &Ticket) -> String {
+    format!("{}.{}.{}", ticket.job.key, ticket.nonce, ticket.round)
+}
+
+fn key_of_waiting(name: &str) -> Option<ActionKey> {
+    name.strip_suffix(".json")?.split_once('.')?.1.parse().ok()
+}
+
+/// Names in a folder but for files on their way to a name; none where there is no folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.starts_with('.'))
+        .collect()
+}
+
+fn aged<T: DeserializeOwned>(folder: &Path) -> Vec<(T, Duration)> {
+    let entry = |name: &String| Some((read(&folder.join(name))?, age(&folder.join(name))?));
+    names(folder).iter().filter_map(entry).collect()
+}
+
+/// How long ago a file was touched, by the clock of its file system as far as ours goes with it.
+fn age(path: &Path) -> Option<Duration> {
+    let touched = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    Some(SystemTime::now().duration_since(touched).unwrap_or_default())
+}
+
+fn touch(path: &Path) {
+    if let Ok(file) = fs::File::options().write(true).open(path) {
+        let _ = file.set_modified(SystemTime::now());
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Whole or not at all. Not flushed: a machine that loses power loses its hold on the queue too.
+fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!(".{}.{name}", std::process::id()));
+    fs::write(&aside, serde_json::to_vec(value)?)?;
+    fs::rename(aside, path)
+}
