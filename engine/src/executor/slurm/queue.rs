@@ -223,10 +223,6 @@ impl Queue {
         None
     }
 
-    /// How many tickets of a shape wait.
-    pub(crate) fn waits(&self, shape: &str) -> usize {
-        names(&self.folder.join("waiting").join(shape)).len()
-    }
 
     fn running(&self, key: &ActionKey, pilot: &str) -> PathBuf {
         self.folder.join("running").join(format!("{key}.{pilot}.json"))

@@ -1,0 +1,318 @@
+//! Runs whose stages go through a real Slurm, in all its moods.
+
+#![expect(clippy::expect_used, reason = "a test tells what is wrong by panicking")]
+
+mod harness;
+#[path = "harness/slurm.rs"]
+mod slurm;
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+};
+
+use harness::{Ended, Sandbox, kill};
+use serde_json::Value;
+use slurm::{Slurm, until};
+
+/// A sandbox whose site says that stages run in Slurm's allocations.
+struct Cluster {
+    slurm: Slurm,
+    sandbox: Sandbox,
+}
+
+/// Slurm is asked more often than a cluster's would be, so that tests do not wait.
+const SITE: &str = "executor = \"slurm\"\n[slurm]\nlook = \"1s\"\n";
+
+impl Cluster {
+    fn start(more: &str) -> Option<Self> {
+        let slurm = Slurm::start()?;
+        let sandbox = Sandbox::new();
+        sandbox.write("restage.toml", &format!("{SITE}{more}"));
+        Some(Self { slurm, sandbox })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.sandbox.command(arguments);
+        command.env("SLURM_CONF", self.slurm.configuration());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        Ended(self.command(arguments).output().expect("the binary starts"))
+    }
+
+    /// Starts a run whose words go into the file `told`.
+    fn begin(&self, arguments: &[&str]) -> Child {
+        let told = std::fs::File::create(self.sandbox.path("told")).expect("a file");
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(told).spawn().expect("the binary starts")
+    }
+
+    fn told(&self) -> String {
+        std::fs::read_to_string(self.sandbox.path("told")).unwrap_or_default()
+    }
+
+    /// Whether `steps` has left a checkpoint.
+    fn has_begun(&self) -> bool {
+        self.sandbox.scratch_has("steps")
+    }
+
+    /// The queue's folder, while a run waits.
+    fn queue(&self) -> PathBuf {
+        let folders = std::fs::read_dir(self.sandbox.path("store/slurm")).expect("a queue");
+        folders.flatten().next().expect("a queue").path()
+    }
+
+    /// Processes of pilots that have not ended.
+    fn pilots(&self) -> Vec<u32> {
+        let pilots = std::fs::read_dir(self.queue().join("pilots")).into_iter().flatten().flatten();
+        pilots
+            .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+            .filter(|pilot: &Value| pilot["ended"].is_null())
+            .filter_map(|pilot| pilot["process"].as_u64()?.try_into().ok())
+            .collect()
+    }
+
+    /// What `steps` said at the beginnings of its attempts, of all runs.
+    fn beginnings(&self) -> Vec<u64> {
+        fn logs(folder: PathBuf, found: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                match entry.path() {
+                    path if path.is_dir() => logs(path, found),
+                    path if path.extension().is_some_and(|extension| extension == "log") => found.push(path),
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        logs(self.sandbox.path("store/runs"), &mut found);
+        found.sort();
+        let texts = found.iter().map(|path| std::fs::read_to_string(path).expect("a log"));
+        let text = texts.collect::<String>();
+        let begun = text.lines().filter(|line| line.contains("begins"));
+        begun.filter_map(|line| line.rsplit_once("done=")?.1.trim().parse().ok()).collect()
+    }
+}
+
+const CHAIN: &str = "
+stages:
+  first: { uses: test/steps, with: { steps: 10, sleep: 100 } }
+  second: { uses: test/steps, with: { steps: 11, sleep: 90 } }
+  both: { uses: test/join, in: { texts: [first, second] } }
+  last: { uses: test/join, in: { texts: [both, first] } }
+";
+
+/// One stage that takes so many steps of 100 ms.
+fn long(steps: u32) -> String {
+    format!("stages:\n  long: {{ uses: test/steps, with: {{ steps: {steps}, sleep: 100 }} }}\n")
+}
+
+#[test]
+fn a_chain_goes_through_one_allocation_and_its_results_are_as_anywhere() {
+    let Some(cluster) = Cluster::start("[[slurm.profile]]\npartition = \"test\"\ncpus = 2\n") else { return };
+    cluster.sandbox.workflow("w.yaml", CHAIN);
+    let ended = cluster.run(&["run", "--json", "w.yaml"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    assert_eq!(ended.json()["ran"], 4);
+    assert_eq!(ended.err().matches("asked for").count(), 1, "{}", ended.err());
+    assert_eq!(cluster.slurm.jobs().len(), 1, "{:?}", cluster.slurm.jobs());
+    assert!(!cluster.queue_is_left(), "what is done leaves nothing");
+    let through = cluster.sandbox.digests("w.yaml");
+    assert_eq!(cluster.run(&["run", "--json", "w.yaml"]).json()["ran"], 0);
+
+    let elsewhere = Sandbox::new();
+    elsewhere.workflow("w.yaml", CHAIN);
+    assert_eq!(elsewhere.ran(&["w.yaml"]), 4);
+    assert_eq!(elsewhere.digests("w.yaml"), through);
+}
+
+impl Cluster {
+    fn queue_is_left(&self) -> bool {
+        std::fs::read_dir(self.sandbox.path("store/slurm")).is_ok_and(|mut queues| queues.next().is_some())
+    }
+}
+
+#[test]
+fn a_sweep_of_200_actions_is_one_array_and_few_allocations() {
+    let Some(cluster) = Cluster::start("at_most = 6\n") else { return };
+    let seeds = (0..200).map(|seed| seed.to_string()).collect::<Vec<_>>().join(", ");
+    let workflow = format!("stages:\n  draw: {{ uses: test/draw }}\nsweep:\n  seeds: [{seeds}]\n");
+    cluster.sandbox.workflow("w.yaml", &workflow);
+    let ended = cluster.run(&["run", "--json", "w.yaml"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    assert_eq!(ended.json()["ran"], 200);
+    let jobs = cluster.slurm.jobs();
+    assert!(jobs.len() <= 6 && jobs.iter().all(|(id, _)| id.starts_with("1_")), "{jobs:?}");
+}
+
+#[test]
+fn gpus_are_asked_of_slurm_and_who_gets_none_waits() {
+    let site = "idle = \"0s\"\n[[slurm.profile]]\ngres = \"gpu:fake\"\n";
+    let Some(cluster) = Cluster::start(site) else { return };
+    let stage = |name: &str, steps: u32| {
+        format!(
+            "  {name}: {{ uses: test/steps, with: {{ steps: {steps}, sleep: 100 }}, resources: {{ gpus: 1 }} }}\n"
+        )
+    };
+    let stages = [("a", 30), ("b", 31), ("c", 32)].map(|(name, steps)| stage(name, steps)).concat();
+    cluster.sandbox.workflow("w.yaml", &format!("stages:\n{stages}"));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("two run and one waits", || {
+        assert!(cluster.slurm.in_state("RUNNING").len() <= 2, "there are two GPUs");
+        cluster.slurm.in_state("RUNNING").len() == 2 && cluster.slurm.in_state("PENDING").len() == 1
+    });
+    until("both have begun", || cluster.pilots().len() == 2);
+    let folder = cluster.queue().join("pilots");
+    let mut gpus: Vec<String> = std::fs::read_dir(folder)
+        .expect("pilots")
+        .flatten()
+        .filter_map(|entry| serde_json::from_slice::<Value>(&std::fs::read(entry.path()).ok()?).ok())
+        .map(|pilot| pilot["gpus"].as_str().unwrap_or("none").to_owned())
+        .collect();
+    gpus.sort();
+    assert_eq!(gpus, ["0", "1"], "each has its own");
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+}
+
+#[test]
+fn what_fails_fails_alone_and_says_why() {
+    let Some(cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow(
+        "w.yaml",
+        "
+stages:
+  bad: { uses: test/misbehave, with: { how: fail } }
+  reader: { uses: test/join, in: { texts: [bad] } }
+  good: { uses: test/write, with: { text: fine } }
+  after: { uses: test/join, in: { texts: [good] } }
+",
+    );
+    let ended = cluster.run(&["run", "--json", "w.yaml"]);
+    assert_eq!(ended.code(), Some(1), "{}", ended.all());
+    assert_eq!(ended.json()["ran"], 2);
+    assert!(ended.err().contains("the slide is empty; scan it again"), "{}", ended.err());
+}
+
+#[test]
+fn what_slurm_will_never_give_is_told_in_its_words() {
+    let Some(cluster) = Cluster::start("[[slurm.profile]]\npartition = \"moon\"\n") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(1));
+    let ended = cluster.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(1), "{}", ended.all());
+    assert!(ended.err().contains("Invalid partition name"), "{}", ended.err());
+}
+
+#[test]
+fn allocations_that_never_begin_to_work_are_not_asked_for_for_ever() {
+    let Some(cluster) = Cluster::start("setup = \"echo no module cuda >&2; exit 3\"\n") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(1));
+    let ended = cluster.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(1), "{}", ended.all());
+    assert!(ended.err().contains("before they begin to work"), "{}", ended.err());
+    assert!(ended.err().contains("no module cuda"), "its log is quoted: {}", ended.err());
+}
+
+#[test]
+fn a_controller_that_goes_and_comes_is_waited_for() {
+    let Some(mut cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(30));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    cluster.slurm.kill_controller();
+    assert!(run.wait().expect("it ends").success(), "its records tell that it is done: {}", cluster.told());
+
+    cluster.sandbox.workflow("v.yaml", &long(3));
+    let mut run = cluster.begin(&["run", "v.yaml"]);
+    until("it is told", || cluster.told().contains("takes no jobs now"));
+    cluster.slurm.start_controller();
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+}
+
+#[test]
+fn a_node_whose_daemon_is_killed_loses_nothing() {
+    let Some(mut cluster) = Cluster::start("") else { return };
+    cluster.slurm.kill_node();
+    cluster.sandbox.workflow("w.yaml", &long(3));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it is asked for", || cluster.told().contains("asked for"));
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(run.try_wait().expect("it runs").is_none(), "nothing is concluded: {}", cluster.told());
+    cluster.slurm.start_node();
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+}
+
+#[test]
+fn an_action_whose_pilot_is_killed_goes_on_in_another_allocation() {
+    let Some(cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(40));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    for pilot in cluster.pilots() {
+        kill(pilot);
+    }
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    assert!(cluster.told().contains("goes to another"), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
+
+#[test]
+fn a_job_that_slurm_starts_again_is_another_pilot() {
+    let Some(cluster) = Cluster::start("[[slurm.profile]]\nargs = [\"--requeue\"]\n") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(60));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    assert!(cluster.slurm.ask("scontrol", &["requeue", "1"]).status.success());
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
+
+#[test]
+fn an_action_goes_from_one_allocation_to_the_next_when_its_time_is_over() {
+    let Some(cluster) = Cluster::start("[[slurm.profile]]\ntime = \"1m\"\n") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(600));
+    let mut run = cluster.begin(&["run", "--grace", "2s", "w.yaml"]);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    assert!(cluster.told().contains("goes on in another"), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
+
+#[test]
+fn ctrl_c_cancels_its_jobs_and_the_next_run_goes_on() {
+    let Some(cluster) = Cluster::start("at_most = 1\n") else { return };
+    let stages = format!("{}  other: {{ uses: test/steps, with: {{ steps: 41, sleep: 100 }} }}\n", long(40));
+    cluster.sandbox.workflow("w.yaml", &stages);
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("one runs", || cluster.has_begun());
+    drop(Command::new("kill").args(["-INT", &run.id().to_string()]).status());
+    assert_eq!(run.wait().expect("it ends").code(), Some(1), "{}", cluster.told());
+    until("no job is left", || {
+        ["RUNNING", "PENDING", "COMPLETING"].iter().all(|state| cluster.slurm.in_state(state).is_empty())
+    });
+    assert!(cluster.has_begun(), "its checkpoint is kept");
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(beginnings.iter().any(|done| *done > 0), "from its checkpoint: {beginnings:?}");
+}
+
+#[test]
+fn a_run_survives_the_death_of_its_driver() {
+    let Some(cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(50));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    kill(run.id());
+    drop(run.wait());
+    let before = cluster.slurm.jobs();
+    let mut again = cluster.begin(&["run", "w.yaml"]);
+    assert!(again.wait().expect("it ends").success(), "{}", cluster.told());
+    assert!(cluster.told().contains("of an earlier run go on"), "{}", cluster.told());
+    let ids = |jobs: Vec<(String, String)>| jobs.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+    assert_eq!(ids(cluster.slurm.jobs()), ids(before), "no other job was needed");
+    let beginnings = cluster.beginnings();
+    assert!(beginnings.iter().all(|done| *done == 0), "it was never interrupted: {beginnings:?}");
+}
