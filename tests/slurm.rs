@@ -248,6 +248,8 @@ fn an_action_whose_pilot_is_killed_goes_on_in_another_allocation() {
     cluster.sandbox.workflow("w.yaml", &long(40));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
+    // What it says is written down a moment later.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     for pilot in cluster.pilots() {
         kill(pilot);
     }

@@ -71,7 +71,7 @@ pub(crate) async fn pilot(
     nonce: String,
     stop: watch::Receiver<bool>,
 ) -> Result<(), PilotError> {
-    let began = Instant::now();
+    let began = Instant::now().checked_sub(late()).unwrap_or_else(Instant::now);
     let queue = Queue::at(folder.clone());
     let orders = queue.orders(&shape).ok_or(PilotError::NoQueue(folder))?;
     let store = Store::open(&orders.store)?;
@@ -148,6 +148,12 @@ fn id(nonce: &str) -> String {
         Some(count) if count != "0" => format!("{job}r{count}"),
         _ => job,
     }
+}
+
+/// How long the allocation has lasted, where Slurm tells; else it begins with us.
+fn late() -> Duration {
+    let began = std::env::var("SLURM_JOB_START_TIME").ok().and_then(|text| text.parse().ok());
+    began.map_or(Duration::ZERO, |began: u64| Duration::from_millis(now()).saturating_sub(Duration::from_secs(began)))
 }
 
 /// The part of the machine that the allocation is.

@@ -122,7 +122,6 @@ fn arguments(order: &Order<'_>) -> Vec<String> {
         "--ntasks=1".into(),
         format!("--cpus-per-task={}", shape.cpus),
         "--no-requeue".into(),
-        format!("--signal=B:TERM@{}", notice.as_secs()),
         format!("--export={}", exported(settings)),
         "--open-mode=append".into(),
         format!("--chdir={}", logs.display()),
@@ -135,7 +134,11 @@ fn arguments(order: &Order<'_>) -> Vec<String> {
     }
     arguments.extend(profile.partition.iter().map(|partition| format!("--partition={partition}")));
     arguments.extend(shape.memory.map(|memory| format!("--mem={}M", memory.div_ceil(1 << 20))));
-    arguments.extend(shape.seconds.map(|seconds| format!("--time={}", seconds / 60)));
+    match shape.seconds {
+        // A pilot that knows its time sees to its end itself: Slurm's own notice may come most of a minute early.
+        Some(seconds) => arguments.push(format!("--time={}", seconds / 60)),
+        None => arguments.push(format!("--signal=B:TERM@{}", notice.as_secs())),
+    }
     if let (Some(gres), 1..) = (&profile.gres, shape.gpus) {
         arguments.push(format!("--gres={gres}:{}", shape.gpus));
     }
@@ -326,11 +329,11 @@ mod tests {
             "--partition=gpu",
             "--account=lab",
             "--no-requeue",
-            "--signal=B:TERM@15",
             "--output=/store/50%%/logs/%A_%a.log",
         ] {
             assert!(many.iter().any(|argument| argument == wanted), "{wanted} in {many:?}");
         }
+        assert!(!many.iter().any(|argument| argument.starts_with("--signal")));
         assert!(!arguments(&order(1)).iter().any(|argument| argument.starts_with("--array")));
     }
 

@@ -223,7 +223,6 @@ impl Queue {
         None
     }
 
-
     fn running(&self, key: &ActionKey, pilot: &str) -> PathBuf {
         self.folder.join("running").join(format!("{key}.{pilot}.json"))
     }
