@@ -36,8 +36,8 @@ use restage_cache::Store;
 
 use crate::{
     cache::Cache,
-    lock::{self as locks, Contents, Lock, LockError},
     executor::{ExecuteError, slurm::PILOT_COMMAND},
+    lock::{self as locks, Contents, Lock, LockError},
     plan::{Plan, PlanError, Selection},
     plugin::{Catalog, CatalogError, HOST_COMMAND},
     run::{

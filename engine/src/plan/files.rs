@@ -34,6 +34,7 @@ pub(crate) struct Named {
     /// Programs given by their path.
     pub(crate) tools: Vec<PathBuf>,
     /// Each path as it is written.
+    #[serde(skip)]
     pub(crate) written: Vec<Written>,
 }
 

@@ -153,7 +153,9 @@ fn id(nonce: &str) -> String {
 /// How long the allocation has lasted, where Slurm tells; else it begins with us.
 fn late() -> Duration {
     let began = std::env::var("SLURM_JOB_START_TIME").ok().and_then(|text| text.parse().ok());
-    began.map_or(Duration::ZERO, |began: u64| Duration::from_millis(now()).saturating_sub(Duration::from_secs(began)))
+    began.map_or(Duration::ZERO, |began: u64| {
+        Duration::from_millis(now()).saturating_sub(Duration::from_secs(began))
+    })
 }
 
 /// The part of the machine that the allocation is.

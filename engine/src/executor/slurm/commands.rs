@@ -307,9 +307,10 @@ mod tests {
         .unwrap();
         let shape =
             Shape { profile: 0, cpus: 4, memory: Some(3 << 29), gpus: 1, places: 1, seconds: Some(14_400) };
+        let profile = settings.profile(&shape);
         let order = |count| Order {
             settings: &settings,
-            profile: &settings.profile(&shape),
+            profile: &profile,
             shape: &shape,
             nonce: "n1",
             count,
