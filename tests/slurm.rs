@@ -98,9 +98,9 @@ impl Cluster {
 const CHAIN: &str = "
 stages:
   first: { uses: test/steps, with: { steps: 10, sleep: 100 } }
-  second: { uses: test/steps, with: { steps: 11, sleep: 90 } }
-  both: { uses: test/join, in: { texts: [first, second] } }
-  last: { uses: test/join, in: { texts: [both, first] } }
+  second: { uses: test/steps, in: { after: first }, with: { steps: 11, sleep: 91 } }
+  third: { uses: test/steps, in: { after: second }, with: { steps: 12, sleep: 84 } }
+  both: { uses: test/join, in: { texts: [first, third] } }
 ";
 
 /// One stage that takes so many steps of 100 ms.

@@ -17,8 +17,8 @@ restage: 1
 plugins: [{{ path: {plugin} }}]
 stages:
   first: {{ uses: test/steps, with: {{ steps: 10, sleep: 100 }} }}
-  second: {{ uses: test/join, in: {{ texts: [first] }}, with: {{ sleep: 1000 }} }}
-  third: {{ uses: test/join, in: {{ texts: [second] }}, with: {{ sleep: 1000 }} }}
+  second: {{ uses: test/steps, in: {{ after: first }}, with: {{ steps: 11, sleep: 91 }} }}
+  third: {{ uses: test/steps, in: {{ after: second }}, with: {{ steps: 12, sleep: 84 }} }}
 """
 
 with tempfile.TemporaryDirectory() as folder:

@@ -136,6 +136,7 @@ impl Stage for Steps {
 
     fn ports() -> Ports {
         Ports::new("Counts in steps, with a checkpoint after each.")
+            .optional::<Text>("after", "What has to be there before. Not read.")
             .output::<Text>("text", "One line a step.")
     }
 
