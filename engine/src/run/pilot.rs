@@ -62,6 +62,19 @@ struct Place {
     executor: Arc<Executor>,
     leases: Arc<Leases>,
     cancel: watch::Receiver<bool>,
+    /// When it has to stop, where that is known.
+    end: Option<Instant>,
+}
+
+impl Place {
+    /// How much time is left for work.
+    fn left(&self) -> Option<Duration> {
+        self.end.map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
+    fn has_ended(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
 }
 
 /// Works until there is nothing to do, the allocation ends, or `stop` holds true.
@@ -85,9 +98,11 @@ pub(crate) async fn pilot(
         ended: None,
     };
     queue.tell(&pilot)?;
-    println!("pilot {} on {}", pilot.id, pilot.host);
-    let end = orders.shape.seconds.map(Duration::from_secs);
-    let left = || end.map(|end| end.saturating_sub(began.elapsed()).saturating_sub(orders.grace + MARGIN));
+    say(&format!("pilot {} on {}", pilot.id, pilot.host));
+    let lasts = orders
+        .shape
+        .seconds
+        .map(|seconds| Duration::from_secs(seconds).saturating_sub(orders.grace + MARGIN));
     let (sender, cancel) = watch::channel(false);
     let place = Arc::new(Place {
         queue: queue.clone(),
@@ -97,19 +112,21 @@ pub(crate) async fn pilot(
         executor: Arc::new(Executor::Local(Local::new(store, orders.grace))),
         leases: Arc::new(Leases::new(machine(&orders.shape))),
         cancel,
+        end: lasts.map(|lasts| began + lasts),
     });
+    let left = || place.left();
     let mut working = JoinSet::new();
     let (mut idle, mut beaten, mut pace, mut taken) = (Instant::now(), Instant::now(), SOON, 0_u64);
     loop {
-        let is_over = *stop.borrow() || left().is_some_and(|left| left.is_zero());
+        let is_over = *stop.borrow() || place.has_ended();
         if is_over && !sender.send_replace(true) {
-            println!("pilot {} stops", pilot.id);
+            say(&format!("pilot {} stops", pilot.id));
         }
         while !is_over && working.len() < orders.shape.places {
             // What may take longer than is left here is for a fresh allocation.
             let may_begin = taken == 0 || left().is_none_or(|left| left > orders.grace * 2);
             let Some(ticket) = may_begin.then(|| queue.take(&shape, &pilot.id)).flatten() else { break };
-            println!("takes {}", ticket.job.name);
+            say(&format!("takes {}", ticket.job.name));
             (pace, taken) = (SOON, taken + 1);
             let is_fresh = taken == 1;
             working.spawn(work(place.clone(), ticket, is_fresh));
@@ -135,6 +152,11 @@ pub(crate) async fn pilot(
     pilot.ended = Some(now());
     queue.tell(&pilot)?;
     Ok(())
+}
+
+/// For the allocation's log. One that cannot be written is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// The job's number, its place in an array, and how often Slurm has started it again.
@@ -191,19 +213,20 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
         Ok(Became::Ran { milliseconds, .. }) => Outcome::Done { milliseconds: Some(milliseconds) },
         Ok(Became::Joined(_) | Became::Fetched(_)) => Outcome::Done { milliseconds: None },
         Err(ExecuteError::Stage(Failure::Cancelled)) => {
-            let again = !is_fresh || came_further(&place.cache.store, &key, began);
+            let further = came_further(&place.cache.store, &key, began);
+            // All the time that an allocation has was not enough.
+            let again = further || !is_fresh || !place.has_ended();
             if let Err(error) = place.cache.store.leave_scratch(&key) {
                 tracing::warn!("its checkpoint is left where it is: {error}");
             }
-            // Who is stopped by the run that wants it is in nobody's way: that one takes it back.
-            Outcome::Stopped { again }
+            Outcome::Stopped { again, further }
         }
         Err(error) => {
             let out_of_memory = matches!(error, ExecuteError::Stage(Failure::OutOfMemory { .. }));
             Outcome::Failed { message: crate::causes(&error).join(": "), out_of_memory }
         }
     };
-    println!("ends {}: {outcome:?}", ticket.job.name);
+    say(&format!("ends {}: {outcome:?}", ticket.job.name));
     let attempt = Attempt { pilot: place.pilot.clone(), host: host(), ended: now(), outcome };
     if let Err(error) = place.queue.end(&ticket, &place.shape, &attempt) {
         // Its run has ended, or will find the pilot gone.

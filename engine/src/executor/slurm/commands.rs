@@ -209,18 +209,26 @@ pub(super) enum Cancelling {
     All,
 }
 
-/// Ends jobs. A job that is not there is no error.
-pub(super) async fn cancel(jobs: &[u64], how: Cancelling) -> Result<(), String> {
-    if jobs.is_empty() {
-        return Ok(());
+/// Ends jobs, by their numbers and by nonces of their submissions. A job that is not there is no error.
+pub(super) async fn cancel(jobs: &[u64], nonces: &[&str], how: Cancelling) -> Result<(), String> {
+    if !jobs.is_empty() {
+        cancel_some(how, jobs.iter().map(u64::to_string).collect()).await?;
     }
+    if !nonces.is_empty() {
+        let names: Vec<String> = nonces.iter().map(|nonce| format!("{PREFIX}{nonce}")).collect();
+        cancel_some(how, vec![format!("--name={}", names.join(","))]).await?;
+    }
+    Ok(())
+}
+
+async fn cancel_some(how: Cancelling, which: Vec<String>) -> Result<(), String> {
     let mut command = program("scancel");
     match how {
         Cancelling::Waiting => drop(command.arg("--state=PENDING")),
         Cancelling::Asked => drop(command.args(["--batch", "--signal=TERM"])),
         Cancelling::All => {}
     }
-    command.arg("--quiet").args(jobs.iter().map(u64::to_string));
+    command.arg("--quiet").args(which);
     let output = ask(command, None).await.map_err(Unanswered::message)?;
     if output.ok { Ok(()) } else { Err(output.complaint.trim().to_owned()) }
 }

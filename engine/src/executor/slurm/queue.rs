@@ -17,6 +17,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -71,8 +72,10 @@ pub(crate) enum Outcome {
     Failed { message: String, out_of_memory: bool },
     /// The pilot had to stop.
     Stopped {
-        /// It is in the queue again, and goes on from its checkpoint; else it would come no further than now.
+        /// It is in the queue again; else no allocation has more time than this one had.
         again: bool,
+        /// It left more than it found.
+        further: bool,
     },
 }
 
@@ -157,8 +160,13 @@ impl Queue {
         self.folder.join("logs")
     }
 
-    /// Makes its folders.
+    /// Makes its folders, for their owner alone: who can put a ticket in can have anything run.
     pub(super) fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        if fs::metadata(&self.folder)?.uid() != rustix::process::getuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's"));
+        }
+        fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
         for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", "logs"] {
             fs::create_dir_all(self.folder.join(name))?;
         }
@@ -229,7 +237,7 @@ impl Queue {
 
     /// Says how a pilot's attempt ended; the ticket goes, or back into the queue.
     pub(crate) fn end(&self, ticket: &Ticket, shape: &str, attempt: &Attempt) -> io::Result<()> {
-        if attempt.outcome == (Outcome::Stopped { again: true }) {
+        if matches!(attempt.outcome, Outcome::Stopped { again: true, .. }) {
             self.put(&Ticket { round: ticket.round + 1, ..ticket.clone() }, shape)?;
         }
         write(&self.folder.join("ended").join(name_of_attempt(ticket) + ".json"), attempt)?;
@@ -406,4 +414,99 @@ fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let aside = path.with_file_name(format!(".{}.{name}", std::process::id()));
     fs::write(&aside, serde_json::to_vec(value)?)?;
     fs::rename(aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn ticket(number: u32) -> Ticket {
+        let digest = Digest::of(&number.to_le_bytes());
+        let job = json!({
+            "name": "stage", "uses": "test/stage", "library": "/lib.so", "identity": digest, "params": {"a": 1.5},
+            "named": {"files": [], "code": [], "tools": []}, "outputs": [["out", "table"]],
+            "execution": {"cpus": 2, "memory": null, "gpus": {"count": 1, "memory": null, "required": true},
+                "retries": 1, "more_memory": null, "timeout": null},
+            "key": digest, "seeds": {"": 7, "init": 3}, "anew": false,
+        });
+        serde_json::from_value(json!({
+            "job": job, "inputs": {"in": [digest]}, "origin": {"told": {}, "stage_key": null}, "nonce": "n", "round": 0,
+        }))
+        .unwrap()
+    }
+
+    fn queue() -> (tempfile::TempDir, Queue) {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = Queue::at(folder.path().join("queue"));
+        queue.create().unwrap();
+        fs::create_dir_all(queue.folder.join("waiting/shape")).unwrap();
+        (folder, queue)
+    }
+
+    #[test]
+    fn every_ticket_is_taken_once_however_many_try() {
+        let (_folder, queue) = queue();
+        for number in 0..200 {
+            queue.put(&ticket(number), "shape").unwrap();
+        }
+        let take_all = |pilot: usize| {
+            let taken = std::iter::from_fn(|| queue.take("shape", &pilot.to_string()));
+            taken.map(|ticket| ticket.job.key).collect::<Vec<_>>()
+        };
+        let mut taken: Vec<ActionKey> = std::thread::scope(|scope| {
+            let pilots: Vec<_> = (0..8).map(|pilot| scope.spawn(move || take_all(pilot))).collect();
+            pilots.into_iter().flat_map(|pilot| pilot.join().unwrap()).collect()
+        });
+        taken.sort();
+        taken.dedup();
+        assert_eq!(taken.len(), 200);
+        assert_eq!(queue.content().running.len(), 200);
+    }
+
+    #[test]
+    fn a_ticket_is_somewhere_all_its_life_and_reads_back_as_it_was() {
+        let (_folder, queue) = queue();
+        let wanted = ticket(1);
+        let key = wanted.job.key;
+        queue.put(&wanted, "shape").unwrap();
+        assert!(queue.content().waiting.contains_key(&key));
+        let taken = queue.take("shape", "7_1").unwrap();
+        assert_eq!(serde_json::to_value(&taken).unwrap(), serde_json::to_value(&wanted).unwrap());
+        assert_eq!(queue.content().running.get(&key).map(String::as_str), Some("7_1"));
+        let attempt = |outcome| Attempt { pilot: "7_1".into(), host: "node".into(), ended: 1, outcome };
+        queue.end(&taken, "shape", &attempt(Outcome::Stopped { again: true, further: true })).unwrap();
+        let content = queue.content();
+        assert!(
+            content.has_ended(&wanted) && content.waiting.contains_key(&key) && content.running.is_empty()
+        );
+        let again = queue.take("shape", "8r1").unwrap();
+        assert_eq!((again.round, job_of("8r1")), (1, "8"));
+        queue.end(&again, "shape", &attempt(Outcome::Done { milliseconds: Some(5) })).unwrap();
+        assert_eq!(queue.attempt(&again).unwrap().outcome, Outcome::Done { milliseconds: Some(5) });
+        assert!(queue.content().waiting.is_empty(), "it is done");
+    }
+
+    #[test]
+    fn what_is_no_ticket_is_nobodys() {
+        let (_folder, queue) = queue();
+        fs::write(queue.folder.join("waiting/shape/00000000000001.x.json"), "{}").unwrap();
+        let key = ticket(1).job.key;
+        fs::write(queue.folder.join(format!("waiting/shape/00000000000002.{key}.json")), "{ half").unwrap();
+        assert!(queue.take("shape", "7").is_none());
+        assert!(queue.content().running.is_empty(), "whoever wants it puts it in again");
+    }
+
+    #[test]
+    fn a_queue_is_its_owners_alone() {
+        let (_folder, queue) = queue();
+        assert_eq!(fs::metadata(&queue.folder).unwrap().mode() & 0o777, 0o700);
+        queue.drive("me").unwrap();
+        assert!(queue.is_driven(None) && !queue.is_driven(Some("me")));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        write(&queue.folder.join("drivers/me.json"), &Driver { host: host(), process: child.id() }).unwrap();
+        assert!(!queue.is_driven(None), "it is dead");
+    }
 }

@@ -308,13 +308,21 @@ impl Steward {
             Outcome::Done { milliseconds } => self.answer(key, Ok(milliseconds)),
             Outcome::Failed { message, out_of_memory: true } => self.more_memory(key, message),
             Outcome::Failed { message, .. } => self.answer(key, Err(ExecuteError::Elsewhere { message })),
-            Outcome::Stopped { again: true } => {
+            Outcome::Stopped { again: true, further } => {
                 let name = wanted.ticket.job.name.clone();
                 wanted.ticket.round += 1;
                 (wanted.read, wanted.nowhere) = (0, 0);
-                self.notice(format!("allocation {} ends; {name} goes on in another", attempt.pilot));
+                wanted.lost = if further { 0 } else { wanted.lost + 1 };
+                if wanted.lost >= MOST_LOST {
+                    let message =
+                        format!("allocations ended before it {MOST_LOST} times, and it left no checkpoint");
+                    self.queue.take_back(Some(&BTreeSet::from([*key])));
+                    self.answer(key, Err(ExecuteError::Elsewhere { message }));
+                } else {
+                    self.notice(format!("allocation {} ends; {name} goes on in another", attempt.pilot));
+                }
             }
-            Outcome::Stopped { again: false } => {
+            Outcome::Stopped { again: false, .. } => {
                 let message = format!(
                     "allocation {} ended before it, and it left no checkpoint to go on from: give its profile more \
                      time, or keep checkpoints in its scratch folder",
@@ -372,7 +380,12 @@ impl Steward {
         // What was submitted just now is not missed yet.
         let begun = now();
         self.looked = Some(Instant::now());
-        let jobs = match commands::jobs().await {
+        let mut cancel = self.cancel.clone();
+        let jobs = tokio::select! {
+            jobs = commands::jobs() => jobs,
+            () = cancelled(&mut cancel) => return,
+        };
+        let jobs = match jobs {
             Ok(jobs) => jobs,
             Err(message) => {
                 if !std::mem::replace(&mut self.is_away, true) {
@@ -594,7 +607,12 @@ impl Steward {
             script: &script,
             notice: self.grace + super::MARGIN,
         };
-        let answer = commands::submit(&order).await;
+        let mut cancel = self.cancel.clone();
+        let answer = tokio::select! {
+            answer = commands::submit(&order) => answer,
+            // Nobody waits for a controller that is away.
+            () = cancelled(&mut cancel) => Err(Refused::NotNow("interrupted".into())),
+        };
         let mut submitted = Submitted { submission, missing: 0 };
         match answer {
             Ok(job) => {
@@ -643,18 +661,21 @@ impl Steward {
         )
     }
 
-    /// Numbers of all jobs that may be there.
-    fn jobs(&self) -> Vec<u64> {
-        self.submissions.values().filter_map(|submitted| submitted.submission.job).collect()
+    /// Ends all jobs that may be there, those too whose number was never heard.
+    async fn cancel(&self, how: Cancelling) -> Result<(), String> {
+        let all = self.submissions.values().map(|submitted| &submitted.submission);
+        let (known, unknown): (Vec<_>, Vec<_>) = all.partition(|submission| submission.job.is_some());
+        let numbers: Vec<u64> = known.iter().filter_map(|submission| submission.job).collect();
+        let nonces: Vec<&str> = unknown.iter().map(|submission| &*submission.nonce).collect();
+        commands::cancel(&numbers, &nonces, how).await
     }
 
     /// The run is interrupted: what waits is taken back, what runs is asked to stop, and what does not is ended.
     async fn withdraw(&mut self) {
         let keys: BTreeSet<ActionKey> = self.wanted.keys().copied().collect();
         self.queue.take_back(Some(&keys));
-        let jobs = self.jobs();
         for how in [Cancelling::Waiting, Cancelling::Asked] {
-            if let Err(message) = commands::cancel(&jobs, how).await {
+            if let Err(message) = self.cancel(how).await {
                 self.notice(format!("jobs cannot be cancelled ({message}): `scancel --me` does it later"));
             }
         }
@@ -679,7 +700,7 @@ impl Steward {
         if self.queue.is_driven(None) {
             return;
         }
-        let _ = commands::cancel(&self.jobs(), Cancelling::All).await;
+        let _ = self.cancel(Cancelling::All).await;
         let _ = self.queue.remove();
     }
 }
