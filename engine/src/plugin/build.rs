@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io::{self, BufRead},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -266,9 +266,12 @@ fn write_stamp(path: &Path, stamp: &Stamp) -> Result<(), BuildError> {
     replace(path, &text)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     std::fs::write(&temporary, bytes).map_err(BuildError::io(&temporary))?;
+    // Who may enter the store may read what is there by a name of its content, whatever this user's umask is.
+    std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o644))
+        .map_err(BuildError::io(&temporary))?;
     std::fs::rename(&temporary, path).map_err(BuildError::io(path))
 }
 
