@@ -21,8 +21,10 @@ use crate::{
     plugin::Failure,
 };
 
-/// How often who waits for another run looks whether the result is there.
+/// How soon who waits for another run looks whether the result is there, and how seldom at last: a look is four requests to
+/// the file server, for each action that each run waits for.
 const LOOK: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// What became of an action.
 pub(super) enum Became {
@@ -148,6 +150,7 @@ impl Attempts {
         let memory = self.leases.memory_for(&job.step);
         let mut lease = Some(self.leases.lease(&job.step, memory).await);
         let mut waiting_for: Option<Holder> = None;
+        let mut pause = LOOK;
         let reads = Arc::new(reads);
         let (held, scratch) = loop {
             match self.claim(&job, &reads).await? {
@@ -160,7 +163,8 @@ impl Attempts {
                         self.tell_waiting(&holder).await;
                         waiting_for = Some(holder);
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(pause).await;
+                    pause = pause.mul_f64(1.25).min(SELDOM);
                 }
             }
         };
