@@ -86,12 +86,12 @@ impl Team {
         Some(team)
     }
 
-    /// A folder of the group's: `chgrp GROUP`, `chmod 2775`, as an administrator or its owner does it once.
-    fn group_folder(&self, name: &str) -> PathBuf {
+    /// A folder of the group's: `chgrp GROUP` and `chmod 2775`, as its owner does it once, or `2770`.
+    fn group_folder(&self, name: &str, mode: u32) -> PathBuf {
         let path = self.folder.path().join(name);
         fs::create_dir(&path).expect("a folder");
         chown(&path, None, Some(GROUP)).expect("root");
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o2775)).expect("ours");
+        fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("ours");
         path
     }
 
@@ -313,7 +313,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_group_folder_is_a_store_for_both() {
     let Some(team) = Team::new() else { return };
-    let (ada, ben, store) = (&team.ada, &team.ben, team.group_folder("store"));
+    let (ada, ben, store) = (&team.ada, &team.ben, team.group_folder("store", 0o2775));
     team.site(&format!("[cache]\nfolder = \"{}\"\n", store.display()));
     they_share(ada, ben);
 
@@ -355,7 +355,7 @@ fn a_group_folder_is_a_store_for_both() {
 fn a_private_umask_keeps_nothing_from_the_group() {
     let Some(mut team) = Team::new() else { return };
     team.ada.umask = "077";
-    let (ada, ben, store) = (&team.ada, &team.ben, team.group_folder("store"));
+    let (ada, ben, store) = (&team.ada, &team.ben, team.group_folder("store", 0o2770));
     team.site(&format!("[cache]\nfolder = \"{}\"\n", store.display()));
     they_share(ada, ben);
     assert_eq!(problems(ben), Vec::<String>::new());
@@ -392,7 +392,7 @@ fn a_private_umask_keeps_nothing_from_the_group() {
 fn a_group_folder_is_a_remote_for_both() {
     let Some(mut team) = Team::new() else { return };
     team.ada.umask = "077";
-    let remote = team.group_folder("remote");
+    let remote = team.group_folder("remote", 0o2770);
     team.site(&format!("[cache]\nremote = \"file://{}\"\nwrite_back = true\n", remote.display()));
     they_share(&team.ada, &team.ben);
     let owners = files(&remote).into_iter().map(|path| fs::metadata(path).expect("it is there"));

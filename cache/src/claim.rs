@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn who_asks_for_what_is_taken_writes_nothing() {
+        let (_folder, store) = store();
+        let Claiming::Ours(_claim) = claimed_by(&store) else { panic!("nobody else is there") };
+        let number = || store.aside().unwrap().file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+        let stagings = || fs::metadata(store.layout().stagings()).unwrap().modified().unwrap();
+        let (before, then) = (number(), stagings());
+        assert!(matches!(claimed_by(&store), Claiming::Others(_)));
+        assert_eq!(number(), before + 1, "no file was made");
+        assert_eq!(stagings(), then, "and no folder");
+    }
+
+    #[test]
     fn what_says_nothing_is_nobodys() {
         let (_folder, store) = store();
         let place = store.layout().claim(&key());

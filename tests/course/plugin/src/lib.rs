@@ -28,7 +28,8 @@ const CATALOGUE: &str = r#"{"plugin": "course", "version": "1", "stages": [
    "outputs": [{"name": "text", "type": "any", "doc": "It."}],
    "params": {"type": "object", "additionalProperties": false, "properties": {
      "text": {"type": "string", "description": "It."},
-     "wait": {"type": "integer", "description": "Milliseconds to take, with a checkpoint."}}}},
+     "wait": {"type": "integer", "description": "Milliseconds to take, with a checkpoint."},
+     "files": {"type": "integer", "description": "How many more files to write."}}}},
   {"name": "score", "doc": "Counts words.", "seeded": false,
    "inputs": [{"name": "text", "type": "any", "doc": "A text.", "many": false, "optional": false}],
    "outputs": [{"name": "scores", "type": "metrics", "doc": "`words`."}],
@@ -93,7 +94,11 @@ fn write(task: &str) -> io::Result<()> {
     let folder = Path::new(find(task, "\"outputs\":{\"text\":\""));
     fs::create_dir_all(folder.join("about"))?;
     fs::write(folder.join("about/notice"), "what all texts have\n".repeat(100))?;
-    fs::write(folder.join("text"), find(task, "\"text\":\""))
+    let text = task.split_once("\"params\":").map_or("", |(_, params)| find(params, "\"text\":\""));
+    for number in 0..find(task, "\"files\":").parse().unwrap_or(0) {
+        fs::write(folder.join(number.to_string()), format!("{text} {number}"))?;
+    }
+    fs::write(folder.join("text"), text)
 }
 
 fn score(task: &str) -> io::Result<()> {
