@@ -1,6 +1,7 @@
 //! The ablation table: per variant the metrics over seeds, the difference to the baseline and what it is worth, what ran.
 
 mod formats;
+mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,6 +10,7 @@ use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
 pub(crate) use formats::Format;
+pub(crate) use seeds::Alike;
 
 use super::{
     outcome::{Numbers, Outcome, Scores},
@@ -48,6 +50,9 @@ pub(crate) struct Row {
     pub(crate) difference: Option<f64>,
     /// The first metric against the baseline, group by group.
     pub(crate) comparison: Option<Paired>,
+    /// Why all its seeds gave the very same first metric, if they did.
+    #[serde(skip)]
+    pub(crate) alike: Option<Alike>,
     /// What its scores speak of: `inductive`, `transductive` or `optimistic`, if the stage that gives them says so.
     pub(crate) setting: Option<String>,
     /// Stages of it that ran in this run, and did not for a variant above.
@@ -94,8 +99,8 @@ impl Series {
         (0..n).map(|index| at(a, index) - at(b, index)).sum::<f64>() / n as f64
     }
 
-    /// Whether several seeds gave the very same value: then the seed is hardly used.
-    fn is_suspicious(&self) -> bool {
+    /// Whether several seeds gave the very same value.
+    fn is_level(&self) -> bool {
         self.values.len() > 1 && self.values.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits())
     }
 }
@@ -225,15 +230,7 @@ impl Table {
                 p_text(smallest)
             ));
         }
-        for row in &self.rows {
-            if let Some(series) = row.values.first().and_then(Option::as_ref).filter(|s| s.is_suspicious()) {
-                let seeds = series.values.len();
-                notes.push(format!(
-                    "suspicious: {seeds} seeds of `{}` gave the very same value: does any stage use its seed?",
-                    row.variant
-                ));
-            }
-        }
+        notes.extend(seeds::notes(&self.rows));
         let said = |setting: &str| {
             let of_it = self.rows.iter().filter(|row| row.setting.as_deref() == Some(setting));
             of_it.map(|row| format!("`{}`", row.variant)).collect::<Vec<_>>()
@@ -294,7 +291,11 @@ impl Read<'_> {
 
 fn row(variant: &str, outcome: &Outcome, read: &mut Read<'_>, counted: &mut BTreeSet<usize>) -> Row {
     let metrics = &outcome.comparison.metrics;
-    let values = metrics.iter().map(|metric| series(metric, outcome.of_variant(variant), outcome)).collect();
+    let values: Vec<Option<Series>> =
+        metrics.iter().map(|metric| series(metric, outcome.of_variant(variant), outcome)).collect();
+    let first = metrics.first().zip(values.first().and_then(Option::as_ref));
+    let level = first.filter(|(_, series)| series.is_level());
+    let alike = level.and_then(|(metric, _)| seeds::alike(metric, variant, outcome));
     let actions: BTreeSet<usize> = outcome.of_variant(variant).map(|instance| instance.action).collect();
     let how = |action: &usize| Some(outcome.actions.get(*action)?.done()?.how);
     let ran = |action: &&usize| matches!(how(action), Some(How::Ran { .. }));
@@ -309,6 +310,7 @@ fn row(variant: &str, outcome: &Outcome, read: &mut Read<'_>, counted: &mut BTre
         groups,
         difference: None,
         comparison: None,
+        alike,
         setting,
         ran: fresh,
         reused: done - fresh,
@@ -401,6 +403,7 @@ mod tests {
                 &[0.8, 0.9, 0.9, 0.8, 0.8, 0.85, 0.87, 0.9][..groups],
             ),
         ];
+        rows[2].alike = Some(Alike::Level(vec!["`regions`".into()]));
         (rows[0].ran, rows[1].ran, rows[1].reused) = (12, 2, 9);
         rows[1].setting = Some("transductive".into());
         let metrics = ["evaluate.macro_f1", "evaluate.accuracy"].map(str::to_owned).to_vec();
