@@ -377,7 +377,11 @@ async function maps() {
     // The same variant by the other judge, if that knows it.
     const name = $("map-variant").selectedOptions[0].textContent;
     $("map-variant").replaceChildren(...judged().variants.map((variant, place) => new Option(variant.name, place, false, variant.name === name)));
-    load(false);
+    // A section that it judges.
+    const says = (place) => judged().variants.some((variant) => variant.sections[place]);
+    const before = $("map-section").value;
+    if (!says(before)) $("map-section").value = String(Math.max(data.sections.findIndex((_, place) => says(place)), 0));
+    load($("map-section").value !== before);
   });
   $("map-section").addEventListener("change", () => load(true));
   $("map-variant").addEventListener("change", () => load(false));

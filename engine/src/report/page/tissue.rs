@@ -60,7 +60,14 @@ impl Page<'_> {
                 options(&mut maps.judges.iter().map(|judge| (judge.stage.as_str(), false)))
             ),
         };
-        let sections = options(&mut maps.sections.iter().map(|section| (section.name.as_str(), false)));
+        // First a section that is judged.
+        let is_judged = |place: usize| {
+            let mut said = first.variants.iter().filter_map(|mapped| mapped.sections.get(place));
+            said.any(|said| said.predicted.iter().any(Option::is_some))
+        };
+        let shown = (0..maps.sections.len()).find(|place| is_judged(*place)).unwrap_or(0);
+        let names = maps.sections.iter().enumerate();
+        let sections = options(&mut names.map(|(place, section)| (section.name.as_str(), place == shown)));
         let best = self.best();
         let variants = options(
             &mut first
