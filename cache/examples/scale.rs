@@ -20,8 +20,8 @@ struct Requests {
 const COLD: Requests = Requests { look: 190.0, change: 61.0 };
 /// One that is looked up and there:
 const WARM: Requests = Requests { look: 19.0, change: 0.0 };
-/// A second of one run waiting for one action: as it was, and, counted in the code, as it is after ten seconds: the claim and its
-/// time, and the record that is not there, once in two seconds.
+/// A second of one run waiting for one action: as it was, and as it is after ten seconds: the claim and its time, and the
+/// record that is not there, once in two seconds.
 const WAIT_THEN: Requests = Requests { look: 59.0, change: 22.0 };
 const WAIT_NOW: Requests = Requests { look: 2.0, change: 0.0 };
 /// A claim is touched once in 15 s.
@@ -178,7 +178,7 @@ fn short(number: f64) -> String {
         n if n >= 1e4 => (n / 1e3, " k"),
         n => (n, ""),
     };
-    if value >= 10.0 || value < 0.05 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
+    if !(0.05..10.0).contains(&value) { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
 }
 
 fn percent(part: f64) -> String {
@@ -194,7 +194,7 @@ fn row(text: &mut String, cells: &[&dyn fmt::Display], widths: &[usize]) -> fmt:
 }
 
 /// All that is printed.
-pub fn report() -> Result<String, fmt::Error> {
+pub(crate) fn report() -> Result<String, fmt::Error> {
     let mut text = String::new();
     let site = SITE;
     let wanted = site.students * site.actions;

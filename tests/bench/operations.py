@@ -86,7 +86,7 @@ def main():
             for index, what in enumerate(("dry plan", "cold run", "warm run")):
                 slopes = ((found[600][index][kind] - found[200][index][kind]) / 400 for kind in COLUMNS)
                 print(f"{what}, {2 + files} files\t" + "\t".join(f"{slope:.1f}" for slope in slopes))
-        place.workflow("{ uses: course/text, with: { text: a, wait: 60000, files: 0 } }")
+        place.workflow("{ uses: course/text, with: { text: a, wait: 30000, files: 0 } }")
         first = place.start([place.binary, "run", "w.yaml"])
         time.sleep(1.5)
         second = place.start(trace([place.binary, "run", "w.yaml"], place.log))
