@@ -114,7 +114,11 @@ fn metrics_are_printed_or_written() {
         results.iter().map(|result| [&result["variant"], &result["stage"], &result["seed"]]).collect();
     assert_eq!(
         serde_json::json!(trained),
-        serde_json::json!([["baseline", "train", null], ["long/er", "train", null]])
+        serde_json::json!([
+            ["baseline", "train", null],
+            ["long/er", "train", null],
+            ["init alone", "train", null]
+        ])
     );
     assert_eq!(results[1]["curves"]["done"]["steps"], serde_json::json!([1, 2, 3, 4, 5, 6, 7]));
     export(&sandbox, &["--metrics", "out/metrics.json"]);
