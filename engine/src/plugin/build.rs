@@ -231,6 +231,36 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     Ok(Folder { manifest, stamp_path, package, workspace, state })
 }
 
+/// What is known of a plugin's code without building anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its identity: it was built here, and no source changed since; or it is a library.
+    Known(Digest),
+    /// It was built here, from other sources than lie there now.
+    Changed,
+    /// It is there, and was never built here.
+    Unbuilt,
+    /// Nothing is there.
+    Missing,
+}
+
+/// Looks at a plugin's path, and starts nothing.
+pub(crate) fn look(path: &Path, store: &Store) -> Found {
+    if path.is_file() {
+        return restage_cache::tree_digest(path).map_or(Found::Missing, Found::Known);
+    }
+    let manifest = path.join("Cargo.toml");
+    if !manifest.is_file() {
+        return Found::Missing;
+    }
+    let Some(stamp) = stamp_path(&manifest, store).ok().and_then(|path| read_stamp(&path)) else {
+        return Found::Unbuilt;
+    };
+    let stands = state(&stamp.watched).is_ok_and(|files| files == stamp.files)
+        && settings::of_environment() == stamp.told;
+    if stands { Found::Known(stamp.identity) } else { Found::Changed }
+}
+
 /// Brings a crate's lock file up to date, from what is on this machine if that will do.
 pub(crate) fn lock(manifest: &Path) -> Result<(), BuildError> {
     let manifest = &std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;

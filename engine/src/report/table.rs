@@ -202,33 +202,27 @@ impl Table {
         let compared = || self.rows.iter().filter_map(|row| row.comparison.as_ref());
         let tested = compared().filter(|paired| paired.p_adjusted.is_some()).count();
         if tested > 0 {
-            notes.push(format!(
-                "by group: mean of the paired differences over {} ({}), seeds averaged first, with a 95 % bootstrap interval over \
-                 groups; p: {}, two-sided, Holm over {tested} {}",
-                counted(self.groups.len(), "group"),
-                shortened(&self.groups),
-                self.test,
-                if tested == 1 { "comparison" } else { "comparisons" },
-            ));
+            notes.push(tested_by_group(&self.groups, self.test, tested));
         } else if self.rows.len() > 1 && !self.metrics.is_empty() {
             let baseline_is_there = self.rows.iter().any(|row| row.variant == self.baseline);
             notes.push(match self.groups.len() {
                 _ if !baseline_is_there => {
-                    format!("no comparison: `{}`, which the others are compared with, is not in this run", self.baseline)
+                    format!(
+                        "no comparison: `{}`, which the others are compared with, is not in this run",
+                        self.baseline
+                    )
                 }
-                0 => "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section"
-                    .to_owned(),
-                1 => format!("no test: all is of one group ({}), and seeds are not independent", self.groups[0]),
+                0 => NO_GROUPS.to_owned(),
+                1 => format!(
+                    "no test: all is of one group ({}), and seeds are not independent",
+                    self.groups[0]
+                ),
                 _ => "no test: no other variant has values of the same groups".to_owned(),
             });
         }
         let smallest = compared().filter_map(|paired| paired.smallest_attainable).fold(0.0, f64::max);
         if smallest > 0.0 {
-            notes.push(format!(
-                "underpowered: smallest attainable p = {}; whatever the effect, none of so many comparisons over so few groups can be \
-                 significant at 0.05",
-                p_text(smallest)
-            ));
+            notes.push(underpowered(smallest));
         }
         notes.extend(seeds::notes(&self.rows));
         let said = |setting: &str| {
@@ -254,6 +248,29 @@ impl Table {
         }
         notes
     }
+}
+
+/// Why nothing is tested that has seeds alone.
+pub(super) const NO_GROUPS: &str = "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section";
+
+/// How groups are compared, and so many times.
+pub(super) fn tested_by_group(groups: &[String], test: Test, tested: usize) -> String {
+    format!(
+        "by group: mean of the paired differences over {} ({}), seeds averaged first, with a 95 % bootstrap interval over groups; p: \
+         {test}, two-sided, Holm over {tested} {}",
+        counted(groups.len(), "group"),
+        shortened(groups),
+        if tested == 1 { "comparison" } else { "comparisons" },
+    )
+}
+
+/// That no comparison could have been significant.
+pub(super) fn underpowered(smallest: f64) -> String {
+    format!(
+        "underpowered: smallest attainable p = {}; whatever the effect, none of so many comparisons over so few groups can be \
+         significant at 0.05",
+        p_text(smallest)
+    )
 }
 
 /// `8 groups`.
@@ -349,30 +366,13 @@ fn by_group(
                 setting =
                     scores.details.get("setting").and_then(|setting| setting.as_str()).map(str::to_owned);
             }
-            let own = scores.groups.iter().filter_map(|(group, values)| {
-                Some((
-                    group.clone(),
-                    *values.get(&metric.name).or_else(|| values.get(mean_of(&metric.name)?))?,
-                ))
-            });
-            let before = values.len();
-            own.for_each(|(group, value)| values.entry(group).or_default().push(value));
-            if let Some(value) = scores.values.get(&metric.name)
-                && values.len() == before
-                && scores.groups.is_empty()
-                && !instance.at.is_empty()
-            {
-                let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
-                values.entry(place).or_default().push(*value);
+            let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+            for (group, value) in scores.of_groups(&metric.name, &place) {
+                values.entry(group.to_owned()).or_default().push(value);
             }
         }
     }
     (values.into_iter().map(|(group, values)| (group, mean(&values))).collect(), setting)
-}
-
-/// What a metric is a mean of: `accuracy` of `accuracy_patient_mean`.
-fn mean_of(name: &str) -> Option<&str> {
-    Some(name.strip_suffix("_mean")?.rsplit_once('_')?.0)
 }
 
 #[cfg(test)]
@@ -432,12 +432,6 @@ mod tests {
         let named = Table::of(whole.metrics, "baseline", Test::SignFlip, &["genes".into()], whole.rows);
         assert!(matches!(rows(&named)[..], [None, None, Some(p)] if p > 0.05));
         assert_eq!(named.rows[1].comparison.as_ref().unwrap().p, None);
-    }
-
-    #[test]
-    fn a_mean_over_groups_is_found_in_them() {
-        assert_eq!(mean_of("macro_f1_patient_mean"), Some("macro_f1"));
-        assert_eq!(mean_of("macro_f1"), None);
     }
 
     #[test]

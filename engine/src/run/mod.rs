@@ -136,7 +136,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
         workflow: workflow.path.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: now(),
-        by: Some(format!("{}@{}", user().as_deref().unwrap_or("someone"), host())),
+        by: Some(by()),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
         variants: plan.variants.iter().map(ToString::to_string).collect(),
@@ -153,6 +153,11 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
             family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
         },
     }
+}
+
+/// Who runs this, and where.
+pub(crate) fn by() -> String {
+    format!("{}@{}", user().as_deref().unwrap_or("someone"), host())
 }
 
 /// Who runs this, if the environment tells.

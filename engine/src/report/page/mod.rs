@@ -94,6 +94,12 @@ impl<'a> Page<'a> {
         }
     }
 
+    /// The same for who is not here: without the places of files that stages read.
+    pub(crate) fn for_others(mut self) -> Self {
+        self.records.forget("params");
+        self
+    }
+
     /// The whole file.
     pub(crate) fn html(&self, script: Option<&str>) -> String {
         assemble(&self.title(), &self.header(), &self.parts(), script)
