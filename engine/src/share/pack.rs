@@ -300,7 +300,8 @@ fn data(what: &What<'_>, files: &Files, hidden: &Hidden) -> Result<Vec<Data>, Sh
     let mut all: BTreeMap<PathBuf, (Digest, bool)> = BTreeMap::new();
     for action in what.plan.graph.node_weights() {
         let named = &action.step.named;
-        for (path, digest) in &named.files {
+        // What lies in a repository is what its commit says, and nothing that anybody has to put anywhere.
+        for (path, digest) in named.files.iter().filter(|(path, _)| !path.starts_with(what.store.root())) {
             let code = named.code.iter().any(|(code, _)| code == path);
             all.insert(path.clone(), (*digest, code));
         }
@@ -347,6 +348,7 @@ fn plugins(what: &What<'_>, files: &Files, hidden: &Hidden) -> Vec<PluginHead> {
             std::fs::canonicalize(&path.value).is_ok_and(|path| path == plugin.path)
         };
         let named = what.workflow.plugins.iter().find(is_it);
+        let named = named.filter(|path| !path.value.starts_with(what.store.root()));
         let (path, folder) = named.map(|named| files.written(&named.value, hidden)).unwrap_or_default();
         let folder = files.place(&folder);
         PluginHead {
