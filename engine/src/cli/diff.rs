@@ -56,7 +56,9 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     if arguments.json {
         print_json(&compared);
     } else {
-        say!("{}", compared.draw());
+        // Names in it may be anybody's.
+        let text = compared.draw();
+        say!("{}", text.lines().map(share::clean).collect::<Vec<_>>().join("\n"));
     }
     Ok(ExitCode::SUCCESS)
 }

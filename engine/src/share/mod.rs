@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use archive::{Opened, Unpacked, is_share, led};
+pub(crate) use names::clean;
 pub(crate) use pack::{Packed, Run, What, pack};
 pub(crate) use sketch::Sketch;
 

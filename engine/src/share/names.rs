@@ -67,6 +67,21 @@ fn folded(name: &str) -> String {
     normal.normalize(&upper.to_lowercase()).into_owned()
 }
 
+/// Somebody else's text for a terminal: nothing in it moves the cursor, colours, or turns the line around.
+pub(crate) fn clean(text: &str) -> String {
+    let turns =
+        |c: char| matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut cleaned = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) {
+            cleaned.extend(c.escape_unicode());
+        } else {
+            cleaned.push(c);
+        }
+    }
+    cleaned
+}
+
 /// A path without `.` and `..`, by its text alone.
 pub(crate) fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
@@ -129,6 +144,11 @@ mod tests {
         for name in ["a/b", "a/c", "ab", "b"] {
             seen.add(name).unwrap();
         }
+    }
+
+    #[test]
+    fn nothing_in_a_text_moves_the_cursor() {
+        assert_eq!(clean("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\u{a}c\\u{202e}d é");
     }
 
     #[test]

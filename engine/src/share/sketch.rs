@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::names::plain;
+use super::names::{clean, plain};
 use crate::workflow::{self, Diagnostics, Node, Source};
 
 /// More files than this are nobody's workflow.
@@ -60,7 +60,7 @@ impl Parsed {
         let text = std::str::from_utf8(text).map_err(|_| wrong("it is not UTF-8 text".into()))?;
         let source = Source::new(Path::new(name), text.trim_start_matches('\u{feff}').to_owned());
         let root = workflow::parse(&source, &mut Diagnostics::default())
-            .map_err(|problem| wrong(format!("it is no workflow: {}", problem.message)))?;
+            .map_err(|problem| wrong(format!("it is no workflow: {}", clean(&problem.message))))?;
         Ok(Self { root })
     }
 
@@ -113,8 +113,8 @@ impl Sketch {
                 continue;
             };
             let place = inside(folder, path).filter(|place| files.contains_key(place));
-            let place =
-                place.ok_or_else(|| wrong(format!("it imports `{path}`, which is not in the archive")))?;
+            let place = place
+                .ok_or_else(|| wrong(format!("it imports `{}`, which is not in the archive", clean(path))))?;
             self.read(files, &place, &joined(prefix, inner), open, read)?;
         }
         open.pop();
