@@ -125,22 +125,15 @@ fn what_two_people_packed_is_compared() {
     }
     std::fs::copy(bob.path("bob.restage"), alice.path("bob.restage")).expect("a copy");
     let compared = run(&alice, &["diff", "alice.restage", "bob.restage"]).out();
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    insta::assert_snapshot!(digests_hidden(&compared.replace(&host, "HOST")));
+    let row = |name: &str| {
+        compared.lines().any(|line| line.split_whitespace().next().is_some_and(|word| word.starts_with(name)))
+    };
+    assert!(row("own.text") && row("prep.written.file") && !row("noise"), "{compared}");
+    assert!(compared.contains("alice.restage was packed without a run"), "{compared}");
 
     run(&bob, &["run", "flows/w.yaml"]);
     run(&bob, &["share", "pack", "flows/w.yaml", "-o", "run.restage", "--records"]);
     let compared = bob.json(&["diff", "--json", "bob.restage", "run.restage"]);
     assert_eq!((&compared["params"], &compared["data"]), (&serde_json::json!([]), &serde_json::json!([])));
     assert!(compared["notes"][0].as_str().is_some_and(|note| note.contains("without a run")), "{compared}");
-}
-
-/// Digests as `DIGEST`.
-fn digests_hidden(text: &str) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        let is_digest = word.len() == 12 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
-        words.push(if is_digest { "DIGEST······".into() } else { word.into() });
-    }
-    words.join(" ")
 }
