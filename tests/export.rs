@@ -17,6 +17,7 @@ stages:
   draw: { uses: test/draw, in: { text: prep.text } }
 sweep:
   seeds: [1, 2]
+  streams: [init]
   ablate:
     long/er: { set: { train.steps: 7 } }
 ";
@@ -27,7 +28,7 @@ fn that_ran() -> Sandbox {
     fs::create_dir(sandbox.path("parts")).expect("a folder");
     sandbox.workflow("parts/prep.yaml", "stages: { text: { uses: test/write, with: { text: a } } }");
     sandbox.workflow("w.yaml", SWEEP);
-    assert_eq!(sandbox.ran(&["w.yaml"]), 1 + 2 + 2);
+    assert_eq!(sandbox.ran(&["w.yaml"]), 1 + 2 + 2 + 1);
     assert_eq!(sandbox.ran(&["w.yaml"]), 0);
     sandbox
 }
@@ -113,7 +114,11 @@ fn metrics_are_printed_or_written() {
         results.iter().map(|result| [&result["variant"], &result["stage"], &result["seed"]]).collect();
     assert_eq!(
         serde_json::json!(trained),
-        serde_json::json!([["baseline", "train", null], ["long/er", "train", null]])
+        serde_json::json!([
+            ["baseline", "train", null],
+            ["long/er", "train", null],
+            ["init alone", "train", null]
+        ])
     );
     assert_eq!(results[1]["curves"]["done"]["steps"], serde_json::json!([1, 2, 3, 4, 5, 6, 7]));
     export(&sandbox, &["--metrics", "out/metrics.json"]);
@@ -138,9 +143,9 @@ fn a_crate_has_the_workflow_as_it_ran_and_the_validator_takes_it() {
     let graph = metadata["@graph"].as_array().expect("a graph");
     let entity = |id: &str| graph.iter().find(|entity| entity["@id"] == id).expect("it is there");
     let of_kind = |kind: &str| graph.iter().filter(|entity| entity["@type"] == kind).collect::<Vec<_>>();
-    // Five actions, and the run itself.
+    // Six actions, and the run itself.
     let created = of_kind("CreateAction");
-    assert_eq!(created.len(), 6);
+    assert_eq!(created.len(), 7);
     for action in &created {
         let [start, end] = ["startTime", "endTime"].map(|time| action[time].as_str().expect("a time"));
         assert!(start <= end, "{action}");
@@ -148,6 +153,16 @@ fn a_crate_has_the_workflow_as_it_ran_and_the_validator_takes_it() {
     }
     assert_eq!(of_kind("HowToStep").len(), 3);
     assert_eq!(entity("./")["license"], "CC-BY-4.0");
+    // One stream with a seed of its own, beside the seed of all others.
+    assert_eq!(entity("#test/draw/seed/init")["@type"], "FormalParameter");
+    let values: Vec<_> = of_kind("PropertyValue")
+        .into_iter()
+        .filter(|value| value["name"] == "seed of the stream init")
+        .collect();
+    assert!(values.len() == 1 && values[0]["value"] == 2, "{values:?}");
+    let given = values[0]["@id"].to_string();
+    let drawn = created.iter().filter(|action| action["object"].to_string().contains(&given));
+    assert_eq!(drawn.count(), 1);
     // Every reference within the crate has an end.
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
         match value {

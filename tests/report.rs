@@ -15,11 +15,23 @@ use serde_json::Value;
 /// A name that would run, were it not text.
 const HOSTILE: &str = "</script><img src=x onerror=alert(1)>";
 
+/// Clusters of the same spots, judged as well.
+const CLUSTERS: &str = "
+  clusters: { uses: classify/cluster, in: { features: gene_features }, with: { n_clusters: 4, dims: 8 } }
+  agreement: { uses: classify/evaluate-clusters, in: { predictions: clusters.predictions, labels: section.labels }, gather: section }
+
+sweep:
+  metric: [evaluate.macro_f1, evaluate.accuracy, agreement.ari]
+";
+
 /// The quickstart, short, with a variant that is called like an attack.
 fn quickstart(sandbox: &Sandbox) -> String {
     let text = std::fs::read_to_string(checkout().join("workflows/quickstart.yaml")).expect("the quickstart");
     let stages = checkout().join("stages").display().to_string();
     let text = text.replace("../stages", &stages).replace("expression only:", &format!("\"{HOSTILE}\":"));
+    let sweep = "\nsweep:\n  metric: [evaluate.macro_f1, evaluate.accuracy]\n";
+    assert!(text.contains(sweep), "the quickstart's sweep");
+    let text = text.replace(sweep, CLUSTERS);
     sandbox.write("quickstart.yaml", &text).display().to_string()
 }
 
@@ -58,7 +70,8 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
         "time",
         "confusion-baseline",
         "map-p5-truth",
-        "map-p6-baseline-errors",
+        "map-p6-evaluate-baseline-errors",
+        "map-p1-agreement-baseline-clusters",
     ] {
         assert!(names.contains(&format!("{wanted}.svg")), "{wanted} in {names:?}");
     }
@@ -103,14 +116,29 @@ const until = setInterval(() => {
   const score = $("map-score").textContent;
   $("map-variant").value = "1";
   $("map-variant").dispatchEvent(new Event("change"));
+  const told = () => ({
+    score: $("map-score").textContent, legend: $("map-legend").textContent, map: document.querySelectorAll("canvas")[1].toDataURL().length,
+  });
+  const choose = (id, value) => { $(id).value = value; $(id).dispatchEvent(new Event("change")); };
+  const clusters = {};
+  setTimeout(() => { Object.assign(clusters, { before: told() }); choose("map-section", "0"); choose("map-judge", "1"); }, 300);
   setTimeout(() => {
+    Object.assign(clusters, { after: told(), variant: $("map-variant").value });
+    [...$("map-legend").querySelectorAll("button")].at(-1).click();
+    clusters.dimmed = told().map;
+    document.querySelector("canvas").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight", bubbles: true }));
+    clusters.readout = $("map-readout").textContent;
+    choose("map-judge", "0");
+  }, 600);
+  setTimeout(() => {
+    clusters.back = told().legend;
     page.dataset.seen = JSON.stringify({
-      down, up, first, second, walked, nameless, score, other: $("map-score").textContent,
+      down, up, first, second, walked, nameless, score, other: clusters.before.score, clusters,
       images: document.images.length, handlers: document.querySelectorAll("[onerror]").length,
       confusions: [...document.querySelectorAll("#confusion-figures > figure")].filter((figure) => !figure.hidden).length,
       back: getComputedStyle(document.body).backgroundColor,
     });
-  }, 300);
+  }, 900);
 }, 20);
 "##;
 
@@ -146,6 +174,15 @@ fn in_a_browser(sandbox: &Sandbox, page: &str) {
     );
     assert_eq!((&light["nameless"], &light["confusions"]), (&Value::Array(Vec::new()), &2.into()));
     assert_ne!(light["score"], light["other"], "another variant, another score");
+    let clusters = &light["clusters"];
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    assert!(!text(&clusters["before"]["legend"]).contains("cluster"), "{clusters}");
+    assert!(text(&clusters["after"]["legend"]).contains("cluster 4"), "{clusters}");
+    let [score, readout] = [&clusters["after"]["score"], &clusters["readout"]].map(text);
+    assert!(score.starts_with("P1 by image only: ") && score.contains("mostly of their region"), "{score}");
+    assert!(readout.contains("cluster") && readout.contains("mostly"), "{readout}");
+    assert_ne!(clusters["after"]["map"], clusters["dimmed"], "a cluster that is chosen dims the others");
+    assert_eq!(clusters["back"], clusters["before"]["legend"]);
 
     let dark =
         seen(&chromium, &driven, &["--blink-settings=preferredColorScheme=0", "--window-size=400,800"]);

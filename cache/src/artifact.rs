@@ -312,7 +312,12 @@ impl Store {
             }
             if self.flaw(digest)?.is_some() && place.exists() {
                 let aside = self.staging()?;
-                drop(self.disk().rename(&place, &aside.path().join("damaged")));
+                if self.disk().rename(&place, &aside.path().join("damaged")).is_err() {
+                    // Another user's folder cannot get another parent; where it is, it can get another name. Nobody looks at
+                    // a name that is no digest, and its owner can remove it.
+                    let name = format!("damaged-{}", self.owner().fresh_name());
+                    drop(self.disk().rename(&place, &place.with_file_name(name)));
+                }
             }
             attempt += 1;
         }

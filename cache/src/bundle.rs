@@ -62,13 +62,25 @@ impl Store {
         artifacts: &BTreeSet<Digest>,
         to: &Path,
     ) -> Result<Bundled> {
+        self.export_told(actions, artifacts, to, &|_, provenance| provenance)
+    }
+
+    /// The same; `tell` says what of a record's provenance, which decides nothing, others may read.
+    pub fn export_told(
+        &self,
+        actions: &BTreeSet<ActionKey>,
+        artifacts: &BTreeSet<Digest>,
+        to: &Path,
+        tell: &dyn Fn(&ActionKey, serde_json::Value) -> serde_json::Value,
+    ) -> Result<Bundled> {
         let mut bundled = Bundled { artifacts: artifacts.clone(), ..Bundled::default() };
         let mut records = BTreeMap::new();
         for key in actions {
             match self.lookup(key)? {
                 Lookup::Hit(record) => {
                     bundled.artifacts.extend(record.outputs.values());
-                    records.insert(*key, record);
+                    let provenance = tell(key, record.provenance);
+                    records.insert(*key, Record { provenance, ..record });
                 }
                 Lookup::Miss(_) => bundled.missing.push(*key.as_digest()),
             }
@@ -140,7 +152,12 @@ impl Store {
     /// of it is run, and a bundle that is refused leaves nothing.
     pub fn import(&self, from: &Path) -> Result<Bundled> {
         let file = File::open(from).map_err(Error::io("read", from))?;
-        let mut archive = Archive::new(BufReader::with_capacity(PART, file));
+        self.import_from(from, file)
+    }
+
+    /// The same of a bundle that is a part of the file `from`.
+    pub fn import_from(&self, from: &Path, bundle: impl Read) -> Result<Bundled> {
+        let mut archive = Archive::new(BufReader::with_capacity(PART, bundle));
         let work = self.staging()?;
         let mut taking = Taking {
             store: self,

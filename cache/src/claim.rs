@@ -79,6 +79,10 @@ impl Store {
         let ours = |place: Option<PathBuf>| {
             Claiming::Ours(Claim { store: self.clone(), place, owner: holder.owner.clone() })
         };
+        // Looked at before anything is written: who waits asks again and again, and a file server answers many who wait.
+        if let Some(other) = self.living_holder(&place, || self.clock()) {
+            return Claiming::Others(other);
+        }
         let Ok(bytes) = serde_json::to_vec(&holder) else { return ours(None) };
         if self.disk().create_folder(&self.layout().claims()).is_err() {
             return ours(None);
@@ -88,7 +92,7 @@ impl Store {
             Ok(false) => {}
             Err(_) => return ours(None),
         }
-        match self.living_holder(&place, self.clock()) {
+        match self.living_holder(&place, || self.clock()) {
             Some(other) => Claiming::Others(other),
             // Of two who take over at once the last one has the file, and for a moment both believe to: see above.
             None => match self.replace_unsynced(&place, &bytes) {
@@ -101,12 +105,18 @@ impl Store {
         }
     }
 
-    /// Who holds the claim, unless it is dead or the claim says nothing.
-    fn living_holder(&self, place: &Path, now: SystemTime) -> Option<Holder> {
+    /// Who holds the claim, unless it is dead or the claim says nothing. The file system's clock costs a folder: it is asked
+    /// only where the claim is not young by ours, which is so at most [`STALE`] long for one that nobody touches.
+    fn living_holder(&self, place: &Path, clock: impl FnOnce() -> SystemTime) -> Option<Holder> {
         let holder = read(place)?;
+        if self.owner().is_dead(&holder.owner) {
+            return None;
+        }
         let touched = fs::metadata(place).and_then(|metadata| metadata.modified()).ok()?;
-        let age = now.duration_since(touched).unwrap_or_default();
-        (!self.owner().is_dead(&holder.owner) && age < STALE).then_some(holder)
+        let is_young = |now: SystemTime| now.duration_since(touched).is_ok_and(|age| age < STALE);
+        let lives =
+            is_young(SystemTime::now()) || clock().duration_since(touched).unwrap_or_default() < STALE;
+        lives.then_some(holder)
     }
 
     /// Whether this process has the claim.
@@ -121,7 +131,7 @@ impl Store {
         let now = self.clock();
         for (name, place) in claims {
             let Ok(key) = name.parse() else { continue };
-            if let Some(holder) = self.living_holder(&place, now) {
+            if let Some(holder) = self.living_holder(&place, || now) {
                 claimed.actions.insert(key);
                 claimed.reads.extend(holder.reads);
             }
@@ -263,6 +273,18 @@ mod tests {
         store.leave_scratch(&key()).unwrap();
         store.discard_scratch(&key()).unwrap();
         assert_eq!(fs::read_dir(store.layout().scratches()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_asks_for_what_is_taken_writes_nothing() {
+        let (_folder, store) = store();
+        let Claiming::Ours(_claim) = claimed_by(&store) else { panic!("nobody else is there") };
+        let number = || store.aside().unwrap().file_name().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+        let stagings = || fs::metadata(store.layout().stagings()).unwrap().modified().unwrap();
+        let (before, then) = (number(), stagings());
+        assert!(matches!(claimed_by(&store), Claiming::Others(_)));
+        assert_eq!(number(), before + 1, "no file was made");
+        assert_eq!(stagings(), then, "and no folder");
     }
 
     #[test]

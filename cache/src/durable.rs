@@ -30,6 +30,9 @@ const FOLDER: u32 = 0o755;
 /// belongs to that group.
 const SHARED_FOLDER: u32 = 0o2775;
 
+/// What is new in a folder gets the folder's group.
+const SET_GROUP: u32 = 0o2000;
+
 /// What a root folder has where several users share the store: its group writes, and new things get that group.
 const SHARED_BITS: u32 = 0o2020;
 
@@ -87,6 +90,11 @@ impl Disk {
     #[cfg(test)]
     pub(crate) fn with(faults: crate::faults::Faults) -> Disk {
         Disk { faults, ..Disk::default() }
+    }
+
+    /// Whether several users share the store.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Learns from the root folder whether several users share the store.
@@ -212,7 +220,9 @@ impl Disk {
         if mode & 0o777 == FOLDER {
             return Ok(());
         }
-        self.perform(Op::Protect, folder, || fs::set_permissions(folder, Permissions::from_mode(FOLDER)))
+        // What is made in it gets its group, if that is so.
+        let opened = Permissions::from_mode(FOLDER | mode & SET_GROUP);
+        self.perform(Op::Protect, folder, || fs::set_permissions(folder, opened.clone()))
     }
 
     /// The file or folder was changed now, says its time. Who may write to it may do this, and its owner.

@@ -104,6 +104,8 @@ pub struct KeptBy {
     pub records: u64,
     /// It is younger than the grace period.
     pub grace: u64,
+    /// Nothing else, but it is another user's.
+    pub others: u64,
 }
 
 /// What a sweep would do: [`Store::plan_gc`]. To print it is a dry run.
@@ -120,7 +122,8 @@ pub struct GcPlan {
     pub removals: Vec<Removal>,
     /// By how much what stays is more than was allowed, as roots and young things are not given up for that.
     pub over: u64,
-    /// Artifacts of what goes that are another user's. Only they, or an administrator, can move them.
+    /// Artifacts that stay only because they are another user's, with all their bytes. That user's sweep, or an administrator's,
+    /// removes them.
     pub others: Amount,
     #[serde(skip)]
     pub(crate) trash: Vec<PathBuf>,
@@ -160,11 +163,31 @@ impl Store {
         let actions: BTreeSet<ActionKey> = claimed.actions.union(&options.actions).copied().collect();
         let asked = |noted: &Noted| actions.contains(&noted.key) || is_within(noted, &named);
         let stays = |noted: &Noted| asked(noted) || noted.modified > young || noted.modified > recent;
-        let (mut kept, mut given_up): (Vec<&Noted>, Vec<&Noted>) = records.iter().partition(|n| stays(n));
+        // A folder that is not ours to write to cannot get another parent. To give up its record would free nothing.
+        let user = rustix::process::geteuid();
+        let is_others = |held: &Held| !user.is_root() && held.user != user.as_raw();
+        let of_others: BTreeSet<Digest> =
+            artifacts.iter().filter(|held| is_others(held)).map(|held| held.digest).collect();
+        let in_vain = |noted: &Noted| is_within(noted, &of_others);
+        let (mut kept, rest): (Vec<&Noted>, Vec<&Noted>) = records.iter().partition(|n| stays(n));
         outputs(&kept).for_each(|digest| reach.hold(digest));
+        let others: Vec<&Held> = artifacts
+            .iter()
+            .filter(|held| of_others.contains(&held.digest) && !reach.holds(&held.digest))
+            .collect();
+        let only_others: BTreeSet<Digest> = others.iter().map(|held| held.digest).collect();
+        let mut amount_of_others = Amount::default();
+        for held in others {
+            reach.hold(&held.digest);
+            amount_of_others
+                .add(held.manifest.iter().flat_map(|all| all.entries()).map(|entry| entry.size).sum());
+        }
+        let (unmoved, mut given_up): (Vec<&Noted>, Vec<&Noted>) = rest.into_iter().partition(|n| in_vain(n));
+        kept.extend(unmoved);
         if let Some(most) = options.max_bytes {
-            let may_go =
-                |noted: &&Noted| !asked(noted) && noted.modified <= young && reach.bytes_of(noted) > 0;
+            let may_go = |noted: &&Noted| {
+                !asked(noted) && !in_vain(noted) && noted.modified <= young && reach.bytes_of(noted) > 0
+            };
             let mut order: Vec<&Noted> = kept.iter().copied().filter(may_go).collect();
             order.sort_by_cached_key(|noted| (reach.worth(noted), noted.modified, noted.path.clone()));
             let mut order = order.into_iter();
@@ -210,11 +233,10 @@ impl Store {
             .copied()
             .collect();
         let of_records = outputs(&kept).copied().collect();
-        let kept_by = kept_by(&stay, [&pinned, &claimed.reads, &asked_for, &of_records]);
+        let kept_by = kept_by(&stay, [&pinned, &claimed.reads, &asked_for, &only_others, &of_records]);
         let (kept, removable) = self.weigh(&mut removals, &trash)?;
         let over = options.max_bytes.map_or(0, |most| reach.bytes.saturating_sub(most));
-        let others = of_others(&removals, rustix::process::geteuid().as_raw());
-        let options = options.clone();
+        let (others, options) = (amount_of_others, options.clone());
         Ok(GcPlan { kept, kept_by, removable, removals, over, others, trash, options, now })
     }
 
@@ -228,7 +250,8 @@ impl Store {
         Ok(recorded.chain(pinned).chain(read).chain(options.artifacts.iter().copied()).collect())
     }
 
-    /// What earlier sweeps moved away longer ago than the grace period. Their folders begin with the time, in seconds.
+    /// What earlier sweeps of this user moved away longer ago than the grace period. Their folders begin with the time, in
+    /// seconds. What others moved holds folders that only they can empty.
     fn old_trash(&self, now: SystemTime, grace: Duration) -> Result<Vec<PathBuf>> {
         let all = inventory::unless_gone(inventory::list(&self.layout().trash()))?.unwrap_or_default();
         let is_old = |name: &str| {
@@ -236,8 +259,15 @@ impl Store {
             let swept = seconds.and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
             swept.is_some_and(|swept| now.duration_since(swept).is_ok_and(|age| age > grace))
         };
-        let mut old: Vec<PathBuf> =
-            all.into_iter().filter(|(name, _)| is_old(name)).map(|(_, path)| path).collect();
+        let user = rustix::process::geteuid();
+        let is_ours = |path: &Path| {
+            user.is_root() || fs::symlink_metadata(path).is_ok_and(|meta| meta.uid() == user.as_raw())
+        };
+        let mut old: Vec<PathBuf> = all
+            .into_iter()
+            .filter(|(name, path)| is_old(name) && is_ours(path))
+            .map(|(_, path)| path)
+            .collect();
         old.sort();
         Ok(old)
     }
@@ -294,7 +324,7 @@ fn is_within(noted: &Noted, artifacts: &BTreeSet<Digest>) -> bool {
     !record.outputs.is_empty() && record.outputs.values().all(|digest| artifacts.contains(digest))
 }
 
-fn kept_by(kept: &[&Held], [pins, claims, asked, records]: [&BTreeSet<Digest>; 4]) -> KeptBy {
+fn kept_by(kept: &[&Held], [pins, claims, asked, others, records]: [&BTreeSet<Digest>; 5]) -> KeptBy {
     let mut by = KeptBy::default();
     for held in kept {
         let reason = if pins.contains(&held.digest) {
@@ -303,6 +333,8 @@ fn kept_by(kept: &[&Held], [pins, claims, asked, records]: [&BTreeSet<Digest>; 4
             &mut by.claims
         } else if asked.contains(&held.digest) {
             &mut by.asked
+        } else if others.contains(&held.digest) {
+            &mut by.others
         } else if records.contains(&held.digest) {
             &mut by.records
         } else {
@@ -311,17 +343,6 @@ fn kept_by(kept: &[&Held], [pins, claims, asked, records]: [&BTreeSet<Digest>; 4
         *reason += 1;
     }
     by
-}
-
-/// What only another user than this one can move: a folder that is not ours to write to cannot get another parent.
-fn of_others(removals: &[Removal], user: u32) -> Amount {
-    let mut amount = Amount::default();
-    let owner = |removal: &Removal| fs::symlink_metadata(&removal.path).map(|meta| meta.uid());
-    let is_others = |removal: &&Removal| {
-        removal.area == Area::Artifacts && user != 0 && owner(removal).is_ok_and(|owner| owner != user)
-    };
-    removals.iter().filter(is_others).for_each(|removal| amount.add(removal.bytes));
-    amount
 }
 
 fn count<T: Hash + Eq>(all: impl Iterator<Item = T>) -> HashMap<T, u64> {

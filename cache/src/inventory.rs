@@ -36,6 +36,8 @@ pub(crate) struct Held {
     pub(crate) place: PathBuf,
     /// When it was last published.
     pub(crate) modified: SystemTime,
+    /// Whose it is.
+    pub(crate) user: u32,
     /// None where it cannot be read, or is not what the name says.
     pub(crate) manifest: Option<Manifest>,
 }
@@ -85,11 +87,11 @@ fn noted(key: ActionKey, path: PathBuf) -> Result<Option<Noted>> {
 /// All artifacts.
 pub(crate) fn artifacts(layout: &Layout) -> Result<Vec<Held>> {
     let held = |(digest, place): (Digest, PathBuf)| {
-        let look = fs::symlink_metadata(&place).and_then(|meta| meta.modified());
-        let modified = unless_gone(look.map_err(Error::io("look at", &place)))?;
+        let look = fs::symlink_metadata(&place).and_then(|meta| Ok((meta.modified()?, meta.uid())));
+        let looked = unless_gone(look.map_err(Error::io("look at", &place)))?;
         let manifest =
             fs::read(place.join(MANIFEST)).ok().and_then(|bytes| Manifest::decode(&bytes, &digest));
-        Ok(modified.map(|modified| Held { digest, place, modified, manifest }))
+        Ok(looked.map(|(modified, user)| Held { digest, place, modified, user, manifest }))
     };
     let found = sharded(&layout.artifacts())?.into_par_iter();
     found.filter_map(|found| held(found).transpose()).collect()

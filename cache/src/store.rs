@@ -113,6 +113,11 @@ impl Store {
         self.layout().root()
     }
 
+    /// Whether several users share it: see [`Store::open`].
+    pub fn is_shared(&self) -> bool {
+        self.disk().is_shared()
+    }
+
     /// A fresh, empty folder on the store's file system for outputs that are to be published.
     pub fn staging(&self) -> Result<Staging> {
         let path = self.layout().stagings().join(self.inner.owner.fresh_name());

@@ -13,6 +13,7 @@ mod plugin;
 mod report;
 mod run;
 mod serve;
+mod share;
 mod site;
 mod workflow;
 

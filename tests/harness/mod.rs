@@ -4,6 +4,8 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "a test tells what is wrong by panicking")]
 
 use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -209,6 +211,58 @@ fn text_of(artifact: &Value) -> String {
 
 fn text(value: &Value) -> String {
     value.as_str().expect("text").to_owned()
+}
+
+/// Tells its port, and ends when nobody is left to talk to.
+const SERVE: &str = "
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address='127.0.0.1', port=0, verbose=False)
+server.start()
+print(server.get_host_and_port()[1], flush=True)
+sys.stdin.read()
+";
+
+/// An S3 server with one bucket, called `bucket`.
+pub(crate) struct Moto {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+impl Moto {
+    /// `None`, said aloud, where it is not installed.
+    pub(crate) fn start() -> Option<Self> {
+        let python = std::env::var("RESTAGE_MOTO_PYTHON").unwrap_or_else(|_| "python3".into());
+        let mut command = Command::new(&python);
+        command.args(["-c", SERVE]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let Ok(mut child) = command.spawn() else {
+            println!("skipped: there is no {python}");
+            return None;
+        };
+        let mut line = String::new();
+        let told = child.stdout.as_mut().map(|out| BufReader::new(out).read_line(&mut line));
+        told.expect("a pipe").expect("a line, or the end");
+        let Ok(port) = line.trim().parse() else {
+            child.wait().expect("it ended");
+            println!("skipped: {python} has no moto (pip install 'moto[server]')");
+            return None;
+        };
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        let request = "PUT /bucket HTTP/1.1\r\nHost: s3.amazonaws.com\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        socket.write_all(request.as_bytes()).expect("it takes it");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        Some(Self { child, port })
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 /// Processes that a process started and that live.

@@ -18,6 +18,7 @@ mod transfer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -27,6 +28,7 @@ use serde::Serialize;
 use tokio::runtime::Runtime;
 
 use crate::digest::{ActionKey, Digest};
+use crate::durable::Disk;
 use crate::error::{Error, Fault, Result};
 use crate::layout::{Layout, MANIFEST, RECORD, SEEN};
 
@@ -41,6 +43,8 @@ pub struct Remote {
     objects: Arc<dyn ObjectStore>,
     /// Plain web servers take nothing.
     read_only: bool,
+    /// Of a folder that several users share: where it is, and what makes folders in it.
+    group: Option<(PathBuf, Disk)>,
     names: Layout,
     /// Whether there is anything at all, asked once.
     found: OnceLock<bool>,
@@ -105,6 +109,19 @@ impl Remote {
             Ok(answer) => Ok(answer),
             Err(panic) => std::panic::resume_unwind(panic),
         })
+    }
+
+    /// Makes the folders of an object where a group shares them: all may write to each, whatever the umask.
+    fn make_room(&self, name: &Path) -> Result<()> {
+        let Some((root, disk)) = &self.group else { return Ok(()) };
+        root.join(name.as_ref()).parent().map_or(Ok(()), |folder| disk.create_folder(folder))
+    }
+
+    /// An object that is written is all the group's to read.
+    fn open_up(&self, name: &Path) -> Result<()> {
+        let Some((root, disk)) = &self.group else { return Ok(()) };
+        let path = root.join(name.as_ref());
+        disk.protect(&File::open(&path).map_err(Error::io("open", &path))?, &path)
     }
 
     /// One object is not what it should be.

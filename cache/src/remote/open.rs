@@ -14,6 +14,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use url::Url;
 
 use super::Remote;
+use crate::durable::Disk;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
 
@@ -30,8 +31,13 @@ pub(super) fn open(text: &str, settings: &BTreeMap<String, String>) -> Result<Re
     let url = Url::parse(text).map_err(|error| refused("the text", &error.to_string()))?;
     let shown = shown(&url);
     let wrong = |error: object_store::Error| refused(&shown, &super::transfer::words(&error));
+    let mut group = None;
     let objects: Arc<dyn ObjectStore> = match url.scheme() {
-        "file" => Arc::new(folder(&url).map_err(|why| refused(&shown, &why))?),
+        "file" => {
+            let (objects, shared) = folder(&url).map_err(|why| refused(&shown, &why))?;
+            group = shared;
+            Arc::new(objects)
+        }
         "s3" => Arc::new(bucket(&url, settings).map_err(|why| refused(&shown, &why))?),
         "http" | "https" => Arc::new(
             HttpBuilder::new()
@@ -50,6 +56,7 @@ pub(super) fn open(text: &str, settings: &BTreeMap<String, String>) -> Result<Re
         .build()
         .map_err(|error| refused(&shown, &error.to_string()))?;
     Ok(Remote {
+        group,
         read_only: matches!(url.scheme(), "http" | "https"),
         url: shown,
         objects,
@@ -72,12 +79,16 @@ fn shown(url: &Url) -> String {
 }
 
 /// It must be there: a folder that is made where a share is not mounted takes everything and gives it to nobody.
-fn folder(url: &Url) -> Result<LocalFileSystem, String> {
+fn folder(url: &Url) -> Result<(LocalFileSystem, Option<(PathBuf, Disk)>), String> {
     let path = url.to_file_path().map_err(|()| "it is no absolute path of this machine".to_owned())?;
     if !path.is_dir() {
         return Err("there is no such folder; create it if this is the place".to_owned());
     }
-    LocalFileSystem::new_with_prefix(path).map_err(|error| super::transfer::words(&error))
+    let mut disk = Disk::default();
+    disk.suit(&path, Layout::new(path.clone()).stagings()).map_err(|error| error.to_string())?;
+    let objects = LocalFileSystem::new_with_prefix(&path).map_err(|error| super::transfer::words(&error))?;
+    let group = disk.is_shared().then_some((path, disk));
+    Ok((objects, group))
 }
 
 fn bucket(url: &Url, settings: &BTreeMap<String, String>) -> Result<PrefixStore<AmazonS3>, String> {

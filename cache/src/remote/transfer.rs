@@ -148,7 +148,9 @@ impl Remote {
 
     /// Writes a small object, over what is there.
     pub(super) async fn write(&self, name: &Path, bytes: Vec<u8>) -> Result<()> {
+        self.make_room(name)?;
         self.objects.put(name, bytes.into()).await.map_err(|error| self.refused("write", name, &error))?;
+        self.open_up(name)?;
         self.settled(name);
         Ok(())
     }
@@ -159,9 +161,11 @@ impl Remote {
         if self.objects.head(name).await.is_ok() {
             return Ok(());
         }
+        self.make_room(name)?;
         let options = PutOptions::from(PutMode::Create);
         match self.objects.put_opts(name, PutPayload::from(bytes.clone()), options).await {
-            Ok(_) | Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(()),
+            Ok(_) => self.open_up(name),
+            Err(ObjectError::AlreadyExists { .. } | ObjectError::Precondition { .. }) => Ok(()),
             Err(ObjectError::NotImplemented { .. } | ObjectError::NotSupported { .. }) => {
                 self.write(name, bytes).await
             }
@@ -190,6 +194,7 @@ impl Remote {
             progress(size);
             return Ok(());
         }
+        self.make_room(&name)?;
         let upload =
             self.objects.put_multipart(&name).await.map_err(|error| self.refused("write", &name, &error))?;
         let part = PART.max(size.div_ceil(MAX_PARTS)) as usize;
@@ -217,6 +222,7 @@ impl Remote {
             return Err(error);
         }
         upload.finish().await.map_err(|error| self.refused("write", &name, &error))?;
+        self.open_up(&name)?;
         self.settled(&name);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::common::{files, key, publish, record, within};
-use restage_cache::{Digest, Finding, Store, doctor};
+use restage_cache::{Digest, Finding, Remote, Store, doctor};
 use tempfile::TempDir;
 
 #[test]
@@ -58,4 +58,32 @@ fn a_shared_store_is_open_to_its_group_whatever_the_umask() {
     assert_eq!(found.len(), 3, "{found:?}");
     assert!(found.iter().all(|finding| finding.is_problem() && !finding.advice().is_empty()));
     assert_eq!(doctor(&temp.path().join("nowhere")).unwrap(), [Finding::Missing]);
+}
+
+#[test]
+fn a_groups_folder_is_a_remote_open_to_the_group() {
+    let temp = TempDir::new().unwrap();
+    let remote = temp.path().join("remote");
+    fs::create_dir(&remote).unwrap();
+    fs::set_permissions(&remote, Permissions::from_mode(0o2770)).unwrap();
+    let store = Store::open(&temp.path().join("cache")).unwrap();
+    let large = "x".repeat(9 << 20);
+    let digest = publish(&store, &files(&[("a", "1"), ("large", &large)])).digest;
+    store.record(&key("k"), &record(&[("out", digest)])).unwrap();
+    let there = Remote::open(&format!("file://{}", remote.display())).unwrap();
+    let pushed = store.push(&there, &[key("k")].into(), &[].into(), &|_, _| {}).unwrap();
+    assert_eq!((pushed.records, pushed.files), (1, 2));
+    let (mut folders, mut seen) = (vec![remote.join("v1")], 0);
+    while let Some(folder) = folders.pop() {
+        assert_eq!(fs::metadata(&folder).unwrap().mode() & 0o7777, 0o2775, "{}", folder.display());
+        for path in fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o444, "{}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 4, "two files, a manifest, a record");
 }

@@ -1,32 +1,33 @@
-//! `restage diff`: two workflows, or two runs, side by side.
+//! `restage diff`: two workflows, two runs, or what two people shared, side by side.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use restage_cache::Digest;
+use restage_cache::{Digest, Store};
+use restage_stage::catalogue::PortType;
 
-use super::{Failure, Planned, Target, open_store, planned, print_json};
+use super::{Failure, Planned, Target, open_store, planned_with, print_json};
 use crate::{
-    plan::{PastAction, Plan, name},
-    plugin::changed_sources,
-    report::{Comparison, Entry, Side},
-    run::{
-        self,
-        event::{Event, InstanceHead, Started},
-        journal,
-    },
+    plan::{Plan, name},
+    plugin::{SourceList, changed_sources, source_list},
+    report::{Comparison, Entry, Outcome, Scores, Side},
+    run::{self, event::InstanceHead, journal},
+    share::{self, Opened},
+    site::Site,
+    workflow::{MetricRef, Test},
 };
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  restage diff mine.yaml theirs.yaml\n  \
                         restage diff workflows/quickstart.yaml          # its last two runs\n  \
                         restage diff RUN OTHER_RUN                      # folders as `restage status` lists them,\n  \
-                                                                        also of other people's stores")]
+                                                                        also of other people's stores\n  \
+                        restage diff alice.restage bob.restage          # what `restage share pack` wrote")]
 pub(super) struct Arguments {
-    /// A workflow file, or the folder of a run
+    /// A workflow file, the folder of a run, or a file of `restage share pack`
     a: PathBuf,
     /// Another one; without it, the last two runs of the first are compared
     b: Option<PathBuf>,
@@ -39,6 +40,7 @@ pub(super) struct Arguments {
 enum What {
     Workflow(PathBuf),
     Run(PathBuf),
+    Share(PathBuf),
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -48,18 +50,27 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     };
     let (a, b) = (side(a).await?, side(b).await?);
     let compared = Comparison::new(&a.side, &b.side, |then, now| {
-        changed_sources((&a.plugins, then), (&b.plugins, now)).unwrap_or_default()
+        let lists = (a.sources)(then).zip((b.sources)(now));
+        lists.map(|(then, now)| changed_sources(&then, &now)).unwrap_or_default()
     });
     if arguments.json {
         print_json(&compared);
     } else {
-        say!("{}", compared.draw());
+        // Names in it may be anybody's.
+        let text = compared.draw();
+        say!("{}", text.lines().map(share::clean).collect::<Vec<_>>().join("\n"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 fn what(path: PathBuf) -> What {
-    if path.is_dir() { What::Run(path) } else { What::Workflow(path) }
+    if path.is_dir() {
+        What::Run(path)
+    } else if share::is_share(&path) {
+        What::Share(path)
+    } else {
+        What::Workflow(path)
+    }
 }
 
 fn last_two(workflow: &Path) -> Result<(What, What), Failure> {
@@ -70,81 +81,147 @@ fn last_two(workflow: &Path) -> Result<(What, What), Failure> {
     }
 }
 
-/// A side, and the folder where its plugins' sources are listed.
+/// What an identity is of, where that is listed.
+type Sources = Box<dyn Fn(&Digest) -> Option<SourceList>>;
+
+/// A side, and what its plugins are of.
 struct Known {
     side: Side,
-    plugins: PathBuf,
+    sources: Sources,
+}
+
+fn listed(store: &Path) -> Sources {
+    let folder = store.join("plugins");
+    Box::new(move |identity| source_list(&folder, identity))
 }
 
 async fn side(what: What) -> Result<Known, Failure> {
     match what {
         What::Run(folder) => {
             // `<store>/runs/<workflow>/<run>`, in whoever's store.
-            let store = folder.canonicalize()?;
-            let plugins = store.ancestors().nth(3).unwrap_or(Path::new("/")).join("plugins");
+            let run = folder.canonicalize()?;
+            let root = run.ancestors().nth(3).unwrap_or(Path::new("/")).to_owned();
             let events = journal::events(&folder)?;
             if events.is_empty() {
                 return Err(Failure::NoRun(folder));
             }
-            Ok(Known { side: of_run(&folder, events), plugins })
+            let store = if root.join("FORMAT").is_file() { Store::open(&root).ok() } else { None };
+            let outcome = Outcome::of(events).ok_or(Failure::NoRun(folder.clone()))?;
+            let scores = share::scores_of(&folder, store.as_ref());
+            let title = format!("{} ({})", of_time(&outcome), folder.display());
+            Ok(Known { side: of_run(title, &outcome, &scores), sources: listed(&root) })
         }
         What::Workflow(path) => {
             let target = Target::all_of(&path);
-            let Planned { plan, cache, .. } = planned(&target).await?;
-            let plugins = cache.store.root().join("plugins");
-            Ok(Known { side: of_plan(&path, &plan, &cache.store), plugins })
+            let Planned { plan, cache, workflow } = planned_with(&target, Site::find()?.cache()?).await?;
+            let sources = listed(cache.store.root());
+            Ok(Known { side: of_plan(&path, &plan, workflow.sweep.test, &cache.store), sources })
+        }
+        What::Share(path) => {
+            let opened = Opened::read(&path)?;
+            let side = of_share(&path, &opened);
+            Ok(Known { side, sources: Box::new(move |identity| opened.sources(identity)) })
         }
     }
 }
 
-fn of_plan(path: &Path, plan: &Plan, store: &restage_cache::Store) -> Side {
+fn of_plan(path: &Path, plan: &Plan, test: Test, store: &Store) -> Side {
     let entries = plan.instances.iter().map(|instance| {
         let action = &plan.graph[instance.action];
+        let outputs = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
+        let digests = outputs.filter_map(|(port, _)| action.artifacts.get(&**port));
         let entry = Entry {
             stage: instance.stage.to_string(),
+            place: place(&instance.at),
             uses: action.step.uses.clone(),
             identity: action.step.code.identity,
             params: (*action.step.keyed_params).clone(),
             outputs: action.artifacts.clone(),
             metrics: run::metrics(action, store),
+            scores: digests.filter_map(|digest| Scores::read(digest, store)).collect(),
         };
         ((instance.variant.to_string(), name(&instance.stage, &instance.at), instance.seed), entry)
     });
-    Side { title: path.display().to_string(), entries: entries.collect() }
+    Side {
+        title: path.display().to_string(),
+        entries: entries.collect(),
+        compares: compares(&plan.metrics),
+        test,
+        note: None,
+    }
 }
 
-/// What became of an action.
-type Done = (PastAction, BTreeMap<String, Digest>, BTreeMap<String, f64>);
+/// `regions.yaml, run of 2026-…`.
+fn of_time(outcome: &Outcome) -> String {
+    let file = outcome.workflow.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    format!("{file}, run of {}", super::shown_time(outcome.time))
+}
 
-fn of_run(folder: &Path, events: Vec<Event>) -> Side {
-    let mut instances: Vec<InstanceHead> = Vec::new();
-    let mut done: BTreeMap<usize, Done> = BTreeMap::new();
-    let mut title = folder.display().to_string();
-    for event in events {
-        match event {
-            Event::Started(started) => {
-                let Started { instances: all, workflow, time, .. } = *started;
-                let file = workflow.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                title = format!("{file}, run of {} ({})", super::shown_time(time), folder.display());
-                instances = all;
-            }
-            Event::Done { action, past, outputs, metrics, .. } => {
-                drop(done.insert(action, (*past, outputs, metrics)))
-            }
-            _ => {}
-        }
-    }
-    let entries = instances.into_iter().filter_map(|instance| {
-        let (past, outputs, metrics) = done.get(&instance.action)?;
+fn of_run(title: String, outcome: &Outcome, scores: &dyn Fn(&Digest) -> Option<Scores>) -> Side {
+    let entry = |instance: &InstanceHead| {
+        let action = outcome.actions.get(instance.action)?;
+        let done = action.done()?;
         let entry = Entry {
-            uses: past.uses.clone(),
-            identity: past.identity,
-            params: past.keyed_params.clone(),
-            outputs: outputs.clone(),
-            metrics: metrics.clone(),
             stage: instance.stage.clone(),
+            place: place(&instance.at),
+            uses: done.past.uses.clone(),
+            identity: done.past.identity,
+            params: done.past.keyed_params.clone(),
+            outputs: done.outputs.clone(),
+            metrics: done.metrics.clone(),
+            scores: action.outputs(PortType::Metrics).filter_map(|(_, digest)| scores(&digest)).collect(),
         };
-        Some(((instance.variant, name(&instance.stage, &instance.at), instance.seed), entry))
-    });
-    Side { title, entries: entries.collect() }
+        Some(((instance.variant.clone(), name(&instance.stage, &instance.at), instance.seed), entry))
+    };
+    Side {
+        title,
+        entries: outcome.instances.iter().filter_map(entry).collect(),
+        compares: compares(&outcome.comparison.metrics),
+        test: outcome.comparison.test,
+        note: None,
+    }
+}
+
+/// A run if one is in it, else the workflow.
+fn of_share(path: &Path, opened: &Opened) -> Side {
+    let by = opened.manifest.by.as_ref().map(|by| format!(" by {by}")).unwrap_or_default();
+    if let Some(outcome) = opened.events().and_then(Outcome::of) {
+        let title = format!("{}: {}{by}", path.display(), of_time(&outcome));
+        let scores = opened.scores();
+        return of_run(title, &outcome, &|digest| scores.get(digest).cloned());
+    }
+    let plan = &opened.plan;
+    let entry = |instance: &InstanceHead| {
+        let action = plan.actions.get(instance.action)?;
+        let entry = Entry {
+            stage: instance.stage.clone(),
+            place: place(&instance.at),
+            uses: action.uses.clone(),
+            identity: action.identity,
+            params: action.params.clone(),
+            outputs: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            scores: Vec::new(),
+        };
+        Some(((instance.variant.clone(), name(&instance.stage, &instance.at), instance.seed), entry))
+    };
+    Side {
+        title: format!("{}: {}{by}", path.display(), opened.manifest.workflow),
+        entries: plan.instances.iter().filter_map(entry).collect(),
+        compares: compares(&plan.metrics),
+        test: plan.test,
+        note: Some(format!(
+            "{} was packed without a run: params, data and code are compared, and no results; `restage share pack --records` \
+             packs them",
+            path.display()
+        )),
+    }
+}
+
+fn place(at: &BTreeMap<String, String>) -> String {
+    at.values().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn compares(metrics: &[MetricRef]) -> BTreeSet<String> {
+    metrics.iter().map(ToString::to_string).collect()
 }

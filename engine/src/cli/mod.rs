@@ -24,6 +24,7 @@ mod run;
 mod schema;
 mod screen;
 mod serve;
+mod share;
 mod show;
 mod status;
 mod why;
@@ -79,7 +80,9 @@ enum Command {
     Export(export::Arguments),
     /// Show runs in a browser while they go on, and afterwards
     Serve(serve::Arguments),
-    /// Compare two workflows, or two runs
+    /// Give a workflow to somebody as one file, or open one
+    Share(share::Arguments),
+    /// Compare two workflows, two runs, or what two people shared
     Diff(diff::Arguments),
     /// Find everything that is wrong with a workflow, without running it
     Check(check::Arguments),
@@ -182,6 +185,8 @@ enum Failure {
     #[error(transparent)]
     Serve(#[from] serve::ServeError),
     #[error(transparent)]
+    Share(#[from] crate::share::ShareError),
+    #[error(transparent)]
     New(#[from] plugin::NewError),
     #[error(transparent)]
     Kit(#[from] crate::conformance::KitError),
@@ -227,6 +232,7 @@ impl Failure {
             Self::Cache(wrong) => wrong.help(),
             Self::Export(error) => error.help(),
             Self::Serve(error) => error.help(),
+            Self::Share(error) => error.help(),
             Self::New(error) => error.help(),
             Self::Kit(crate::conformance::KitError::NoStage { name, known, .. }) => {
                 Some(workflow::suggest(name, known.iter().map(String::as_str)))
@@ -250,6 +256,7 @@ impl Failure {
             | Self::Site(SiteError::Toml { .. })
             | Self::OneRun
             | Self::NoRun(_)
+            | Self::Share(crate::share::ShareError::Occupied(_))
             | Self::Report(report::ReportError::Suffix(_) | report::ReportError::NothingRan(_))
             | Self::Store(restage_cache::Error::PinName(_)) => ExitCode::from(2),
             Self::Cache(wrong) => wrong.exit(),
@@ -298,6 +305,7 @@ impl Command {
             Self::Cache(arguments) => arguments.json(),
             Self::Status(arguments) => arguments.json,
             Self::Diff(arguments) => arguments.json,
+            Self::Share(arguments) => arguments.json(),
             Self::Graph(_)
             | Self::Report(_)
             | Self::Export(_)
@@ -324,6 +332,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Report(arguments) => report::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Serve(arguments) => serve::run(arguments).await,
+            Command::Share(arguments) => share::run(arguments).await,
             Command::Diff(arguments) => diff::run(arguments).await,
             Command::Check(arguments) => check::run(arguments).await,
             Command::Lock(arguments) => lock::run(arguments).await,

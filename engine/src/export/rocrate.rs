@@ -4,15 +4,14 @@
 //! Stages are `HowToStep`s, stage types the tools, actions what those created; artifacts are known by their BLAKE3 digests and
 //! stay where they are. With it lie the workflow's files and `metrics.json`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt::Write,
-};
+mod graph;
 
-use indexmap::IndexMap;
+use std::collections::{BTreeMap, BTreeSet};
+
 use restage_cache::Digest;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use self::graph::{ARTIFACT, Graph, artifact, blake3, escaped, filled, kind, to};
 use super::{metrics::time, owners, stages};
 use crate::{
     plan::name,
@@ -297,6 +296,16 @@ impl Crate<'_> {
                 objects.push(graph.value(&formal, name, value));
             }
             objects.extend(done.past.seed.map(|seed| graph.value("#seed", "seed", &seed.into())));
+            if let Some((stream, seed)) = &done.past.stream {
+                let (formal, name) = (
+                    format!("{}/seed/{}", tool(uses), escaped(stream)),
+                    format!("seed of the stream {stream}"),
+                );
+                let about = json!({ "name": name, "additionalType": "Integer", "valueRequired": false });
+                graph.add(&formal, "FormalParameter", about);
+                graph.extend(&tool(uses), "input", vec![to(&formal)]);
+                objects.push(graph.value(&formal, &name, &(*seed).into()));
+            }
             for (port, digest) in &done.outputs {
                 let told = format!("{}.{port}", action.head.name);
                 results.push(graph.artifact(
@@ -382,136 +391,6 @@ fn shown(instance: &InstanceHead) -> String {
     format!("{} ({}{seed})", name(&instance.stage, &instance.at), instance.variant)
 }
 
-/// Entities by their id, in the order in which they came.
-#[derive(Default)]
-struct Graph(IndexMap<String, Map<String, Value>>);
-
-impl Graph {
-    /// Adds an entity, if it is not there.
-    fn add(&mut self, id: &str, kind: impl Into<Kind>, fields: Value) {
-        if self.0.contains_key(id) {
-            return;
-        }
-        let mut entity = Map::new();
-        entity.insert("@id".to_owned(), id.into());
-        entity.insert("@type".to_owned(), kind.into().0);
-        if let Value::Object(fields) = fields {
-            entity.extend(fields);
-        }
-        self.0.insert(id.to_owned(), entity);
-    }
-
-    /// The entities, what the crate itself is before what is in it; a list of one is that one, as RO-Crate recommends.
-    fn compact(mut self) -> Vec<Map<String, Value>> {
-        if let Some(root) = self.0.get_index_of(ROOT) {
-            self.0.move_index(root, 1);
-        }
-        for value in self.0.values_mut().flat_map(Map::values_mut) {
-            if let Value::Array(list) = value
-                && let [one] = list.as_mut_slice()
-            {
-                *value = one.take();
-            }
-        }
-        self.0.into_values().collect()
-    }
-
-    /// Adds to a list of an entity what is not in it.
-    fn extend(&mut self, id: &str, field: &str, values: Vec<Value>) {
-        let Some(entity) = self.0.get_mut(id) else { return };
-        if values.is_empty() {
-            return;
-        }
-        if let Value::Array(list) = entity.entry(field).or_insert_with(|| Value::Array(Vec::new())) {
-            for value in values {
-                if !list.contains(&value) {
-                    list.push(value);
-                }
-            }
-        }
-    }
-
-    fn person(&mut self, name: &str) -> Value {
-        let id = format!("#person/{}", escaped(name));
-        self.add(&id, "Person", json!({ "name": name }));
-        to(&id)
-    }
-
-    /// A param or seed, as an example of what its tool takes.
-    fn value(&mut self, formal: &str, name: &str, value: &Value) -> String {
-        let text = value.to_string();
-        let id = format!("{formal}={:.16}", Digest::of(text.as_bytes()));
-        // Lists and maps as JSON.
-        let value = if value.is_object() || value.is_array() { text.into() } else { value.clone() };
-        self.add(&id, "PropertyValue", json!({ "name": name, "value": value, "exampleOfWork": to(formal) }));
-        id
-    }
-
-    /// An artifact, as an example of what goes in or out of a port.
-    fn artifact(&mut self, digest: &Digest, name: Option<&str>, formal: &str) -> String {
-        let id = artifact(digest);
-        self.add(&id, "Dataset", json!({
-            "name": name.unwrap_or("an artifact"),
-            "description": "a folder in restage's store (mostly Zarr v3), known by the BLAKE3 digest of its tree",
-            "identifier": blake3(digest),
-        }));
-        // Who reads it may be told of before who wrote it.
-        if let (Some(name), Some(entity)) = (name, self.0.get_mut(&id)) {
-            entity.insert("name".to_owned(), name.into());
-        }
-        self.extend(&id, "exampleOfWork", vec![to(formal)]);
-        id
-    }
-}
-
-fn blake3(digest: &Digest) -> String {
-    format!("blake3:{digest}")
-}
-
-/// One type, or several.
-struct Kind(Value);
-
-impl From<&str> for Kind {
-    fn from(kind: &str) -> Self {
-        Self(kind.into())
-    }
-}
-
-impl<const N: usize> From<[&str; N]> for Kind {
-    fn from(kinds: [&str; N]) -> Self {
-        Self(json!(kinds.as_slice()))
-    }
-}
-
-fn to(id: &str) -> Value {
-    json!({ "@id": id })
-}
-
-/// Without what is null or empty.
-fn filled(mut fields: Value) -> Value {
-    if let Value::Object(fields) = &mut fields {
-        fields.retain(|_, value| !value.is_null() && value.as_array().is_none_or(|list| !list.is_empty()));
-    }
-    fields
-}
-
-/// What `additionalType` calls a value.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Bool(_) => "Boolean",
-        Value::Number(number) if number.is_f64() => "Float",
-        Value::Number(_) => "Integer",
-        _ => "Text",
-    }
-}
-
-/// How ids of artifacts begin.
-const ARTIFACT: &str = "urn:blake3:";
-
-fn artifact(digest: &Digest) -> String {
-    format!("{ARTIFACT}{digest}")
-}
-
 fn tool(uses: &str) -> String {
     format!("#{}", escaped(uses))
 }
@@ -526,18 +405,4 @@ fn create(action: ActionId) -> String {
 
 fn control(action: ActionId) -> String {
     format!("#control/{action}")
-}
-
-/// What may stand in a fragment of a URI.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                escaped.push(byte.into())
-            }
-            _ => drop(write!(escaped, "%{byte:02X}")),
-        }
-    }
-    escaped
 }

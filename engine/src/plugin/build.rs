@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io::{self, BufRead},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -231,6 +231,36 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     Ok(Folder { manifest, stamp_path, package, workspace, state })
 }
 
+/// What is known of a plugin's code without building anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Its identity: it was built here, and no source changed since; or it is a library.
+    Known(Digest),
+    /// It was built here, from other sources than lie there now.
+    Changed,
+    /// It is there, and was never built here.
+    Unbuilt,
+    /// Nothing is there.
+    Missing,
+}
+
+/// Looks at a plugin's path, and starts nothing.
+pub(crate) fn look(path: &Path, store: &Store) -> Found {
+    if path.is_file() {
+        return restage_cache::tree_digest(path).map_or(Found::Missing, Found::Known);
+    }
+    let manifest = path.join("Cargo.toml");
+    if !manifest.is_file() {
+        return Found::Missing;
+    }
+    let Some(stamp) = stamp_path(&manifest, store).ok().and_then(|path| read_stamp(&path)) else {
+        return Found::Unbuilt;
+    };
+    let stands = state(&stamp.watched).is_ok_and(|files| files == stamp.files)
+        && settings::of_environment() == stamp.told;
+    if stands { Found::Known(stamp.identity) } else { Found::Changed }
+}
+
 /// Brings a crate's lock file up to date, from what is on this machine if that will do.
 pub(crate) fn lock(manifest: &Path) -> Result<(), BuildError> {
     let manifest = &std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
@@ -266,9 +296,12 @@ fn write_stamp(path: &Path, stamp: &Stamp) -> Result<(), BuildError> {
     replace(path, &text)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     std::fs::write(&temporary, bytes).map_err(BuildError::io(&temporary))?;
+    // Who may enter the store may read what is there by a name of its content, whatever this user's umask is.
+    std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o644))
+        .map_err(BuildError::io(&temporary))?;
     std::fs::rename(&temporary, path).map_err(BuildError::io(path))
 }
 

@@ -42,16 +42,17 @@ impl Code {
 
     fn compare(&self, earlier: &Digest) -> Option<Vec<String>> {
         let folder = self.library.parent()?;
-        changed_sources((folder, earlier), (folder, &self.identity))
+        Some(changed_sources(&source_list(folder, earlier)?, &source_list(folder, &self.identity)?))
     }
 }
 
-/// Sources that differ between two identities, each with the folder that lists what it is of; `None` where one is not
-/// listed.
-pub(crate) fn changed_sources(then: (&Path, &Digest), now: (&Path, &Digest)) -> Option<Vec<String>> {
-    let (then, now) = (read_sources(then.0, then.1)?, read_sources(now.0, now.1)?);
+/// What an identity is of, piece by piece.
+pub(crate) type SourceList = BTreeMap<String, Digest>;
+
+/// Pieces that differ between two identities.
+pub(crate) fn changed_sources(then: &SourceList, now: &SourceList) -> Vec<String> {
     let names: std::collections::BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    Some(names.into_iter().filter(|name| then.get(*name) != now.get(*name)).cloned().collect())
+    names.into_iter().filter(|name| then.get(*name) != now.get(*name)).cloned().collect()
 }
 
 fn list_path(folder: &Path, identity: &Digest) -> PathBuf {
@@ -64,10 +65,11 @@ pub(super) fn write_sources(folder: &Path, identity: &Digest, sources: &[(String
     let list: BTreeMap<&String, &Digest> = sources.iter().map(|(name, digest)| (name, digest)).collect();
     // A list that is lost costs a reason its details; nothing else.
     if let (false, Ok(text)) = (path.exists(), serde_json::to_vec(&list)) {
-        let _ = std::fs::write(path, text);
+        let _ = super::build::replace(&path, &text);
     }
 }
 
-fn read_sources(folder: &Path, identity: &Digest) -> Option<BTreeMap<String, Digest>> {
+/// What an identity is of, from the folder that lists it; `None` where it is not listed.
+pub(crate) fn source_list(folder: &Path, identity: &Digest) -> Option<SourceList> {
     serde_json::from_slice(&std::fs::read(list_path(folder, identity)).ok()?).ok()
 }

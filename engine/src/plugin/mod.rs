@@ -13,13 +13,13 @@ mod sandbox;
 mod serve;
 mod settings;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use restage_cache::Store;
 use restage_stage::catalogue::{Catalogue, StageType};
 
-pub(crate) use build::{BuildError, lock};
-pub(crate) use code::{Code, changed_sources};
+pub(crate) use build::{BuildError, Found, lock, look};
+pub(crate) use code::{Code, SourceList, changed_sources, source_list};
 pub(crate) use failure::Failure;
 pub(crate) use host::{HOST_COMMAND, Host, StartError};
 pub(crate) use sandbox::{Access, Sandbox};
@@ -34,6 +34,8 @@ pub(crate) struct Catalog {
 
 /// One plugin: its code and what it offers.
 pub(crate) struct Plugin {
+    /// Where it is: a crate's folder, or a library.
+    pub(crate) path: PathBuf,
     /// Its code.
     pub(crate) code: Arc<Code>,
     /// Its stage types.
@@ -130,10 +132,12 @@ impl Catalog {
         }
         let mut problems = Diagnostics::default();
         let mut plugins = BTreeMap::new();
-        for (at, code) in places.into_iter().zip(build::libraries(&paths, store, notice)?) {
+        let codes = build::libraries(&paths, store, notice)?;
+        for ((at, path), code) in places.into_iter().zip(paths).zip(codes) {
             let (host, catalogue) = Host::start(&code.library, &[]).await?;
             let name = catalogue.plugin.clone();
-            let plugin = Plugin { code: Arc::new(code), catalogue, checker: Checker::Host(Box::new(host)) };
+            let checker = Checker::Host(Box::new(host));
+            let plugin = Plugin { path, code: Arc::new(code), catalogue, checker };
             if plugins.insert(name.clone(), plugin).is_some() {
                 let message = format!("two plugins are called `{name}`");
                 problems.push(Diagnostic::new(at, message, "the second one").help("remove one of them"));
@@ -184,7 +188,8 @@ impl Catalog {
     #[cfg(test)]
     pub(crate) fn model(catalogue: Catalogue, identity: restage_cache::Digest) -> Self {
         let name = catalogue.plugin.clone();
-        let plugin = Plugin { code: Arc::new(Code::model(identity)), catalogue, checker: Checker::Nobody };
+        let (path, code) = (PathBuf::new(), Arc::new(Code::model(identity)));
+        let plugin = Plugin { path, code, catalogue, checker: Checker::Nobody };
         Self { plugins: BTreeMap::from([(name, plugin)]) }
     }
 }

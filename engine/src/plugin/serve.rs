@@ -2,7 +2,11 @@
 
 use std::{
     io,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::AsFd,
+        unix::{fs::MetadataExt, net::UnixStream},
+    },
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +15,10 @@ use std::{
 };
 
 use restage_stage::task::Event;
-use rustix::process::{Pid, Signal};
+use rustix::{
+    fs::Mode,
+    process::{Pid, Signal},
+};
 
 use super::{
     load::Loaded,
@@ -119,12 +126,22 @@ fn respond(plugin: &mut Option<Loaded>, request: Request, listener: &'static Lis
         }
         (Request::Run { task, access }, Some(loaded)) => {
             listener.cancelled.store(false, Ordering::Relaxed);
+            share_checkpoints(&task.scratch);
             match serde_json::to_vec(&task) {
                 Ok(task) => run(loaded, &task, &access).unwrap_or_else(refused),
                 Err(error) => refused(error.to_string()),
             }
         }
         (request, _) => refused(format!("unexpected request {request:?}")),
+    }
+}
+
+/// Where a group shares the store, another user goes on from the checkpoints of a run that died: they are the group's, whatever
+/// this user's umask is. A stage writes nothing else that keeps its mode.
+fn share_checkpoints(scratch: &Path) {
+    const OF_THE_GROUP: u32 = 0o2020;
+    if std::fs::metadata(scratch).is_ok_and(|meta| meta.mode() & OF_THE_GROUP == OF_THE_GROUP) {
+        rustix::process::umask(Mode::WOTH);
     }
 }
 

@@ -8,8 +8,13 @@ use restage_cache::Digest;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Series, statistics::mean};
-use crate::plan::differences;
+use super::{
+    Series,
+    outcome::{Numbers, Scores},
+    statistics::{Paired, correct, mean, paired, sd},
+    table::{NO_GROUPS, p_text, tested_by_group, underpowered},
+};
+use crate::{plan::differences, workflow::Test};
 
 /// Which stage: variant, place, seed.
 pub(crate) type Id = (String, String, Option<u64>);
@@ -21,12 +26,20 @@ pub(crate) struct Side {
     pub(crate) title: String,
     /// Its stages.
     pub(crate) entries: BTreeMap<Id, Entry>,
+    /// The metrics that its sweep compares, `stage.name`.
+    pub(crate) compares: BTreeSet<String>,
+    /// How it tests.
+    pub(crate) test: Test,
+    /// What a reader must know of it.
+    pub(crate) note: Option<String>,
 }
 
 /// A stage of one side.
 pub(crate) struct Entry {
     /// The stage's name, without its place.
     pub(crate) stage: String,
+    /// What it is mapped over there; empty if it is not mapped.
+    pub(crate) place: String,
     /// Its type.
     pub(crate) uses: String,
     /// The plugin's code.
@@ -37,6 +50,8 @@ pub(crate) struct Entry {
     pub(crate) outputs: BTreeMap<String, Digest>,
     /// Its numbers.
     pub(crate) metrics: BTreeMap<String, f64>,
+    /// Its metrics artifacts, where they can be read: groups are in them.
+    pub(crate) scores: Vec<Scores>,
 }
 
 /// What differs.
@@ -56,6 +71,8 @@ pub(crate) struct Comparison {
     metrics: Vec<MetricRow>,
     /// Artifacts that both sides know.
     artifacts: Artifacts,
+    /// What a reader must know, in whole sentences.
+    notes: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq, Hash, Serialize)]
@@ -73,6 +90,22 @@ struct MetricRow {
     metric: String,
     a: Option<Series>,
     b: Option<Series>,
+    /// B - A, over the seeds that both have; one without seeds meets each of the other.
+    difference: Option<Difference>,
+    /// B against A, group by group, seeds averaged first.
+    by_group: Option<Paired>,
+    /// The groups that both have.
+    groups: Vec<String>,
+}
+
+/// Paired differences over seeds.
+#[derive(Debug, Serialize)]
+struct Difference {
+    mean: f64,
+    /// Of the sample (n - 1); `None` for one seed.
+    sd: Option<f64>,
+    /// How many pairs.
+    pairs: usize,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -102,6 +135,7 @@ impl Comparison {
                 }
             }
         }
+        let metrics = metrics(a, b);
         Self {
             a: a.title.clone(),
             b: b.title.clone(),
@@ -109,7 +143,8 @@ impl Comparison {
             params: rows.params.rows(),
             data: rows.data.rows(),
             code: rows.code.rows(),
-            metrics: metrics(a, b),
+            notes: notes(a, b, &metrics),
+            metrics,
             artifacts,
         }
     }
@@ -137,19 +172,7 @@ impl Comparison {
         }
         let (different, same): (Vec<_>, Vec<_>) = self.metrics.iter().partition(|row| row.a != row.b);
         if !different.is_empty() {
-            let rows = different.into_iter().map(|row| {
-                let cell =
-                    |series: &Option<Series>| series.as_ref().map_or("-".to_owned(), ToString::to_string);
-                let difference =
-                    row.a.as_ref().zip(row.b.as_ref()).map(|(a, b)| format!("{:+.3}", b.mean - a.mean));
-                vec![
-                    format!("{} {}", row.variant, row.metric),
-                    cell(&row.a),
-                    cell(&row.b),
-                    difference.unwrap_or_default(),
-                ]
-            });
-            parts.push(table(["metrics", "A", "B", "B - A"], rows));
+            parts.push(drawn(&different));
         }
         if !same.is_empty() {
             parts.push(format!("metrics: {} the same", same.len()));
@@ -162,6 +185,9 @@ impl Comparison {
         }
         if self.is_same() {
             parts.push("no difference".to_owned());
+        }
+        if !self.notes.is_empty() {
+            parts.push(self.notes.join("\n"));
         }
         parts.join("\n\n")
     }
@@ -247,32 +273,169 @@ fn seeded(entry: &Entry, (_, _, seed): &Id) -> String {
     seed.map_or_else(|| entry.stage.clone(), |seed| format!("{} seed {seed}", entry.stage))
 }
 
-/// Every metric of each variant; those that are equal on both sides too, since that is an answer.
-fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
-    let collect = |side: &Side| {
-        let mut values: BTreeMap<(String, String), BTreeMap<Option<u64>, Vec<f64>>> = BTreeMap::new();
-        for ((variant, _, seed), entry) in &side.entries {
-            for (name, value) in &entry.metrics {
-                let id = (variant.clone(), format!("{}.{name}", entry.stage));
-                values.entry(id).or_default().entry(*seed).or_default().push(*value);
+/// A metric of a variant on one side.
+#[derive(Default)]
+struct Values {
+    /// Per seed, mean over what the stage is mapped over.
+    seeds: BTreeMap<Option<u64>, f64>,
+    /// Per group, mean over seeds.
+    groups: Numbers,
+}
+
+fn values(side: &Side) -> BTreeMap<(String, String), Values> {
+    let mut seeds: BTreeMap<(String, String), BTreeMap<Option<u64>, Vec<f64>>> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, String), BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    for ((variant, _, seed), entry) in &side.entries {
+        for (name, value) in &entry.metrics {
+            let id = (variant.clone(), format!("{}.{name}", entry.stage));
+            let of_groups = groups.entry(id.clone()).or_default();
+            for (group, value) in entry.scores.iter().flat_map(|scores| scores.of_groups(name, &entry.place))
+            {
+                of_groups.entry(group.to_owned()).or_default().push(value);
             }
+            seeds.entry(id).or_default().entry(*seed).or_default().push(*value);
         }
-        values
+    }
+    let values = |(id, seeds): ((String, String), BTreeMap<Option<u64>, Vec<f64>>)| {
+        let groups = groups.remove(&id).unwrap_or_default();
+        let values = Values {
+            seeds: seeds.into_iter().map(|(seed, values)| (seed, mean(&values))).collect(),
+            groups: groups.into_iter().map(|(group, values)| (group, mean(&values))).collect(),
+        };
+        (id, values)
     };
-    // A mapped stage counts with the mean over its places.
-    let series = |by_seed: BTreeMap<Option<u64>, Vec<f64>>| {
-        Series::new(by_seed.into_values().map(|values| mean(&values)).collect())
+    seeds.into_iter().map(values).collect()
+}
+
+/// Every metric of each variant; those that are equal on both sides too, since that is an answer. Those that differ are tested
+/// together: the ones that a sweep compares, all where none compares any.
+fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
+    let (of_a, of_b) = (values(a), values(b));
+    let ids: BTreeSet<&(String, String)> = of_a.keys().chain(of_b.keys()).collect();
+    let row = |id: &(String, String)| {
+        let (left, right) = (of_a.get(id), of_b.get(id));
+        let series = |values: Option<&Values>| Series::new(values?.seeds.values().copied().collect());
+        let both = left.zip(right);
+        let groups = both.map(|(left, right)| shared(&left.groups, &right.groups)).unwrap_or_default();
+        let (of_right, of_left): (Vec<f64>, Vec<f64>) =
+            groups.iter().map(|(_, left, right)| (*right, *left)).unzip();
+        MetricRow {
+            variant: id.0.clone(),
+            metric: id.1.clone(),
+            a: series(left),
+            b: series(right),
+            difference: both.and_then(|(left, right)| difference(&left.seeds, &right.seeds)),
+            by_group: (!groups.is_empty()).then(|| paired(&of_right, &of_left, a.test)),
+            groups: groups.into_iter().map(|(group, _, _)| group).collect(),
+        }
     };
-    let (mut of_a, mut of_b) = (collect(a), collect(b));
-    let ids: BTreeSet<(String, String)> = of_a.keys().chain(of_b.keys()).cloned().collect();
-    ids.into_iter()
-        .map(|id| MetricRow {
-            a: of_a.remove(&id).and_then(series),
-            b: of_b.remove(&id).and_then(series),
-            variant: id.0,
-            metric: id.1,
-        })
-        .collect()
+    let mut rows: Vec<MetricRow> = ids.into_iter().map(row).collect();
+    let compared: BTreeSet<&String> = a.compares.union(&b.compares).collect();
+    let is_of_family =
+        |row: &MetricRow| row.a != row.b && (compared.is_empty() || compared.contains(&row.metric));
+    let (family, others): (Vec<_>, Vec<_>) = rows.iter_mut().partition(|row| is_of_family(row));
+    let mut family: Vec<&mut Paired> =
+        family.into_iter().filter_map(|row: &mut MetricRow| row.by_group.as_mut()).collect();
+    correct(&mut family, a.test);
+    others.into_iter().filter_map(|row| row.by_group.as_mut()).for_each(|paired| paired.p = None);
+    rows
+}
+
+/// What both sides have: name, A, B.
+fn shared(a: &Numbers, b: &Numbers) -> Vec<(String, f64, f64)> {
+    a.iter().filter_map(|(name, left)| Some((name.clone(), *left, *b.get(name)?))).collect()
+}
+
+/// `None` if no seed is on both sides.
+fn difference(a: &BTreeMap<Option<u64>, f64>, b: &BTreeMap<Option<u64>, f64>) -> Option<Difference> {
+    let at = |values: &BTreeMap<Option<u64>, f64>, seed: &Option<u64>| {
+        values.get(seed).or_else(|| values.get(&None)).copied()
+    };
+    let seeds: BTreeSet<&Option<u64>> = a.keys().chain(b.keys()).collect();
+    let differences: Vec<f64> =
+        seeds.into_iter().filter_map(|seed| Some(at(b, seed)? - at(a, seed)?)).collect();
+    (!differences.is_empty()).then(|| Difference {
+        mean: mean(&differences),
+        sd: sd(&differences),
+        pairs: differences.len(),
+    })
+}
+
+/// Metrics that differ, as the ablation table shows a variant beside the baseline.
+fn drawn(rows: &[&MetricRow]) -> String {
+    let tested = rows.iter().any(|row| row.by_group.as_ref().is_some_and(|paired| paired.interval.is_some()));
+    let head = ["metrics", "A", "B", "B - A", "by group [95 % CI]", "p (Holm)"];
+    let cells = |row: &&MetricRow| {
+        let cell = |series: &Option<Series>| series.as_ref().map_or("-".to_owned(), ToString::to_string);
+        let difference = row.difference.as_ref().map(|difference| {
+            let spread = difference.sd.map(|sd| format!(" ± {sd:.3}")).unwrap_or_default();
+            format!("{:+.3}{spread}", difference.mean)
+        });
+        let by_group = row.by_group.as_ref().map(|paired| {
+            let interval = paired.interval.map(|[low, high]| format!(" [{low:+.3}, {high:+.3}]"));
+            format!("{:+.3}{}", paired.mean, interval.unwrap_or_default())
+        });
+        let p = row.by_group.as_ref().and_then(|paired| paired.p_adjusted).map(p_text);
+        vec![
+            format!("{} {}", row.variant, row.metric),
+            cell(&row.a),
+            cell(&row.b),
+            difference.unwrap_or_default(),
+            by_group.unwrap_or_default(),
+            p.unwrap_or_default(),
+        ]
+    };
+    let rows = rows.iter().map(cells);
+    let [first, second, third, fourth, ..] = head;
+    if tested { table(head, rows) } else { table([first, second, third, fourth], rows.map(first_four)) }
+}
+
+fn first_four(mut cells: Vec<String>) -> Vec<String> {
+    cells.truncate(4);
+    cells
+}
+
+/// What a reader must know.
+fn notes(a: &Side, b: &Side, rows: &[MetricRow]) -> Vec<String> {
+    let mut notes: Vec<String> = [a, b].iter().filter_map(|side| side.note.clone()).collect();
+    let different: Vec<&MetricRow> =
+        rows.iter().filter(|row| row.a != row.b && row.difference.is_some()).collect();
+    if different.is_empty() {
+        return notes;
+    }
+    let seeds = |side: &Side| -> BTreeSet<u64> {
+        let with_metrics = side.entries.iter().filter(|(_, entry)| !entry.metrics.is_empty());
+        with_metrics.filter_map(|((_, _, seed), _)| *seed).collect()
+    };
+    let (of_a, of_b) = (seeds(a), seeds(b));
+    if of_a != of_b && !of_a.is_empty() && !of_b.is_empty() {
+        let both: Vec<String> = of_a.intersection(&of_b).map(ToString::to_string).collect();
+        notes.push(format!("seeds that both have, over which B - A goes: {}", both.join(", ")));
+    }
+    let tested: Vec<(&MetricRow, &Paired)> = different
+        .iter()
+        .filter_map(|row| Some((*row, row.by_group.as_ref().filter(|paired| paired.p_adjusted.is_some())?)))
+        .collect();
+    if tested.is_empty() {
+        let one = different.iter().find(|row| row.groups.len() == 1);
+        notes.push(match one {
+            Some(row) => {
+                format!("no test: all is of one group ({}), and seeds are not independent", row.groups[0])
+            }
+            None => NO_GROUPS.to_owned(),
+        });
+        return notes;
+    }
+    let groups: BTreeSet<String> = tested.iter().flat_map(|(row, _)| row.groups.clone()).collect();
+    notes.push(tested_by_group(&groups.into_iter().collect::<Vec<_>>(), a.test, tested.len()));
+    if a.test != b.test {
+        notes.push(format!("B tests by another one, the {}", b.test));
+    }
+    let smallest = tested.iter().filter_map(|(_, paired)| paired.smallest_attainable).fold(0.0, f64::max);
+    if smallest > 0.0 {
+        notes.push(underpowered(smallest));
+    }
+    notes
 }
 
 #[cfg(test)]
@@ -292,6 +455,8 @@ mod tests {
                 params,
                 outputs: BTreeMap::from([("model".into(), Digest::of(score.to_string().as_bytes()))]),
                 metrics: BTreeMap::from([("f1".into(), score)]),
+                place: String::new(),
+                scores: Vec::new(),
             };
             side.entries.insert(("baseline".into(), "train".into(), Some(seed)), entry);
         }
@@ -322,5 +487,59 @@ mod tests {
         let compared = Comparison::new(&a, &b, |_, _| Vec::new());
         let told: Vec<&str> = compared.only.iter().map(|row| row.what.as_str()).collect();
         assert_eq!(told, ["variant image only", "train seed 1"]);
+    }
+
+    /// Eight patients over two seeds; `golden/stats.json` has them, as means over seeds.
+    fn of_patients(mut side: Side, values: &[f64]) -> Side {
+        let patients = |shift: f64| -> BTreeMap<String, Numbers> {
+            let named = values.iter().zip('A'..);
+            named
+                .map(|(value, name)| (name.to_string(), Numbers::from([("f1".into(), value + shift)])))
+                .collect()
+        };
+        for (entry, shift) in side.entries.values_mut().zip([0.01, -0.01]) {
+            let scores = Scores { groups: patients(shift), ..Scores::default() };
+            entry.scores.push(scores);
+        }
+        side.compares.insert("train.f1".into());
+        side
+    }
+
+    const B: [f64; 8] = [0.61, 0.55, 0.58, 0.63, 0.57, 0.6, 0.59, 0.62];
+    const A: [f64; 8] = [0.58, 0.54, 0.59, 0.6, 0.55, 0.57, 0.58, 0.58];
+
+    fn of_eight(patients: usize) -> Comparison {
+        let a = of_patients(side("a", b"1", 0.1, "aaaa", [0.5, 0.7]), &A[..patients]);
+        let b = of_patients(side("b", b"1", 0.2, "aaaa", [0.5, 0.9]), &B[..patients]);
+        Comparison::new(&a, &b, |_, _| Vec::new())
+    }
+
+    #[test]
+    fn what_has_patients_is_tested_over_them() {
+        let compared = of_eight(8);
+        let row = &compared.metrics[0];
+        let paired = row.by_group.as_ref().unwrap();
+        // SciPy's, of `golden/stats.json`.
+        assert!((paired.mean - 0.02).abs() < 1e-12 && (paired.p.unwrap() - 0.03125).abs() < 1e-12);
+        let difference = row.difference.as_ref().unwrap();
+        assert!((difference.mean - 0.1).abs() < 1e-12 && difference.pairs == 2);
+        insta::assert_snapshot!(compared.draw());
+    }
+
+    #[test]
+    fn too_few_patients_are_said() {
+        insta::assert_snapshot!([3, 1].map(|patients| of_eight(patients).notes.join("\n")).join("\n\n"));
+    }
+
+    #[test]
+    fn only_seeds_that_both_have_are_paired() {
+        let a = side("a", b"1", 0.1, "aaaa", [0.5, 0.7]);
+        let mut b = side("b", b"1", 0.1, "aaaa", [0.6, 0.9]);
+        let (_, entry) = b.entries.pop_last().unwrap();
+        b.entries.insert(("baseline".into(), "train".into(), Some(7)), entry);
+        let compared = Comparison::new(&a, &b, |_, _| Vec::new());
+        let difference = compared.metrics[0].difference.as_ref().unwrap();
+        assert!((difference.mean - 0.1).abs() < 1e-12 && difference.pairs == 1 && difference.sd.is_none());
+        assert!(compared.notes[0].ends_with("B - A goes: 0"), "{:?}", compared.notes);
     }
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use restage_cache::{ActionKey, Digest, Store};
 use restage_stage::catalogue::PortType;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -200,13 +201,14 @@ impl ActionOutcome {
 pub(crate) type Numbers = BTreeMap<String, f64>;
 
 /// A metrics artifact, as the attributes of its root group tell.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 pub(crate) struct Scores {
     /// Name to value.
     pub(crate) values: Numbers,
     /// Group, as a patient or a section, to name to value.
     pub(crate) groups: BTreeMap<String, Numbers>,
-    /// What explains the numbers.
+    /// What explains the numbers. Does not travel.
+    #[serde(skip)]
     pub(crate) details: Value,
 }
 
@@ -229,7 +231,40 @@ impl Scores {
     }
 }
 
+impl Scores {
+    /// A metric per group: those that the artifact tells, as patients; of one that tells none, `place`, which is what its stage is
+    /// mapped over, where it is.
+    pub(crate) fn of_groups<'a>(
+        &'a self,
+        metric: &'a str,
+        place: &'a str,
+    ) -> impl Iterator<Item = (&'a str, f64)> {
+        let own = self.groups.iter().filter_map(move |(group, values)| {
+            let value = values.get(metric).or_else(|| values.get(mean_of(metric)?))?;
+            Some((group.as_str(), *value))
+        });
+        let of_place = self.values.get(metric).filter(|_| self.groups.is_empty() && !place.is_empty());
+        own.chain(of_place.map(|value| (place, *value)))
+    }
+}
+
+/// What a metric is a mean of: `accuracy` of `accuracy_patient_mean`.
+fn mean_of(name: &str) -> Option<&str> {
+    Some(name.strip_suffix("_mean")?.rsplit_once('_')?.0)
+}
+
 /// Those that are numbers.
 fn numbers(values: &Map<String, Value>) -> Numbers {
     values.iter().filter_map(|(name, value)| Some((name.clone(), value.as_f64()?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mean_over_groups_is_found_in_them() {
+        assert_eq!(mean_of("macro_f1_patient_mean"), Some("macro_f1"));
+        assert_eq!(mean_of("macro_f1"), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! The ablation table: per variant the metrics over seeds, the difference to the baseline and what it is worth, what ran.
 
 mod formats;
+mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -9,6 +10,7 @@ use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
 pub(crate) use formats::Format;
+pub(crate) use seeds::Alike;
 
 use super::{
     outcome::{Numbers, Outcome, Scores},
@@ -48,6 +50,9 @@ pub(crate) struct Row {
     pub(crate) difference: Option<f64>,
     /// The first metric against the baseline, group by group.
     pub(crate) comparison: Option<Paired>,
+    /// Why all its seeds gave the very same first metric, if they did.
+    #[serde(skip)]
+    pub(crate) alike: Option<Alike>,
     /// What its scores speak of: `inductive`, `transductive` or `optimistic`, if the stage that gives them says so.
     pub(crate) setting: Option<String>,
     /// Stages of it that ran in this run, and did not for a variant above.
@@ -94,8 +99,8 @@ impl Series {
         (0..n).map(|index| at(a, index) - at(b, index)).sum::<f64>() / n as f64
     }
 
-    /// Whether several seeds gave the very same value: then the seed is hardly used.
-    fn is_suspicious(&self) -> bool {
+    /// Whether several seeds gave the very same value.
+    fn is_level(&self) -> bool {
         self.values.len() > 1 && self.values.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits())
     }
 }
@@ -197,43 +202,29 @@ impl Table {
         let compared = || self.rows.iter().filter_map(|row| row.comparison.as_ref());
         let tested = compared().filter(|paired| paired.p_adjusted.is_some()).count();
         if tested > 0 {
-            notes.push(format!(
-                "by group: mean of the paired differences over {} ({}), seeds averaged first, with a 95 % bootstrap interval over \
-                 groups; p: {}, two-sided, Holm over {tested} {}",
-                counted(self.groups.len(), "group"),
-                shortened(&self.groups),
-                self.test,
-                if tested == 1 { "comparison" } else { "comparisons" },
-            ));
+            notes.push(tested_by_group(&self.groups, self.test, tested));
         } else if self.rows.len() > 1 && !self.metrics.is_empty() {
             let baseline_is_there = self.rows.iter().any(|row| row.variant == self.baseline);
             notes.push(match self.groups.len() {
                 _ if !baseline_is_there => {
-                    format!("no comparison: `{}`, which the others are compared with, is not in this run", self.baseline)
+                    format!(
+                        "no comparison: `{}`, which the others are compared with, is not in this run",
+                        self.baseline
+                    )
                 }
-                0 => "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section"
-                    .to_owned(),
-                1 => format!("no test: all is of one group ({}), and seeds are not independent", self.groups[0]),
+                0 => NO_GROUPS.to_owned(),
+                1 => format!(
+                    "no test: all is of one group ({}), and seeds are not independent",
+                    self.groups[0]
+                ),
                 _ => "no test: no other variant has values of the same groups".to_owned(),
             });
         }
         let smallest = compared().filter_map(|paired| paired.smallest_attainable).fold(0.0, f64::max);
         if smallest > 0.0 {
-            notes.push(format!(
-                "underpowered: smallest attainable p = {}; whatever the effect, none of so many comparisons over so few groups can be \
-                 significant at 0.05",
-                p_text(smallest)
-            ));
+            notes.push(underpowered(smallest));
         }
-        for row in &self.rows {
-            if let Some(series) = row.values.first().and_then(Option::as_ref).filter(|s| s.is_suspicious()) {
-                let seeds = series.values.len();
-                notes.push(format!(
-                    "suspicious: {seeds} seeds of `{}` gave the very same value: does any stage use its seed?",
-                    row.variant
-                ));
-            }
-        }
+        notes.extend(seeds::notes(&self.rows));
         let said = |setting: &str| {
             let of_it = self.rows.iter().filter(|row| row.setting.as_deref() == Some(setting));
             of_it.map(|row| format!("`{}`", row.variant)).collect::<Vec<_>>()
@@ -257,6 +248,29 @@ impl Table {
         }
         notes
     }
+}
+
+/// Why nothing is tested that has seeds alone.
+pub(super) const NO_GROUPS: &str = "no test: the metric has no groups; seeds are not independent observations. Evaluate by patient or section";
+
+/// How groups are compared, and so many times.
+pub(super) fn tested_by_group(groups: &[String], test: Test, tested: usize) -> String {
+    format!(
+        "by group: mean of the paired differences over {} ({}), seeds averaged first, with a 95 % bootstrap interval over groups; p: \
+         {test}, two-sided, Holm over {tested} {}",
+        counted(groups.len(), "group"),
+        shortened(groups),
+        if tested == 1 { "comparison" } else { "comparisons" },
+    )
+}
+
+/// That no comparison could have been significant.
+pub(super) fn underpowered(smallest: f64) -> String {
+    format!(
+        "underpowered: smallest attainable p = {}; whatever the effect, none of so many comparisons over so few groups can be \
+         significant at 0.05",
+        p_text(smallest)
+    )
 }
 
 /// `8 groups`.
@@ -294,7 +308,11 @@ impl Read<'_> {
 
 fn row(variant: &str, outcome: &Outcome, read: &mut Read<'_>, counted: &mut BTreeSet<usize>) -> Row {
     let metrics = &outcome.comparison.metrics;
-    let values = metrics.iter().map(|metric| series(metric, outcome.of_variant(variant), outcome)).collect();
+    let values: Vec<Option<Series>> =
+        metrics.iter().map(|metric| series(metric, outcome.of_variant(variant), outcome)).collect();
+    let first = metrics.first().zip(values.first().and_then(Option::as_ref));
+    let level = first.filter(|(_, series)| series.is_level());
+    let alike = level.and_then(|(metric, _)| seeds::alike(metric, variant, outcome));
     let actions: BTreeSet<usize> = outcome.of_variant(variant).map(|instance| instance.action).collect();
     let how = |action: &usize| Some(outcome.actions.get(*action)?.done()?.how);
     let ran = |action: &&usize| matches!(how(action), Some(How::Ran { .. }));
@@ -309,6 +327,7 @@ fn row(variant: &str, outcome: &Outcome, read: &mut Read<'_>, counted: &mut BTre
         groups,
         difference: None,
         comparison: None,
+        alike,
         setting,
         ran: fresh,
         reused: done - fresh,
@@ -347,30 +366,13 @@ fn by_group(
                 setting =
                     scores.details.get("setting").and_then(|setting| setting.as_str()).map(str::to_owned);
             }
-            let own = scores.groups.iter().filter_map(|(group, values)| {
-                Some((
-                    group.clone(),
-                    *values.get(&metric.name).or_else(|| values.get(mean_of(&metric.name)?))?,
-                ))
-            });
-            let before = values.len();
-            own.for_each(|(group, value)| values.entry(group).or_default().push(value));
-            if let Some(value) = scores.values.get(&metric.name)
-                && values.len() == before
-                && scores.groups.is_empty()
-                && !instance.at.is_empty()
-            {
-                let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
-                values.entry(place).or_default().push(*value);
+            let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
+            for (group, value) in scores.of_groups(&metric.name, &place) {
+                values.entry(group.to_owned()).or_default().push(value);
             }
         }
     }
     (values.into_iter().map(|(group, values)| (group, mean(&values))).collect(), setting)
-}
-
-/// What a metric is a mean of: `accuracy` of `accuracy_patient_mean`.
-fn mean_of(name: &str) -> Option<&str> {
-    Some(name.strip_suffix("_mean")?.rsplit_once('_')?.0)
 }
 
 #[cfg(test)]
@@ -401,6 +403,7 @@ mod tests {
                 &[0.8, 0.9, 0.9, 0.8, 0.8, 0.85, 0.87, 0.9][..groups],
             ),
         ];
+        rows[2].alike = Some(Alike::Level(vec!["`regions`".into()]));
         (rows[0].ran, rows[1].ran, rows[1].reused) = (12, 2, 9);
         rows[1].setting = Some("transductive".into());
         let metrics = ["evaluate.macro_f1", "evaluate.accuracy"].map(str::to_owned).to_vec();
@@ -429,12 +432,6 @@ mod tests {
         let named = Table::of(whole.metrics, "baseline", Test::SignFlip, &["genes".into()], whole.rows);
         assert!(matches!(rows(&named)[..], [None, None, Some(p)] if p > 0.05));
         assert_eq!(named.rows[1].comparison.as_ref().unwrap().p, None);
-    }
-
-    #[test]
-    fn a_mean_over_groups_is_found_in_them() {
-        assert_eq!(mean_of("macro_f1_patient_mean"), Some("macro_f1"));
-        assert_eq!(mean_of("macro_f1"), None);
     }
 
     #[test]

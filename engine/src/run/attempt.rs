@@ -23,8 +23,10 @@ use crate::{
     plugin::Failure,
 };
 
-/// How often who waits for another run looks whether the result is there.
+/// How soon who waits for another run looks whether the result is there, and how seldom at last: a look is four requests to
+/// the file server, for each action that each run waits for.
 const LOOK: Duration = Duration::from_millis(250);
+const SELDOM: Duration = Duration::from_secs(2);
 
 /// How often a result is looked for that is told to be there.
 const LOOKS: u32 = 240;
@@ -204,6 +206,7 @@ impl Attempts {
         let memory = self.leases.memory_for(&job);
         let mut lease = Some(self.leases.lease(&job, memory).await);
         let mut waiting_for: Option<Holder> = None;
+        let mut pause = LOOK;
         let reads = Arc::new(reads);
         let (held, scratch) = loop {
             match self.claim(&job, &reads).await? {
@@ -216,7 +219,8 @@ impl Attempts {
                         self.tell_waiting(&holder).await;
                         waiting_for = Some(holder);
                     }
-                    tokio::time::sleep(LOOK).await;
+                    tokio::time::sleep(pause).await;
+                    pause = pause.mul_f64(1.25).min(SELDOM);
                 }
             }
         };

@@ -13,6 +13,7 @@ use std::{
 };
 
 use restage_cache::{Digest, Store};
+use rustix::fs::Mode;
 
 use super::{
     board::{Now, Took},
@@ -110,6 +111,11 @@ impl Log {
 impl Journal {
     /// Begins a run.
     pub(crate) fn begin(workflow: &Path, store: &Store, milliseconds: u64) -> Result<Self, JournalError> {
+        if store.is_shared() {
+            // Sweeps of others read what this run gave, and a workflow that several users run has its runs in one folder.
+            // From here on nothing is written but to the store: what was built, was built by the user's own umask.
+            rustix::process::umask(Mode::WOTH);
+        }
         // Wide enough to sort by name until the year 5138.
         let name = format!("{milliseconds:014}-{}", std::process::id());
         let folder = runs_folder(workflow, store)?.join(name);

@@ -126,7 +126,7 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
         workflow: workflow.path.clone(),
         version: env!("CARGO_PKG_VERSION").into(),
         time: now(),
-        by: Some(format!("{}@{}", executor::user().as_deref().unwrap_or("someone"), executor::host())),
+        by: Some(by()),
         actions: plan.graph.node_weights().map(head).collect(),
         instances: instances.collect(),
         variants: plan.variants.iter().map(ToString::to_string).collect(),
@@ -143,6 +143,11 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
             family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
         },
     }
+}
+
+/// Who runs this, and where.
+pub(crate) fn by() -> String {
+    format!("{}@{}", executor::user().as_deref().unwrap_or("someone"), executor::host())
 }
 
 /// Runs a plan. Actions whose inputs are there run side by side, on what they may use of `machine`, or away; an action that

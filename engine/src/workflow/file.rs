@@ -5,7 +5,7 @@ use std::{fs::File, io::Read, path::Path};
 use super::diagnostic::nearest;
 
 /// Longer files than this are nobody's workflow.
-pub(super) const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// Why a file is no workflow's.
 #[derive(Debug, thiserror::Error)]

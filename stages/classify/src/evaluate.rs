@@ -107,6 +107,8 @@ struct Verdict<'a> {
     patient: &'a str,
     truth: &'a str,
     predicted: &'a str,
+    /// Whether the classifier knows the region that it is of: whether that is among its training labels.
+    is_known: bool,
     outcome: Outcome,
     /// Whether the true region is in its conformal set, and how many are; none without `validation`.
     set: Option<(bool, usize)>,
@@ -159,6 +161,7 @@ fn judge<'a>(
                 patient,
                 truth,
                 predicted: &predictions.classes[predicted],
+                is_known: class.is_some(),
                 outcome: Outcome::new(row, predicted, class),
                 set: thresholds.get(place).map(|threshold| threshold.set(row, class)),
             });
@@ -208,7 +211,11 @@ fn outcomes(verdicts: &[Verdict]) -> Vec<Outcome> {
 
 /// All scores of some spots by name.
 fn scores(verdicts: &[Verdict]) -> BTreeMap<String, f64> {
-    let mut scores = confusion(verdicts).scores();
+    let confusion = confusion(verdicts);
+    let mut scores = confusion.scores();
+    let known: BTreeSet<&str> =
+        verdicts.iter().filter(|verdict| verdict.is_known).map(|verdict| verdict.truth).collect();
+    scores.extend(confusion.macro_f1_of(&known).map(|f1| ("macro_f1_shared".to_owned(), f1)));
     scores.extend(calibration::scores(&outcomes(verdicts)));
     let sets: Vec<(bool, usize)> = verdicts.iter().filter_map(|verdict| verdict.set).collect();
     if !sets.is_empty() {
@@ -276,6 +283,8 @@ fn details(confusion: &Confusion) -> Value {
             "groups": "per patient",
             "confusion": "rows: truth, columns: prediction",
             "macro_f1": "unweighted mean over the classes present in the truth",
+            "macro_f1_shared": "macro_f1 over those classes only that the training labels have as well; spots of others still count as \
+                                mistakes; absent where no class is shared",
             "balanced_accuracy": "mean recall over the classes present in the truth",
             "precision": "0 for a class that is never predicted",
             "kappa": "Cohen's, unweighted; 0 where truth and prediction are of one and the same class",
@@ -333,6 +342,26 @@ mod tests {
         assert_eq!(metrics.details["per_class"]["fat"]["precision"], 0.5);
         assert_eq!(metrics.details["per_class"]["tumour"]["support"], 3);
         assert!(metrics.groups["A"].keys().all(|name| metrics.values.contains_key(name)));
+    }
+
+    #[test]
+    fn regions_that_nobody_trained_on_can_be_left_out_of_the_mean() {
+        // The classifier knows fat and tumour; the test patient has skin too.
+        let predicted =
+            predictions(&[("a", "fat"), ("b", "tumour"), ("c", "fat"), ("d", "tumour"), ("e", "fat")]);
+        let test = test_labels([
+            ("a", "A", "fat"),
+            ("b", "A", "tumour"),
+            ("c", "A", "skin"),
+            ("d", "B", "skin"),
+            ("e", "B", "skin"),
+        ]);
+        let bench = Bench::new().input("predictions", &predicted).input("test", &test);
+        let metrics: Metrics = bench.run::<Evaluate>(json!({})).unwrap().output("metrics");
+        // f1_score(truth, predicted, labels=["fat", "tumour"], average="macro"): fat 2 / (1 + 3), tumour 2 / (1 + 2).
+        assert!((metrics.values["macro_f1_shared"] - (0.5 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
+        assert!((metrics.values["macro_f1"] - (0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
+        assert!(!metrics.groups["B"].contains_key("macro_f1_shared"), "B has no region that was trained on");
     }
 
     #[test]

@@ -106,6 +106,16 @@ impl<'a> Confusion<'a> {
         .collect()
     }
 
+    /// Macro F1 over some classes only, of those present in the truth (scikit-learn: `labels=`). `None` if there is none.
+    pub(crate) fn macro_f1_of(&self, classes: &BTreeSet<&str>) -> Option<f64> {
+        let scores = self.classes.iter().zip(self.per_class());
+        let of_them: Vec<f64> = scores
+            .filter(|(class, scores)| classes.contains(*class) && scores.support > 0)
+            .map(|(_, scores)| scores.f1)
+            .collect();
+        (!of_them.is_empty()).then(|| of_them.iter().sum::<f64>() / of_them.len() as f64)
+    }
+
     /// Cohen's kappa, unweighted; 0 where chance alone is always right (one class in truth and prediction).
     fn kappa(&self) -> f64 {
         let total = i128::from(self.total());

@@ -108,7 +108,7 @@ fn warnings(arguments: &Arguments, plan: &GcPlan) -> Vec<String> {
     }
     if plan.others.count > 0 {
         warnings.push(format!(
-            "{} of what may go, {}, belong to other users; only they can remove them, by their own `restage cache gc`",
+            "{} that nothing keeps, {}, stay: they belong to other users, whose own `restage cache gc` removes them",
             many(plan.others.count, "artifact"),
             size(plan.others.bytes)
         ));
@@ -186,6 +186,7 @@ fn kept(by: &KeptBy, arguments: &Arguments, retained: &Retained) -> Vec<String> 
         (by.asked, format!("in {} to keep{going_on}", many(retained.runs, "run"))),
         (by.records, format!("of use in the last {}", format_duration(arguments.keep))),
         (by.grace, format!("younger than {}", format_duration(arguments.grace))),
+        (by.others, "of other users".to_owned()),
     ]
     .into_iter()
     .filter(|(count, _)| *count > 0)

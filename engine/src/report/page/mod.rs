@@ -18,6 +18,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 mod text;
+mod tissue;
 mod verdict;
 mod workflow;
 
@@ -30,11 +31,10 @@ pub(crate) use raster::png;
 
 use self::{
     confusions::OfVariant,
-    figures::{Disc, Key, Tissue},
     learning::Curve,
-    maps::{Mapped, Maps, Section},
+    maps::{Kind, Maps},
     records::Records,
-    text::{counted, duration, escape, metrics, slug},
+    text::{counted, duration, escape, metrics},
     workflow::Times,
 };
 use super::{Outcome, Table, graph::Graph};
@@ -74,7 +74,8 @@ impl<'a> Page<'a> {
     /// Reads what there is to show. What is gone from the store is left out, and told.
     pub(crate) fn read(outcome: &'a Outcome, table: &'a Table, store: &Store) -> Self {
         let records = Records::of(outcome, store);
-        let confusions = maps::judge(outcome).map(|stage| confusions::confusions(outcome, store, &stage));
+        let judge = maps::judges(outcome).into_iter().find(|(_, kind)| *kind == Kind::HeldOut);
+        let confusions = judge.map(|(stage, _)| confusions::confusions(outcome, store, &stage));
         Self {
             outcome,
             table,
@@ -91,6 +92,12 @@ impl<'a> Page<'a> {
             times: workflow::times(outcome, &records),
             records,
         }
+    }
+
+    /// The same for who is not here: without the places of files that stages read.
+    pub(crate) fn for_others(mut self) -> Self {
+        self.records.forget("params");
+        self
     }
 
     /// The whole file.
@@ -176,14 +183,7 @@ impl<'a> Page<'a> {
         all.extend(self.curves.iter().map(|curve| curve.figure.clone()));
         all.extend(self.confusions.iter().map(|confusion| confusion.figure.clone()));
         all.extend(self.times.figure.clone());
-        let first = [Some(self.table.baseline.as_str()), self.best()];
-        let drawn = self.maps.variants.iter().filter(|mapped| first.contains(&Some(mapped.variant.as_str())));
-        for (place, section) in self.maps.sections.iter().enumerate() {
-            all.push(self.truth_map(section));
-            for mapped in drawn.clone() {
-                all.extend(self.said_maps(section, place, mapped));
-            }
-        }
+        all.extend(self.maps_in_files());
         all
     }
 
@@ -278,127 +278,7 @@ impl<'a> Page<'a> {
             self.graph.svg_for_page()
         )
     }
-
-    fn tissue_html(&self) -> String {
-        let maps = &self.maps;
-        let mut html = String::new();
-        if !maps.problems.is_empty() {
-            let _ = writeln!(html, "<p class=\"alarm\">{}.</p>", escape(&maps.problems.join("; ")));
-        }
-        if maps.sections.is_empty() || maps.variants.is_empty() {
-            return html;
-        }
-        let seeds = maps.variants.iter().map(|mapped| mapped.seeds).max().unwrap_or(1);
-        let over = if seeds > 1 { ", each spot with the mean of its seeds’ probabilities" } else { "" };
-        let _ = writeln!(
-            html,
-            "<p>Held-out spots as <code>{}</code> judges them{over}. Spots that were never held out are hollow.</p>",
-            escape(&maps.stage)
-        );
-        html += "<noscript><p class=\"alarm\">The maps are drawn by the page’s script, which is switched off. `restage report --figures` draws them into files.</p></noscript>\n";
-        let options = |names: &mut dyn Iterator<Item = (&str, bool)>| -> String {
-            let option = |(place, (name, chosen)): (usize, (&str, bool))| {
-                let chosen = if chosen { " selected" } else { "" };
-                format!("<option value=\"{place}\"{chosen}>{}</option>", escape(name))
-            };
-            names.enumerate().map(option).collect()
-        };
-        let sections = options(&mut maps.sections.iter().map(|section| (section.name.as_str(), false)));
-        let best = self.best();
-        let variants = options(
-            &mut maps
-                .variants
-                .iter()
-                .map(|mapped| (mapped.variant.as_str(), Some(mapped.variant.as_str()) == best)),
-        );
-        let votes = if seeds > 1 { "<option value=\"votes\">disagreement of seeds</option>" } else { "" };
-        let _ = write!(
-            html,
-            "<div id=\"maps\" hidden>\n<div class=\"choose\">\n<label>Section <select id=\"map-section\">{sections}</select></label>\n\
-             <label>Variant <select id=\"map-variant\">{variants}</select></label>\n\
-             <label>Uncertainty <select id=\"map-doubt\"><option value=\"entropy\">entropy</option><option value=\"rest\">1 − largest probability</option>{votes}</select></label>\n\
-             <label class=\"range\">Image <input id=\"map-image\" type=\"range\" min=\"0\" max=\"100\" value=\"65\"></label>\n\
-             <label class=\"range\">Spots <input id=\"map-spots\" type=\"range\" min=\"10\" max=\"100\" value=\"90\"></label>\n\
-             <span class=\"zoom\"><button type=\"button\" id=\"map-in\" aria-label=\"Zoom in\">+</button><button type=\"button\" id=\"map-out\" aria-label=\"Zoom out\">−</button><button type=\"button\" id=\"map-whole\">whole</button></span>\n</div>\n\
-             <p id=\"map-score\" class=\"score\"></p>\n<div class=\"panels\" id=\"map-panels\"></div>\n\
-             <p id=\"map-readout\" class=\"readout\" aria-live=\"polite\">Point at a spot, or focus a map and use the arrow keys; + and − zoom, 0 shows the whole.</p>\n\
-             <ul class=\"legend\" id=\"map-legend\" aria-label=\"Regions\"></ul>\n</div>\n\
-             <script type=\"application/json\" id=\"map-data\">{}</script>\n",
-            text::json(&maps.to_json())
-        );
-        html
-    }
-
-    fn tissue_of<'s>(&self, section: &'s Section, discs: Vec<Disc>, keys: Vec<Key>) -> Tissue<'s> {
-        Tissue {
-            width: section.width,
-            height: section.height,
-            radius: section.radius,
-            image: section.image.as_deref(),
-            discs,
-            keys,
-        }
-    }
-
-    fn discs(section: &Section, colour: impl Fn(usize) -> Option<String>) -> Vec<Disc> {
-        section
-            .at
-            .iter()
-            .enumerate()
-            .map(|(spot, [x, y])| Disc { x: *x, y: *y, colour: colour(spot) })
-            .collect()
-    }
-
-    fn region_keys(&self) -> Vec<Key> {
-        let key = |region: &maps::Region| Key { colour: region.colour.to_owned(), word: region.name.clone() };
-        self.maps.regions.iter().map(key).collect()
-    }
-
-    fn truth_map(&self, section: &Section) -> Figure {
-        let colour = |region: usize| self.maps.regions.get(region).map(|region| region.colour.to_owned());
-        let discs = Self::discs(section, |spot| section.truth[spot].and_then(colour));
-        let title = format!("{}: regions as annotated", section.name);
-        let drawn = self.tissue_of(section, discs, self.region_keys());
-        figures::tissue(&format!("map-{}-truth", slug(&section.name)), &title, &drawn)
-    }
-
-    fn said_maps(&self, section: &Section, place: usize, mapped: &Mapped) -> Vec<Figure> {
-        let Some(said) = mapped.sections.get(place) else { return Vec::new() };
-        let name = |what: &str| format!("map-{}-{}-{what}", slug(&section.name), slug(&mapped.variant));
-        let title = |what: &str| format!("{}: {what} of {}", section.name, mapped.variant);
-        let regions = self.maps.regions.len();
-        let colour = |region: usize| self.maps.regions.get(region).map(|region| region.colour.to_owned());
-        let predicted = Self::discs(section, |spot| said.predicted[spot].and_then(colour));
-        let wrong = Self::discs(section, |spot| {
-            let is_right = said.predicted[spot]? == section.truth[spot]?;
-            Some(if is_right { RIGHT } else { WRONG }.to_owned())
-        });
-        let doubt = Self::discs(section, |spot| {
-            said.predicted[spot]?;
-            Some(palette::hex(palette::share(said.entropy(spot, regions))))
-        });
-        let key = |colour: &str, word: &str| Key { colour: colour.to_owned(), word: word.to_owned() };
-        let entropies = [0.0, 0.5, 1.0].map(|share| {
-            let word = if share == 1.0 { "1: all regions alike".to_owned() } else { share.to_string() };
-            key(&palette::hex(palette::share(share)), &word)
-        });
-        [
-            ("prediction", predicted, self.region_keys()),
-            ("errors", wrong, vec![key(RIGHT, "right"), key(WRONG, "wrong")]),
-            ("entropy", doubt, entropies.into()),
-        ]
-        .into_iter()
-        .map(|(what, discs, keys)| {
-            let drawn = self.tissue_of(section, discs, keys);
-            figures::tissue(&name(what), &title(what), &drawn)
-        })
-        .collect()
-    }
 }
-
-/// Colours of right and wrong predictions, as in the page's script.
-const RIGHT: &str = "#c9d3dc";
-const WRONG: &str = "#d55e00";
 
 fn figure_html(figure: &Figure, caption: &str) -> String {
     format!(

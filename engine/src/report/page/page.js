@@ -100,7 +100,6 @@ async function maps() {
   const data = $("map-data") && JSON.parse($("map-data").textContent);
   if (!data) return;
   $("maps").hidden = false;
-  const regions = data.regions.length;
   const kept = new Map();
   const once = (key, make) => { if (!kept.has(key)) kept.set(key, make()); return kept.get(key); };
   const sectionOf = (place) => once(`s${place}`, async () => {
@@ -110,12 +109,17 @@ async function maps() {
     const along = (bytes, size) => Float32Array.from(new Uint16Array(bytes.buffer), (value) => value / 65535 * size);
     return { ...raw, spots: new TextDecoder().decode(spots).split("\n"), x: along(x, raw.size[0]), y: along(y, raw.size[1]), truth, image };
   });
-  const saidOf = (variant, section) => once(`v${variant}/${section}`, async () => {
-    const raw = data.variants[variant].sections[section];
+  const judged = () => data.judges[$("map-judge") ? $("map-judge").value : 0];
+  // What is said are regions, or clusters: `[name, colour, which region it mostly is]`.
+  const saidOf = (judge, variant, section) => once(`v${data.judges.indexOf(judge)}/${variant}/${section}`, async () => {
+    const raw = judge.variants[variant].sections[section];
     if (!raw) return null;
     const [predicted, p, agreement] = await Promise.all([unpack(raw.predicted), unpack(raw.p), unpack(raw.agreement)]);
-    return { predicted, p, agreement };
+    const clusters = raw.clusters ?? null;
+    return { predicted, p, agreement, clusters, classes: clusters ?? data.regions };
   });
+  // The region that is said of a spot.
+  const meant = (spot) => said.clusters && said.predicted[spot] !== NONE ? said.clusters[said.predicted[spot]][2] : said.predicted[spot];
 
   const panels = ["annotated", "predicted", "errors", "uncertainty"].map((kind) => {
     const figure = document.createElement("figure");
@@ -142,24 +146,29 @@ async function maps() {
     if (!said || said.predicted[spot] === NONE) return null;
     if ($("map-doubt").value === "votes") return 1 - said.agreement[spot] / 100;
     let most = 0, sum = 0, bits = 0;
-    for (let i = 0; i < regions; i++) sum += said.p[i * section.count + spot];
-    for (let i = 0; i < regions; i++) {
+    const count = said.classes.length;
+    for (let i = 0; i < count; i++) sum += said.p[i * section.count + spot];
+    for (let i = 0; i < count; i++) {
       const p = said.p[i * section.count + spot] / (sum || 1);
       most = Math.max(most, p);
       if (p > 0) bits -= p * Math.log(p);
     }
-    return $("map-doubt").value === "rest" ? 1 - most : regions > 1 ? bits / Math.log(regions) : 0;
+    return $("map-doubt").value === "rest" ? 1 - most : count > 1 ? bits / Math.log(count) : 0;
   };
   const region = (place) => place === NONE ? null : data.regions[place][1];
   const colour = {
     annotated: (spot) => region(section.truth[spot]),
-    predicted: (spot) => said && region(said.predicted[spot]),
+    predicted: (spot) => said && said.predicted[spot] !== NONE ? said.classes[said.predicted[spot]][1] : null,
     errors: (spot) => !said || said.predicted[spot] === NONE || section.truth[spot] === NONE ? null
-      : said.predicted[spot] === section.truth[spot] ? RIGHT : WRONG,
+      : meant(spot) === section.truth[spot] ? RIGHT : WRONG,
     uncertainty: (spot) => { const value = doubt(spot); return value === null ? null : shade(value); },
   };
-  // Spots of a region that was chosen in the legend, by what is annotated or said.
-  const dimmed = (kind, spot) => only !== null && (kind === "predicted" && said ? said.predicted[spot] : section.truth[spot]) !== only;
+  // Spots that are not of the region that was chosen in the legend, by what is annotated or said; or not of the cluster.
+  const dimmed = (kind, spot) => {
+    if (only === null) return false;
+    if (only.cluster) return !said || said.predicted[spot] !== only.place;
+    return (kind === "predicted" && said && !said.clusters ? said.predicted[spot] : section.truth[spot]) !== only.place;
+  };
 
   function draw() {
     if (!section) return;
@@ -216,38 +225,65 @@ async function maps() {
     const mark = (place) => place === NONE ? [] : [swatch(region(place))];
     line.push(...mark(section.truth[at]), name(section.truth[at]));
     if (said && said.predicted[at] !== NONE) {
-      line.push(" · predicted ", ...mark(said.predicted[at]), bold(name(said.predicted[at])), ` · uncertainty ${doubt(at).toFixed(2)}`);
+      const own = said.classes[said.predicted[at]];
+      line.push(said.clusters ? " · cluster " : " · predicted ", swatch(own[1]), bold(own[0]));
+      if (said.clusters && own[2] !== NONE) line.push(`, mostly ${name(own[2])}`);
+      line.push(` · uncertainty ${doubt(at).toFixed(2)}`);
       line.push(document.createElement("br"));
-      const shares = [...Array(regions).keys()].map((i) => [i, said.p[i * section.count + at] / 100]).sort((a, b) => b[1] - a[1]);
+      const shares = [...said.classes.keys()].map((i) => [i, said.p[i * section.count + at] / 100]).sort((a, b) => b[1] - a[1]);
       for (const [place, share] of shares.filter(([, share]) => share >= .005)) {
         const part = document.createElement("span");
         part.className = "p";
-        part.append(swatch(region(place)), `${name(place)} ${share.toFixed(2)}`);
+        part.append(swatch(said.classes[place][1]), `${said.classes[place][0]} ${share.toFixed(2)}`);
         line.push(part);
       }
-    } else line.push(" · not held out");
+    } else line.push(" · not judged");
     out.replaceChildren(...line);
   }
   function score() {
     let right = 0, all = 0;
     if (said) for (let spot = 0; spot < section.count; spot++) {
-      if (said.predicted[spot] !== NONE && section.truth[spot] !== NONE) { all++; right += said.predicted[spot] === section.truth[spot]; }
+      if (said.predicted[spot] !== NONE && section.truth[spot] !== NONE) { all++; right += meant(spot) === section.truth[spot]; }
     }
-    const name = data.variants[$("map-variant").value].name;
+    const name = judged().variants[$("map-variant").value].name;
+    const spots = judged().clusters ? "annotated spots in a cluster that is mostly of their region" : "annotated held-out spots right";
     $("map-score").replaceChildren(bold(section.name), " by ", bold(name),
-      all ? `: ${right} of ${all} annotated held-out spots right (${(100 * right / all).toFixed(1)} %)` : ": no held-out spot that is annotated");
+      all ? `: ${right} of ${all} ${spots} (${(100 * right / all).toFixed(1)} %)` : ": no judged spot that is annotated");
     for (const panel of panels) {
       panel.canvas.setAttribute("aria-label", `${section.name}, ${panel.kind}${panel.kind === "annotated" ? "" : `, ${name}`}: ${$("map-score").textContent}. Arrow keys go from spot to spot.`);
     }
     panels[2].note.textContent = all ? `${all - right} of ${all}` : "";
     panels[3].note.textContent = $("map-doubt").selectedOptions[0].textContent;
   }
+  // Regions, and clusters where there are some; one that is pressed dims the others.
+  function legend() {
+    if (only?.cluster && !(said && said.clusters)) only = null;
+    const item = (name, ink, place, cluster) => {
+      const item = document.createElement("li");
+      const button = document.createElement("button");
+      button.type = "button";
+      const is = () => only !== null && only.place === place && only.cluster === cluster;
+      button.setAttribute("aria-pressed", String(is()));
+      button.append(swatch(ink), name);
+      button.addEventListener("click", () => {
+        only = is() ? null : { place, cluster };
+        [...$("map-legend").querySelectorAll("button")].forEach((other) => other.setAttribute("aria-pressed", String(other === button && only !== null)));
+        draw();
+      });
+      item.append(button);
+      return item;
+    };
+    const clusters = (said && said.clusters) || [];
+    $("map-legend").replaceChildren(...data.regions.map(([name, ink], place) => item(name, ink, place, false)),
+      ...clusters.map(([name, ink], place) => item(`cluster ${name}`, ink, place, true)));
+  }
   async function load(fresh) {
     const own = ++asked;
     const [place, variant] = [Number($("map-section").value), Number($("map-variant").value)];
-    const [a, b] = await Promise.all([sectionOf(place), saidOf(variant, place)]);
+    const [a, b] = await Promise.all([sectionOf(place), saidOf(judged(), variant, place)]);
     if (own !== asked) return;
     [section, said] = [a, b];
+    legend();
     if (fresh) { view = { zoom: 1, x: 0, y: 0 }; at = -1; }
     score(); tell(); draw();
   }
@@ -337,24 +373,20 @@ async function maps() {
   $("map-in").addEventListener("click", () => zoom(1.6));
   $("map-out").addEventListener("click", () => zoom(1 / 1.6));
   $("map-whole").addEventListener("click", () => { view = { zoom: 1, x: 0, y: 0 }; clamp(); draw(); });
+  $("map-judge")?.addEventListener("change", () => {
+    // The same variant by the other judge, if that knows it.
+    const name = $("map-variant").selectedOptions[0].textContent;
+    $("map-variant").replaceChildren(...judged().variants.map((variant, place) => new Option(variant.name, place, false, variant.name === name)));
+    // A section that it judges.
+    const says = (place) => judged().variants.some((variant) => variant.sections[place]);
+    const before = $("map-section").value;
+    if (!says(before)) $("map-section").value = String(Math.max(data.sections.findIndex((_, place) => says(place)), 0));
+    load($("map-section").value !== before);
+  });
   $("map-section").addEventListener("change", () => load(true));
   $("map-variant").addEventListener("change", () => load(false));
   $("map-doubt").addEventListener("change", () => { score(); tell(); draw(); });
   for (const id of ["map-image", "map-spots"]) $(id).addEventListener("input", draw);
-  data.regions.forEach(([name, ink], place) => {
-    const item = document.createElement("li");
-    const button = document.createElement("button");
-    button.type = "button";
-    button.setAttribute("aria-pressed", "false");
-    button.append(swatch(ink), name);
-    button.addEventListener("click", () => {
-      only = only === place ? null : place;
-      [...$("map-legend").querySelectorAll("button")].forEach((other, i) => other.setAttribute("aria-pressed", String(i === only)));
-      draw();
-    });
-    item.append(button);
-    $("map-legend").append(item);
-  });
   new ResizeObserver(draw).observe($("map-panels"));
   addEventListener("beforeprint", draw);
   addEventListener("afterprint", draw);

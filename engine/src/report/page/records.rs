@@ -19,6 +19,13 @@ impl Records {
         Self(outcome.actions.par_iter().map(record).collect())
     }
 
+    /// Leaves something out of all of them.
+    pub(super) fn forget(&mut self, name: &str) {
+        for record in self.0.iter_mut().flatten().filter_map(Value::as_object_mut) {
+            record.remove(name);
+        }
+    }
+
     pub(super) fn get(&self, action: usize) -> Option<&Value> {
         self.0.get(action)?.as_ref()
     }

@@ -10,6 +10,7 @@ use super::{
         statistics::Paired,
         table::{Row, Series, Table},
     },
+    figures::{Disc, Key, Tissue},
     *,
 };
 use crate::{
@@ -126,6 +127,7 @@ fn table() -> Table {
             p_adjusted: Some(0.25),
             smallest_attainable: Some(0.25),
         }),
+        alike: None,
         setting: Some("transductive".into()),
         ran: 1,
         reused: 1,
