@@ -143,6 +143,27 @@ stages:
 }
 
 #[test]
+fn data_that_lie_elsewhere_are_locked_by_what_says_where() {
+    let sandbox = Sandbox::new();
+    for folder in ["mine", "theirs", "others"] {
+        fs::create_dir(sandbox.path(folder)).unwrap();
+        sandbox.write(&format!("{folder}/A1"), if folder == "others" { "other" } else { "same" });
+    }
+    let rest =
+        "params: { data: mine }\nstages: { a: { uses: test/write, with: { file: '${params.data}/A1' } } }\n";
+    workflow(&sandbox, "w.yaml", rest);
+    assert_eq!(sandbox.run(&["lock", "w.yaml"]).code(), Some(0));
+    let lock = fs::read_to_string(sandbox.path("restage.lock")).unwrap();
+    assert!(lock.contains("\n\"${params.data}/A1\" = "), "{lock}");
+    let planned = |folder: &str| {
+        let set = format!("params.data={}", sandbox.path(folder).display());
+        sandbox.run(&["plan", "--locked", "w.yaml", "--set", &set])
+    };
+    assert_eq!(planned("theirs").code(), Some(0), "{}", planned("theirs").all());
+    refused(&planned("others"), &["data `${params.data}/A1`: content changed"]);
+}
+
+#[test]
 fn workflows_of_a_folder_share_a_lock_and_do_not_touch_each_others_lines() {
     let sandbox = Sandbox::new();
     let text = "stages: { a: { uses: test/write, with: { text: x } } }\n";

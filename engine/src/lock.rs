@@ -14,7 +14,7 @@
 //! ```
 //!
 //! One file for all workflows of a folder, one line an entry, sorted: two branches that lock different things merge. Paths are
-//! relative to that folder, and values of declared environment variables go by their names, so that the lock is that of others too.
+//! relative to that folder, and values of params and environment variables go by their names, so that the lock is that of others too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -299,8 +299,9 @@ fn quoted(text: &str) -> String {
 }
 
 impl Contents {
-    /// What a planned workflow is made of. `given` is its path as it was given, for people.
-    pub(crate) fn new(given: &Path, workflow: &Workflow, plan: &Plan, store: &Store) -> Self {
+    /// What a workflow is made of that is planned with the overrides `set`. `given` is its path as it was given, for people.
+    pub(crate) fn new(given: &Path, set: &[String], workflow: &Workflow, plan: &Plan, store: &Store) -> Self {
+        let texts = workflow.texts(set);
         let base = workflow.path.parent().unwrap_or(Path::new("."));
         let mut entries: Locked<(Digest, Place), (Pin, Place)> = Locked::default();
         let mut code = BTreeMap::new();
@@ -319,7 +320,7 @@ impl Contents {
                 }
                 let at = stage.with.get(&written.param).map_or(&stage.uses.at, |(_, node)| &node.at);
                 let list = if written.code { &mut entries.scripts } else { &mut entries.data };
-                list.entry(key(written, base, workflow)).or_insert_with(|| (written.digest, at.clone()));
+                list.entry(key(written, base, &texts)).or_insert_with(|| (written.digest, at.clone()));
             }
         }
         for import in &workflow.imports {
@@ -476,17 +477,17 @@ impl Told<'_> {
     }
 }
 
-/// A path as it is locked: relative to the workflow's folder, whichever file it is written in; the value of an environment
-/// variable by its name, for that is what differs from machine to machine.
-fn key(written: &Written, base: &Path, workflow: &Workflow) -> String {
+/// A path as it is locked: relative to the workflow's folder, whichever file it is written in; the value of a param or an
+/// environment variable by its name, for that is what differs from machine to machine.
+fn key(written: &Written, base: &Path, texts: &[(String, String)]) -> String {
     let text = &written.text;
-    let of_variable = |(name, value): (&str, &str)| {
+    let of_value = |(name, value): &(String, String)| {
         let value = Some(value.trim_end_matches('/')).filter(|value| !value.is_empty())?;
         let rest = text.strip_prefix(value)?;
-        (rest.is_empty() || rest.starts_with('/')).then(|| (value.len(), format!("${{env.{name}}}{rest}")))
+        (rest.is_empty() || rest.starts_with('/')).then(|| (value.len(), format!("{name}{rest}")))
     };
     // The longest says most; of equal ones the name decides.
-    let named: BTreeSet<(usize, String)> = workflow.environment().filter_map(of_variable).collect();
+    let named: BTreeSet<(usize, String)> = texts.iter().filter_map(of_value).collect();
     if let Some((_, named)) = named.into_iter().next_back() {
         return named;
     }

@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     let git = Git::new(&cache.store, lock.pins(&path), fetching);
     let workflow = workflow::load(&path, &if check { git } else { git.afresh() })?;
     let Planned { workflow, cache, plan } = planned_of(workflow, &target, cache).await?;
-    let now = Contents::new(&path, &workflow, &plan, &cache.store);
+    let now = Contents::new(&path, &target.set, &workflow, &plan, &cache.store);
     let file = lock::beside(&path);
     if check {
         let differences = lock.differences(&now, true)?;

@@ -421,7 +421,8 @@ fn locked(workflow: &std::path::Path, asked: bool) -> Result<Lock, LockError> {
 
 /// Refuses what differs from the lock, if that is asked for; else says in a word that it does.
 fn compare(lock: &Lock, target: &Target, planned: &Planned) -> Result<(), Failure> {
-    let now = Contents::new(&target.workflow, &planned.workflow, &planned.plan, &planned.cache.store);
+    let now =
+        Contents::new(&target.workflow, &target.set, &planned.workflow, &planned.plan, &planned.cache.store);
     // A part of the variants uses a part of what is locked.
     let whole = target.set.is_empty() && target.only.is_empty();
     let differences = lock.differences(&now, whole)?;

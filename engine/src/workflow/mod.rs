@@ -71,10 +71,23 @@ impl Workflow {
         files.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Declared environment variables that are texts, with their values.
-    pub(crate) fn environment(&self) -> impl Iterator<Item = (&str, &str)> {
-        let declared = self.body.scopes.values().flat_map(|scope| scope.env.iter());
-        declared.filter_map(|(name, node)| Some((name.as_str(), node.text()?)))
+    /// The texts that its values may refer to, by how they do: `${params.x}`, `${env.X}`. `set`: with these overrides.
+    pub(crate) fn texts(&self, set: &[String]) -> Vec<(String, String)> {
+        // What is wrong is told where the workflow is planned.
+        let mut problems = Diagnostics::default();
+        let mut body = self.body.clone();
+        for (path, value) in set.iter().filter_map(|text| set_argument(text, &mut problems).ok()) {
+            body.set(&path, &value, &mut Diagnostics::default());
+        }
+        let resolved = Resolved::new(&body.scopes, &mut problems);
+        let mut texts = Vec::new();
+        for (kind, values) in resolved.names("") {
+            let text = |(name, node): (&String, &Node)| {
+                Some((format!("${{{kind}.{name}}}"), node.text()?.to_owned()))
+            };
+            texts.extend(values.iter().filter_map(text));
+        }
+        texts
     }
 }
 
