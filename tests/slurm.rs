@@ -74,6 +74,12 @@ impl Cluster {
             .collect()
     }
 
+    fn has_no_job_left(&self) {
+        until("no job is left", || {
+            ["RUNNING", "PENDING", "COMPLETING"].iter().all(|state| self.slurm.in_state(state).is_empty())
+        });
+    }
+
     /// What `steps` said at the beginnings of its attempts, of all runs.
     fn beginnings(&self) -> Vec<u64> {
         fn logs(folder: PathBuf, found: &mut Vec<PathBuf>) {
@@ -204,6 +210,27 @@ fn what_slurm_will_never_give_is_told_in_its_words() {
 }
 
 #[test]
+fn a_job_whose_number_was_never_heard_is_found_again() {
+    let Some(cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(20));
+    let programs = cluster.sandbox.path("programs");
+    std::fs::create_dir(&programs).expect("a folder");
+    let once = "[ -e asked ] && exec /usr/bin/sbatch \"$@\"";
+    let lost = "/usr/bin/sbatch \"$@\" >/dev/null; : >asked; echo 'Socket timed out on send/recv operation' >&2; exit 1";
+    let sbatch = cluster.sandbox.write("programs/sbatch", &format!("#!/bin/sh\n{once}\n{lost}\n"));
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(sbatch, std::fs::Permissions::from_mode(0o755)).expect("its own");
+    let path = std::env::var("PATH").expect("a path");
+    let mut command = cluster.command(&["run", "w.yaml"]);
+    command.env("PATH", format!("{}:{path}", programs.display()));
+    let ended = Ended(command.output().expect("the binary starts"));
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    assert!(ended.err().contains("takes no jobs now"), "{}", ended.err());
+    assert!(cluster.beginnings() == [0], "one allocation did it: {:?}", cluster.beginnings());
+    cluster.has_no_job_left();
+}
+
+#[test]
 fn allocations_that_never_begin_to_work_are_not_asked_for_for_ever() {
     let Some(cluster) = Cluster::start("setup = \"echo no module cuda >&2; exit 3\"\n") else { return };
     cluster.sandbox.workflow("w.yaml", &long(1));
@@ -291,9 +318,7 @@ fn ctrl_c_cancels_its_jobs_and_the_next_run_goes_on() {
     until("one runs", || cluster.has_begun());
     drop(Command::new("kill").args(["-INT", &run.id().to_string()]).status());
     assert_eq!(run.wait().expect("it ends").code(), Some(1), "{}", cluster.told());
-    until("no job is left", || {
-        ["RUNNING", "PENDING", "COMPLETING"].iter().all(|state| cluster.slurm.in_state(state).is_empty())
-    });
+    cluster.has_no_job_left();
     assert!(cluster.has_begun(), "its checkpoint is kept");
     let mut run = cluster.begin(&["run", "w.yaml"]);
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());

@@ -43,7 +43,7 @@ const FLUSH: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PilotError {
     /// The queue is gone, e.g. because its run has ended.
-    #[error("there is no queue at {}: its run has ended", .0.display())]
+    #[error("there is no queue at {}: its run has ended, or this machine has no such folder", .0.display())]
     NoQueue(PathBuf),
     /// The queue cannot be written to.
     #[error("cannot write to the queue: {0}")]

@@ -125,6 +125,9 @@ struct Driver {
     process: u32,
 }
 
+/// Pilots by their name, and how long nobody touched them.
+pub(super) type Pilots = HashMap<String, (Pilot, Duration)>;
+
 /// What is in a queue.
 #[derive(Debug, Default)]
 pub(super) struct Content {
@@ -133,8 +136,7 @@ pub(super) struct Content {
     /// Who has a ticket.
     pub(super) running: HashMap<ActionKey, String>,
     pub(super) ended: BTreeSet<String>,
-    /// Pilots, and how long nobody touched them.
-    pub(super) pilots: HashMap<String, (Pilot, Duration)>,
+    pub(super) pilots: Pilots,
 }
 
 impl Queue {
@@ -287,9 +289,10 @@ impl Queue {
         touch(&self.pilot(pilot));
     }
 
-    /// All pilots that there were.
-    pub(crate) fn pilots(&self) -> Vec<(Pilot, Duration)> {
-        aged(&self.folder.join("pilots"))
+    /// All pilots that there were, and how long nobody touched them.
+    pub(super) fn pilots(&self) -> Pilots {
+        let all = aged::<Pilot>(&self.folder.join("pilots")).into_iter();
+        all.map(|(pilot, age)| (pilot.id.clone(), (pilot, age))).collect()
     }
 
     /// Notes what is, or was, asked of Slurm.
@@ -327,7 +330,7 @@ impl Queue {
         })
     }
 
-    /// All that is in it. A ticket on its way is seen: it is looked for in the order in which it goes.
+    /// All that is in it, but for the pilots. A ticket on its way is seen: it is looked for in the order in which it goes.
     pub(super) fn content(&self) -> Content {
         let mut content = Content::default();
         for shape in names(&self.folder.join("waiting")) {
@@ -342,8 +345,6 @@ impl Queue {
                 content.running.insert(key, pilot.to_owned());
             }
         }
-        content.pilots =
-            self.pilots().into_iter().map(|(pilot, age)| (pilot.id.clone(), (pilot, age))).collect();
         content.ended = names(&self.folder.join("ended")).into_iter().collect();
         content
     }

@@ -32,7 +32,7 @@ pub(crate) struct Settings {
 pub(crate) struct Profile {
     /// The partition; Slurm's default if it is not said.
     pub(super) partition: Option<String>,
-    /// How long an allocation lasts; as long as the partition allows if it is not said.
+    /// How long an allocation lasts; if it is not said as long as the stage's `timeout` asks for, or the partition gives.
     time: Option<Time>,
     /// What a GPU is called, e.g. `gpu` or `gpu:a100`; a profile without it has none.
     pub(super) gres: Option<String>,
@@ -91,6 +91,9 @@ pub(crate) struct Shape {
 /// Slurm counts time in minutes.
 const MINUTE: u64 = 60;
 
+/// What an allocation lasts longer than its stage may take.
+const SPARE: Duration = Duration::from_secs(120);
+
 impl Settings {
     pub(super) fn at_most(&self) -> usize {
         self.at_most.unwrap_or(100).max(1)
@@ -125,7 +128,9 @@ impl Settings {
         };
         // GPUs are asked for action by action.
         let places = if gpus > 0 { 1 } else { (all_cpus / cpus).min(by_memory).max(1) };
-        let seconds = profile.time.map(|time| time.0.as_secs().div_ceil(MINUTE).max(1) * MINUTE);
+        // Where only the stage says how long it may take, there is time for that and for its end.
+        let lasts = profile.time.map(|time| time.0).or(execution.timeout.map(|time| time + SPARE));
+        let seconds = lasts.map(|lasts| lasts.as_secs().div_ceil(MINUTE).max(1) * MINUTE);
         Shape { profile: place, cpus: all_cpus, memory: all_memory, gpus, places, seconds }
     }
 
@@ -219,6 +224,8 @@ mod tests {
         let nothing = Settings::default();
         let shape = nothing.shape(&Execution { gpus, ..Execution::default() }, None);
         assert_eq!((shape.gpus, shape.cpus, shape.memory, shape.seconds), (0, 1, None, None));
+        let shape = nothing.shape(&Execution { timeout: hours(2), ..Execution::default() }, None);
+        assert_eq!(shape.seconds, Some(2 * 3600 + 120));
     }
 
     #[test]
