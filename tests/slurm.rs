@@ -343,3 +343,21 @@ fn a_run_survives_the_death_of_its_driver() {
     let beginnings = cluster.beginnings();
     assert!(beginnings.iter().all(|done| *done == 0), "it was never interrupted: {beginnings:?}");
 }
+
+#[test]
+fn what_an_allocation_of_other_settings_puts_back_goes_on_by_the_new_ones() {
+    let Some(cluster) = Cluster::start("") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(60));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    kill(run.id());
+    drop(run.wait());
+    cluster.sandbox.write("restage.toml", &format!("{SITE}[[slurm.profile]]\ncpus = 2\n"));
+    let mut again = cluster.begin(&["run", "w.yaml"]);
+    until("it is picked up", || cluster.told().contains("of an earlier run go on"));
+    assert!(cluster.slurm.ask("scancel", &["--batch", "--signal=TERM", "1"]).status.success());
+    assert!(again.wait().expect("it ends").success(), "{}", cluster.told());
+    assert!(cluster.told().contains("goes on in another"), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(beginnings.iter().any(|done| *done > 0), "from its checkpoint: {beginnings:?}");
+}

@@ -22,7 +22,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use restage_cache::{ActionKey, Digest, Store};
+use restage_cache::{ActionKey, BEAT, Digest, Store};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::settings::Shape;
@@ -32,7 +32,7 @@ use crate::executor::{Job, Origin, host};
 const BUCKET: &str = "slurm";
 
 /// Who has not been touched for so long is gone, or cannot be seen: five beats.
-pub(super) const STALE: Duration = Duration::from_secs(75);
+pub(super) const STALE: Duration = Duration::from_secs(5 * BEAT.as_secs());
 
 /// A queue.
 #[derive(Clone, Debug)]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use restage_cache::{ActionKey, Lookup, Store};
+use restage_cache::{ActionKey, BEAT, Lookup, Store};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use allocations::FIRST_PAUSE;
@@ -28,9 +28,6 @@ const SELDOM: Duration = Duration::from_secs(2);
 
 /// How often pilots are looked at.
 const PILOTS: Duration = Duration::from_secs(1);
-
-/// How often a run says that it waits.
-const BEAT: Duration = Duration::from_secs(15);
 
 /// How often in a row an action may be lost with its allocation.
 const MOST_LOST: u32 = 3;
@@ -293,7 +290,14 @@ impl Steward {
             }
             if has_ended {
                 happened |= self.conclude(&key);
-            } else if content.running.contains_key(&key) || content.waiting.contains_key(&key) {
+            } else if let Some(shape) = content.waiting.get(&key) {
+                wanted.nowhere = 0;
+                if !self.shapes.contains_key(shape) {
+                    // An allocation of an earlier run put it back, which had other settings: nobody asks for one like that.
+                    self.queue.take_back(Some(&BTreeSet::from([key])));
+                    self.put(&key);
+                }
+            } else if content.running.contains_key(&key) {
                 wanted.nowhere = 0;
             } else {
                 wanted.nowhere += 1;

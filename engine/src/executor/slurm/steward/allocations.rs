@@ -154,7 +154,10 @@ impl Steward {
             let why = match state {
                 _ if is_replaced => Some("was started again".to_owned()),
                 Some(state) if fate(state) == Fate::Over => Some(format!("ended ({state})")),
-                Some(_) => None,
+                Some(_) => {
+                    self.missing.remove(pilot);
+                    None
+                }
                 None => {
                     let missing = self.missing.entry(pilot.clone()).or_default();
                     *missing += 1;
