@@ -22,13 +22,14 @@ pub enum Split {}
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// What is held out as a whole: `patient` (default); `section`, which lets neighbouring sections of one tumour
-    /// stand on both sides and flatters the scores; `stripes` or `blocks` of each section that has labels, which says how well the
-    /// rest of a section is annotated from a part of it, and nothing about another patient; `random`, single spots, which have
-    /// their neighbours on the other side: results are called optimistic.
+    /// stand on both sides and flatters the scores; `stripes`, `blocks` or a `grid` of each section that has labels, which says how
+    /// well the rest of a section is annotated from a part of it, and nothing about another patient; `random`, single spots, which
+    /// have their neighbours on the other side: results are called optimistic.
     #[serde(default)]
     pub by: Unit,
     /// The patients (or sections) to test on, as `section.patient` and `obs["section"]` name them, or the stripes or blocks, "1" the
-    /// leftmost, or the folds: one name or a list of names. Required. All others train.
+    /// leftmost, or the cells of the grid, row by row from the top left, or the folds: one name or a list of names. Required. All
+    /// others train.
     pub test: Names,
     /// What is kept for calibration or early stopping, named as in `test`: its labels leave by `validation`, not by `train`. Default none.
     #[serde(default)]
@@ -43,7 +44,16 @@ pub struct Params {
     /// Of `by: blocks`: how many a section is cut into, by k-means on the places of its spots. Default 5.
     #[serde(default = "default_parts")]
     pub blocks: usize,
-    /// Of `by: stripes` and `blocks`: how far training spots are at least from what is tested on, in distances between neighbouring
+    /// Of `by: grid`: `[rows, columns]` that a section's extent is cut into. A cell keeps its number whatever tissue is in it.
+    /// Default [3, 3].
+    #[serde(default = "default_grid")]
+    #[schemars(inner(range(min = 1)))]
+    pub grid: [usize; 2],
+    /// Of `by: grid`: labelled spots that a test (and a validation by names) has at least, all its cells and sections together. Tissue
+    /// is ragged: a cell at its edge may hold a handful, which would be a score of nothing. Default 20.
+    #[serde(default = "default_min_spots")]
+    pub min_spots: usize,
+    /// Of `by: stripes`, `blocks` and `grid`: how far training spots are at least from what is tested on, in distances between neighbouring
     /// spots; nearer ones are left out. Patches, graphs and smoothing that reach farther need more. Default 1.5.
     #[serde(default = "default_buffer")]
     pub buffer: f64,
@@ -64,6 +74,14 @@ fn default_parts() -> usize {
     5
 }
 
+fn default_grid() -> [usize; 2] {
+    [3, 3]
+}
+
+fn default_min_spots() -> usize {
+    20
+}
+
 fn default_buffer() -> f64 {
     1.5
 }
@@ -81,6 +99,8 @@ pub enum Unit {
     Stripes,
     /// Parts of each section that has labels, about as wide as high.
     Blocks,
+    /// Cells of a grid over each section that has labels.
+    Grid,
     /// Each spot for itself.
     Random,
 }
@@ -93,6 +113,7 @@ impl Unit {
             Self::Section => "section",
             Self::Stripes => "stripe",
             Self::Blocks => "block",
+            Self::Grid => "cell",
             Self::Random => "fold",
         }
     }
@@ -114,12 +135,16 @@ enum Side {
 }
 
 impl Params {
-    /// How many stripes, blocks or folds there are, and the param that says so.
-    fn parts(&self) -> (usize, &'static str) {
+    /// How many stripes, blocks, cells or folds there are, and the param that says so.
+    fn parts(&self) -> (usize, String) {
         match self.by {
-            Unit::Blocks => (self.blocks, "blocks"),
-            Unit::Random => (self.folds, "folds"),
-            _ => (self.stripes, "stripes"),
+            Unit::Blocks => (self.blocks, format!("blocks: {}", self.blocks)),
+            Unit::Grid => (
+                self.grid.iter().fold(1, |all, &by| all.saturating_mul(by)),
+                format!("grid: {:?}", self.grid),
+            ),
+            Unit::Random => (self.folds, format!("folds: {}", self.folds)),
+            _ => (self.stripes, format!("stripes: {}", self.stripes)),
         }
     }
 
@@ -137,7 +162,7 @@ impl Params {
         }
     }
 
-    /// The sides of stripes, blocks or folds, the first first.
+    /// The sides of stripes, blocks, cells or folds, the first first.
     fn sides_of_numbers(&self) -> Result<Vec<Side>> {
         let (count, param) = self.parts();
         let name = self.by.name();
@@ -147,7 +172,7 @@ impl Params {
         {
             if let Some(unknown) = of.iter().find(|unit| !names.iter().any(|name| name == *unit)) {
                 return Err(Error::invalid(format!(
-                    "`{param_of_names}` names {name} `{unknown}`; with `{param}: {count}` they are 1 to {count}"
+                    "`{param_of_names}` names {name} `{unknown}`; with `{param}` they are 1 to {count}"
                 )));
             }
         }
@@ -202,7 +227,7 @@ impl Stage for Split {
     fn ports() -> Ports {
         Ports::new(
             "Holds patients (or sections, parts of sections, or any spots) out for testing. Every spot of the table gets a role, but for \
-             those in the gap beside stripes and blocks; labels go to the side their spot is on. Spots that the expert left undetermined are \
+             those in the gap beside stripes, blocks and cells; labels go to the side their spot is on. Spots that the expert left undetermined are \
              in no set of labels.",
         )
         .many::<Labels>("labels", "the expert's regions, of all sections")
@@ -218,8 +243,11 @@ impl Stage for Split {
             return Err(Error::invalid(format!("`test` is empty: name at least one {}", params.by.name())));
         }
         let (parts, name) = params.parts();
-        if !(2..=1000).contains(&parts) || !(0.0..=1e6).contains(&params.buffer) {
-            return Err(Error::invalid(format!("{name} should be from 2 to 1000, and buffer from 0 to 1e6")));
+        if !(2..=1000).contains(&parts) {
+            return Err(Error::invalid(format!("`{name}` makes {parts} parts: it should be from 2 to 1000")));
+        }
+        if !(0.0..=1e6).contains(&params.buffer) {
+            return Err(Error::invalid(format!("`buffer` is {}: it should be from 0 to 1e6", params.buffer)));
         }
         if params.validation.is_some() && params.validation_share.is_some() {
             return Err(Error::invalid("give `validation` or `validation_share`, not both"));
@@ -245,7 +273,7 @@ impl Stage for Split {
         let mut rng = ctx.rng("labels");
         let sides = match params.by {
             Unit::Patient | Unit::Section => by_column(&table, &params)?,
-            Unit::Stripes | Unit::Blocks => parts::assign(&table, &labels, &params)?,
+            Unit::Stripes | Unit::Blocks | Unit::Grid => parts::assign(&table, &labels, &params)?,
             Unit::Random => {
                 ctx.optimistic(
                     "classify/split: spots are dealt at random, so that neighbours of test spots train",

@@ -1,5 +1,5 @@
 //! Parts of a section: where there is one labelled section only, or what is asked for is a new region of a known section, some
-//! of its stripes or blocks are tested on, others trained on, with a gap between them, so that no test spot has a neighbour
+//! of its stripes, blocks or cells are tested on, others trained on, with a gap between them, so that no test spot has a neighbour
 //! that trained.
 
 use std::collections::{BTreeMap, HashSet};
@@ -10,11 +10,13 @@ use restage_stage::{
 };
 
 use super::{Params, Side, Unit};
+use crate::coordinates::check_places;
 
 /// The side of every spot. Sections without a label train as a whole; the others are cut into parts; training spots too near
 /// to a part that is tested on are on no side, those too near to one that is validated on lose their label.
 pub(super) fn assign(table: &Table, labels: &[Labels], params: &Params) -> Result<Vec<Side>> {
     let side_of = params.sides_of_numbers()?;
+    check_places(table)?;
     let labelled: HashSet<&str> = labels
         .iter()
         .flat_map(|labels| labels.spots.iter().zip(&labels.regions))
@@ -30,32 +32,74 @@ pub(super) fn assign(table: &Table, labels: &[Labels], params: &Params) -> Resul
         })?;
         sections.entry(section).or_default().push(spot);
     }
+    let is_labelled = |spot: usize| labelled.contains(table.obs.index[spot].as_str());
     let mut sides = vec![Side::Train; table.n_spots()];
+    let mut labels_of = vec![0; side_of.len()];
     for (section, spots) in sections {
-        if spots.iter().any(|&spot| labelled.contains(table.obs.index[spot].as_str())) {
+        if spots.iter().any(|&spot| is_labelled(spot)) {
             let places: Vec<[f64; 2]> = spots.iter().map(|&spot| table.spatial[spot]).collect();
-            let of_section = cut(&places, params, &side_of).ok_or_else(|| {
-                Error::invalid(format!(
+            let Some((parts, of_section)) = cut(&places, params, &side_of) else {
+                return Err(Error::invalid(format!(
                     "section {section} has too few places of spots to cut it into {} {}s",
                     side_of.len(),
                     params.by.name()
-                ))
-            })?;
-            spots.iter().zip(of_section).for_each(|(&spot, side)| sides[spot] = side);
+                )));
+            };
+            for ((&spot, part), side) in spots.iter().zip(parts).zip(of_section) {
+                sides[spot] = side;
+                labels_of[part] += usize::from(is_labelled(spot));
+            }
         }
+    }
+    if params.by == Unit::Grid {
+        refuse_nearly_empty(&labels_of, &side_of, params)?;
     }
     Ok(sides)
 }
 
-/// The sides of a section's spots; nothing where they do not make so many parts.
-fn cut(places: &[[f64; 2]], params: &Params, side_of: &[Side]) -> Option<Vec<Side>> {
+/// Refuses a test, or a validation, on cells without labels, or of so few spots that it says nothing: where tissue is ragged that is
+/// easily asked for.
+fn refuse_nearly_empty(labels_of: &[usize], side_of: &[Side], params: &Params) -> Result<()> {
+    let held_out = |side: Side| (0..side_of.len()).filter(move |&cell| side_of[cell] == side);
+    for (param, side) in [("test", Side::Test), ("validation", Side::Validation)] {
+        let empty = held_out(side).find(|&cell| labels_of[cell] == 0);
+        let spots: usize = held_out(side).map(|cell| labels_of[cell]).sum();
+        let problem = match empty {
+            Some(cell) => format!("`{param}` names cell {}, in which no spot has a region", cell + 1),
+            None if held_out(side).next().is_some() && spots < params.min_spots => {
+                format!(
+                    "the cells of `{param}` have {spots} spots with a region: `min_spots` asks for {}",
+                    params.min_spots
+                )
+            }
+            None => continue,
+        };
+        let enough = (0..labels_of.len()).filter(|&cell| labels_of[cell] >= params.min_spots.max(1));
+        let enough: Vec<String> =
+            enough.map(|cell| format!("{} ({} spots)", cell + 1, labels_of[cell])).collect();
+        return Err(Error::invalid(format!(
+            "{problem}. Of `grid: {:?}` these have enough: {}. Name one of them, list a small cell together with those beside it, or \
+             choose a coarser grid",
+            params.grid,
+            if enough.is_empty() { "none".to_owned() } else { enough.join(", ") }
+        )));
+    }
+    Ok(())
+}
+
+/// The part and the side of each of a section's spots; nothing where they do not make so many parts.
+fn cut(places: &[[f64; 2]], params: &Params, side_of: &[Side]) -> Option<(Vec<usize>, Vec<Side>)> {
     let is_stripes = params.by == Unit::Stripes;
-    let parts = if is_stripes { stripes(places, side_of.len())? } else { blocks(places, side_of.len())? };
+    let parts = match params.by {
+        Unit::Stripes => stripes(places, side_of.len())?,
+        Unit::Grid => cells(places, params.grid)?,
+        _ => blocks(places, side_of.len())?,
+    };
     let gap = params.buffer * pitch(places)?;
     // The gap beside a stripe is measured across it.
     let places: Vec<[f64; 2]> =
         places.iter().map(|&[x, y]| if is_stripes { [x, 0.0] } else { [x, y] }).collect();
-    let sides: Vec<Side> = parts.into_iter().map(|part| side_of[part]).collect();
+    let sides: Vec<Side> = parts.iter().map(|&part| side_of[part]).collect();
     let near = |held_out: Side| {
         let of_it = sides.iter().zip(&places).filter(|(side, _)| **side == held_out);
         Near::new(of_it.map(|(_, place)| *place).collect())
@@ -67,7 +111,8 @@ fn cut(places: &[[f64; 2]], params: &Params, side_of: &[Side]) -> Option<Vec<Sid
         Side::Train if validation.is_within(*place, gap) => Side::Beside,
         other => *other,
     };
-    Some(sides.iter().zip(&places).map(side).collect())
+    let sides = sides.iter().zip(&places).map(side).collect();
+    Some((parts, sides))
 }
 
 /// From left to right, of as many spots each; spots of one column are of one stripe.
@@ -77,6 +122,26 @@ fn stripes(places: &[[f64; 2]], count: usize) -> Option<Vec<usize>> {
     let ends: Vec<f64> = (1..count).map(|stripe| sorted[stripe * sorted.len() / count]).collect();
     let parts: Vec<usize> = places.iter().map(|place| ends.partition_point(|end| *end <= place[0])).collect();
     are_all_used(&parts, count).then_some(parts)
+}
+
+/// Cells of one size over the extent of the places, numbered row by row from the top left; nothing where that has no width or no
+/// height to be cut.
+fn cells(places: &[[f64; 2]], [rows, columns]: [usize; 2]) -> Option<Vec<usize>> {
+    let along = |axis: usize, count: usize| {
+        let (least, most) = extent(places.iter().map(|place| place[axis]));
+        // The last cell has its far edge as well.
+        let cell = |place: &[f64; 2]| ((place[axis] - least) / (most - least) * count as f64) as usize;
+        (count == 1 || most > least)
+            .then(|| places.iter().map(|place| cell(place).min(count - 1)).collect::<Vec<_>>())
+    };
+    let (row, column) = (along(1, rows)?, along(0, columns)?);
+    Some(row.into_iter().zip(column).map(|(row, column)| row * columns + column).collect())
+}
+
+/// The least and the largest of some values.
+fn extent(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(value), most.max(value)))
 }
 
 /// Blocks by k-means on the places, from a start that cuts them into parts of as many spots each; numbered by their centres
@@ -117,14 +182,11 @@ fn bisect(places: &[[f64; 2]], spots: &mut [usize], first: usize, count: usize, 
         spots.iter().for_each(|&spot| parts[spot] = first);
         return;
     }
-    let extent = |axis: usize| {
-        let values = spots.iter().map(|&spot| places[spot][axis]);
-        let (least, most) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
-            (least.min(value), most.max(value))
-        });
+    let length = |axis: usize| {
+        let (least, most) = extent(spots.iter().map(|&spot| places[spot][axis]));
         most - least
     };
-    let axis = usize::from(extent(1) > extent(0));
+    let axis = usize::from(length(1) > length(0));
     spots.sort_by(|&a, &b| {
         let by = |axis: usize| places[a][axis].total_cmp(&places[b][axis]);
         by(axis).then(by(1 - axis)).then(a.cmp(&b))

@@ -59,8 +59,8 @@ fn one_name_is_a_list_of_one_and_order_does_not_matter() {
     assert_eq!(
         canonical(&parse(json!("B"))),
         json!({
-            "by": "patient", "test": ["B"], "validation": null, "validation_share": null, "stripes": 4, "blocks": 5, "buffer": 1.5,
-            "folds": 5, "permute_labels": false,
+            "by": "patient", "test": ["B"], "validation": null, "validation_share": null, "stripes": 4, "blocks": 5,
+            "grid": [3, 3], "min_spots": 20, "buffer": 1.5, "folds": 5, "permute_labels": false,
         })
     );
     assert_eq!(canonical(&parse(json!(["B", "A", "B"]))), canonical(&parse(json!(["A", "B"]))));
@@ -244,6 +244,156 @@ fn blocks_are_compact_and_have_a_gap_on_all_sides() {
         assert!(bench.marks("test").is_empty(), "a new region of the section is what is asked for");
     }
     assert_eq!(tested.len(), 400, "every spot is tested once");
+}
+
+/// 30 x 20 spots of which those outside an ellipse that touches all four sides are no tissue; 100 pixels apart.
+fn oval() -> (Table, Labels) {
+    let inside = |x: usize, y: usize| ((x as f64 - 14.5) / 15.0).hypot((y as f64 - 9.5) / 10.0) < 1.0;
+    let places: Vec<[f64; 2]> = (0..600)
+        .map(|at| (at % 30, at / 30))
+        .filter(|&(x, y)| inside(x, y))
+        .map(|(x, y)| [100.0 * x as f64, 100.0 * y as f64])
+        .collect();
+    let mut table = table(&vec![("A1", "A"); places.len()]);
+    let labels = labels(&table, &vec!["tumour"; places.len()]);
+    table.spatial = places;
+    (table, labels)
+}
+
+#[test]
+fn cells_are_numbered_row_by_row_and_every_spot_is_tested_once() {
+    let (table, labels) = oval();
+    let sides = |cell: usize| {
+        let params = params(json!({ "by": "grid", "grid": [2, 3], "test": cell.to_string(), "buffer": 0 }));
+        parts::assign(&table, std::slice::from_ref(&labels), &params).unwrap()
+    };
+    let all: Vec<Vec<Side>> = (1..=6).map(sides).collect();
+    for (spot, [x, y]) in table.spatial.iter().enumerate() {
+        // 30 columns of spots in three, 20 rows in two.
+        let cell = (y / 1000.0) as usize * 3 + (x / 1000.0) as usize;
+        let tested: Vec<usize> = (0..6).filter(|&cell| all[cell][spot] == Side::Test).collect();
+        assert_eq!(tested, [cell], "{x} {y}");
+    }
+}
+
+#[test]
+fn a_cell_of_a_handful_of_spots_is_no_test() {
+    let (table, labels) = oval();
+    let run = |params: serde_json::Value| {
+        let bench = Bench::new().input("table", &table).input("labels", &labels);
+        bench.run::<Split>(params)
+    };
+    let problem = |params| run(params).err().unwrap().to_string();
+    // A corner of 5 x 4 spots, of which the ellipse leaves one.
+    assert_eq!(
+        problem(json!({ "by": "grid", "grid": [5, 6], "test": "1", "min_spots": 20 })),
+        "the cells of `test` have 1 spots with a region: `min_spots` asks for 20. Of `grid: [5, 6]` these have enough: 3 (20 spots), \
+         4 (20 spots), 8 (20 spots), 9 (20 spots), 10 (20 spots), 11 (20 spots), 13 (20 spots), 14 (20 spots), 15 (20 spots), 16 (20 \
+         spots), 17 (20 spots), 18 (20 spots), 20 (20 spots), 21 (20 spots), 22 (20 spots), 23 (20 spots), 27 (20 spots), 28 (20 \
+         spots). Name one of them, list a small cell together with those beside it, or choose a coarser grid"
+    );
+    let error = problem(json!({ "by": "grid", "grid": [9, 9], "test": ["1", "2"], "min_spots": 13 }));
+    assert!(
+        error.starts_with("`test` names cell 1, in which no spot has a region. Of `grid: [9, 9]`"),
+        "{error}"
+    );
+    assert!(error.contains("have enough: none."), "{error}");
+    let error = problem(json!({ "by": "grid", "grid": [5, 6], "test": "9", "validation": "25" }));
+    assert!(error.starts_with("the cells of `validation` have 1 spots"), "{error}");
+    assert_eq!(
+        problem(json!({ "by": "grid", "grid": [2, 2], "test": "5" })),
+        "`test` names cell `5`; with `grid: [2, 2]` they are 1 to 4"
+    );
+    for grid in [json!([1, 1]), json!([0, 3]), json!([50, 50])] {
+        assert!(problem(json!({ "by": "grid", "test": "1", "grid": grid })).contains("from 2 to 1000"));
+    }
+    // With the cell beside it, it is; and what is not tested on trains, however little it is.
+    let bench = run(json!({ "by": "grid", "grid": [5, 6], "test": ["1", "2", "7"], "buffer": 0 })).unwrap();
+    let (train, test) = (bench.output::<TrainLabels>("train").0, bench.output::<TestLabels>("test").0);
+    assert_eq!((test.spots.len(), train.spots.len()), (1 + 13 + 15, table.n_spots() - 29));
+    assert!(bench.marks("test").is_empty(), "a new region of the section is what is asked for");
+}
+
+#[test]
+fn cells_of_several_sections_are_tested_together_and_only_labelled_ones_are_cut() {
+    let (mut table, labels) = grid();
+    let run = |labels: &Labels, table: &Table| {
+        let bench = Bench::new().input("table", table).input("labels", labels);
+        bench.run::<Split>(json!({ "by": "grid", "grid": [1, 3], "test": "2", "min_spots": 24 }))
+    };
+    let error = run(&labels, &table).err().unwrap().to_string();
+    assert!(error.contains("have 12 spots with a region: `min_spots` asks for 24"), "{error}");
+    let mut both = labels;
+    both.regions.fill(Some("tumour".into()));
+    let test = run(&both, &table).unwrap().output::<TestLabels>("test").0;
+    assert_eq!((test.spots.len(), test.patients.iter().filter(|patient| *patient == "B").count()), (24, 12));
+    table.spatial[40][0] = f64::NAN;
+    let error = run(&both, &table).err().unwrap().to_string();
+    assert!(error.starts_with("spot `B4_40` has no finite coordinates"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever the tissue's shape and the order of spots.
+    #[test]
+    fn whatever_is_cut_keeps_its_distance(
+        cells in prop::collection::btree_set((0..14_u8, 0..14_u8), 30..120),
+        undetermined in prop::collection::vec(any::<bool>(), 120),
+        by in prop::sample::select(vec!["grid", "blocks", "stripes"]),
+        test in 1..5_usize, validation in 1..5_usize, buffer in 0.0..3.0_f64, turn in 0..30_usize,
+    ) {
+        prop_assume!(test != validation);
+        let cells: Vec<(u8, u8)> = cells.into_iter().collect();
+        // Every other row is shifted, as on a slide.
+        let place = |&(x, y): &(u8, u8)| [f64::from(x) + 0.5 * f64::from(y % 2), f64::from(y) * 0.866];
+        let mut table = table(&vec![("A1", "A"); cells.len()]);
+        table.spatial = cells.iter().map(place).collect();
+        let regions: Vec<&str> = (0..cells.len()).map(|spot| if undetermined[spot] { "?" } else { "tumour" }).collect();
+        let labels = labels(&table, &regions);
+        let params = params(json!({
+            "by": by, "stripes": 4, "blocks": 4, "grid": [2, 2], "min_spots": 1,
+            "test": test.to_string(), "validation": validation.to_string(), "buffer": buffer,
+        }));
+        let Ok(sides) = parts::assign(&table, std::slice::from_ref(&labels), &params) else {
+            // A part without a labelled spot: told, not tested on.
+            return Ok(());
+        };
+        let divided = divide(std::slice::from_ref(&labels), &table, &sides).unwrap();
+        let split = roles(&table, &sides);
+
+        let gap = buffer * parts::pitch(&table.spatial).unwrap();
+        let apart = |a: usize, b: usize| {
+            let [dx, dy] = [0, 1].map(|axis| table.spatial[a][axis] - table.spatial[b][axis]);
+            if by == "stripes" { dx.abs() } else { dx.hypot(dy) }
+        };
+        let of = |side: Side| (0..cells.len()).filter(|&spot| sides[spot] == side).collect::<Vec<_>>();
+        for tested in of(Side::Test) {
+            for spot in (0..cells.len()).filter(|&spot| !matches!(sides[spot], Side::Test | Side::Out)) {
+                prop_assert!(apart(tested, spot) >= gap);
+            }
+        }
+        for validates in of(Side::Validation) {
+            prop_assert!(of(Side::Train).iter().all(|&spot| apart(validates, spot) >= gap));
+        }
+        // Every spot with a region is on one side, or in a gap.
+        let labelled = regions.iter().filter(|region| **region != "?").count();
+        let in_gap = |side: &Side| matches!(side, Side::Out | Side::Beside);
+        let gaps = (0..cells.len()).filter(|&spot| regions[spot] != "?" && in_gap(&sides[spot])).count();
+        let sets = [&divided.train, &divided.validation, &divided.test];
+        let sides_of: HashSet<&str> = sets.iter().flat_map(|labels| &labels.spots).map(String::as_str).collect();
+        prop_assert_eq!(sets.iter().map(|labels| labels.spots.len()).sum::<usize>() + gaps, labelled);
+        prop_assert_eq!(sides_of.len() + gaps, labelled);
+        prop_assert_eq!(split.spots.len() + of(Side::Out).len(), cells.len());
+
+        // The order of spots has no say; of blocks it has, by how sums are rounded, where two centres are as near.
+        if by == "blocks" {
+            return Ok(());
+        }
+        let order: Vec<usize> = (0..cells.len()).map(|spot| (spot + turn) % cells.len()).collect();
+        let turned = parts::assign(&table.select_spots(&order), &[labels], &params).unwrap();
+        prop_assert_eq!(turned, order.iter().map(|&spot| sides[spot]).collect::<Vec<_>>());
+    }
 }
 
 #[test]
