@@ -58,6 +58,19 @@ impl Features {
         self.blocks.iter().map(|block| block.dims).collect()
     }
 
+    /// The widths of two blocks, for a `kind` that is between two.
+    ///
+    /// # Errors
+    /// If there are more, or is one.
+    pub(crate) fn two_widths(&self, kind: &str) -> Result<[usize; 2]> {
+        <[usize; 2]>::try_from(self.widths()).map_err(|widths| {
+            Error::invalid(format!(
+                "`{kind}` is between two blocks, and `features` lists {}: fuse some by `concat` first",
+                widths.len()
+            ))
+        })
+    }
+
     /// Spots in the largest block.
     pub(crate) fn largest_block(&self) -> usize {
         self.blocks.iter().map(|block| block.spots.len()).max().unwrap_or(0)

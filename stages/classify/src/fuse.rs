@@ -1,12 +1,13 @@
 //! `classify/fuse`: several blocks of features as one.
 
 mod attention;
+mod cca;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Embedding, Metrics, Role, Split, TrainLabels},
+    artifact::{Embedding, Labels, Metrics, Split, TrainLabels},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use crate::{
     training::{ClassWeight, Training, refuse_test_spots},
 };
 
+/// Dimensions of a result, where nobody says how many.
+const DIMS: usize = 64;
+
 /// One embedding of several.
 pub enum Fuse {}
 
@@ -25,13 +29,17 @@ pub enum Fuse {}
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
-    /// `concat` (default), `sum` or `attention`.
+    /// `concat` (default), `sum`, `cca` or `attention`.
     pub kind: Kind,
     /// Of `sum`: what every block but the first is multiplied with. Default 0.1, as in ConGI, whose first block is expression.
     pub weight: f64,
-    /// Of `attention`: dimensions of the result. Default 64.
+    /// Of `cca` and `attention`: dimensions of the result. Default null: 64, or of `cca` as many as the narrower block has, if fewer.
     #[schemars(range(min = 1))]
-    pub dims: usize,
+    pub dims: Option<usize>,
+    /// Of `cca`: what is added to the variance of each dimension, which is 1. The smaller, the more correlated both blocks seem on the
+    /// spots that it is fitted on, whatever they are elsewhere. Default 0.1.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub ridge: f64,
     /// Of `attention`: share of the result's dimensions that each training step leaves out. Default 0.3.
     pub dropout: f64,
     /// Of `attention`: epochs at most. Default 200.
@@ -60,6 +68,8 @@ pub enum Kind {
     Concat,
     /// The first block plus `weight` times the others, which are as wide.
     Sum,
+    /// Of two blocks, what they have in common: the mean of both in each pair of canonical variables, the most correlated first.
+    Cca,
     /// Of two blocks, brought to `dims`: their mean by shares that each spot's own scores say, learnt from training labels.
     Attention,
 }
@@ -69,7 +79,8 @@ impl Default for Params {
         Self {
             kind: Kind::Concat,
             weight: 0.1,
-            dims: 64,
+            dims: None,
+            ridge: 0.1,
             dropout: 0.3,
             epochs: 200,
             patience: Some(20),
@@ -104,21 +115,26 @@ impl Stage for Fuse {
         Ports::new(
             "Makes one embedding of several blocks of features (expression, image, …), over the spots that all of them have. Each \
              dimension is z-scored: on the split's training spots, else on the labelled ones, else on all, which is \
-             transductive and said so. What `attention` makes has seen the training labels.",
+             transductive and said so. What `attention` makes has seen the training labels; `cca` is fitted on the same spots as z-scores, and \
+             needs no label.",
         )
         .many::<Embedding>("features", "two or more blocks of features")
-        .optional::<Split>("split", "which spots z-scores are of: those that train")
+        .optional::<Split>("split", "which spots z-scores and `cca` are fitted on: those that train")
         .optional::<TrainLabels>("train", "for `kind: attention`: regions of the training spots")
         .output::<Embedding>("embedding", "one vector per spot that all blocks have")
-        .output::<Metrics>("summary", "spots, dimensions; of `attention` the share of the first block, and how training went")
+        .output::<Metrics>("summary", "spots, dimensions; of `cca` correlations where it is fitted and where not; of `attention` the share of the first block, \
+             and how training went")
     }
 
     fn validate(params: &Params) -> Result<()> {
         if !params.weight.is_finite() {
             return Err(Error::invalid("`weight` must be a finite number"));
         }
-        if params.dims == 0 {
+        if params.dims == Some(0) {
             return Err(Error::invalid("`dims` is 0: it must be 1 or more"));
+        }
+        if !(params.ridge.is_finite() && params.ridge > 0.0) {
+            return Err(Error::invalid(format!("`ridge` is {}: it must be a number above 0", params.ridge)));
         }
         params.plan().check(params.dropout)
     }
@@ -134,12 +150,8 @@ impl Stage for Fuse {
         if let (Some(labels), Some(split)) = (&labels, &split) {
             refuse_test_spots(labels, split)?;
         }
-        let training = match &labels {
-            Some(labels) => Some(Training::of(features.spots(), labels, "features")?),
-            None => None,
-        };
-        let fitted = fitted_on(&features, split.as_ref(), training.as_ref())?;
-        let transductive = split.is_none() && training.is_none();
+        let fitted = fitted_on(&features, split.as_ref(), labels.as_ref())?;
+        let transductive = split.is_none() && labels.is_none();
         let scaling = Scaling::standard(&features, &fitted);
 
         let mut summary = Metrics {
@@ -150,10 +162,15 @@ impl Stage for Fuse {
             curves: BTreeMap::new(),
             details: json!({ "kind": params.kind, "blocks": widths }),
         };
-        let embedding = match (params.kind, training) {
+        let embedding = match (params.kind, labels) {
             (Kind::Concat, _) => concat(&features, &scaling),
             (Kind::Sum, _) => sum(&features, &scaling, params.weight)?,
-            (Kind::Attention, Some(training)) => {
+            (Kind::Cca, _) => {
+                let held_out = held_out(&features, split.as_ref(), &fitted);
+                cca::fuse(&features, &scaling, &fitted, &held_out, &params, &mut summary)?
+            }
+            (Kind::Attention, Some(labels)) => {
+                let training = Training::of(features.spots(), &labels, "features")?;
                 attention::fuse(&features, &scaling, &training, &params, ctx, &mut summary)?
             }
             (Kind::Attention, None) => {
@@ -162,34 +179,46 @@ impl Stage for Fuse {
         };
         summary.values.insert("dims".into(), embedding.dims as f64);
         if transductive {
-            ctx.transductive("classify/fuse: z-scores are of all spots", features.spots());
-            tracing::warn!(
-                "z-scores are of all spots, those tested on too: connect `split` to fit on training spots only"
-            );
+            let what = match params.kind {
+                Kind::Cca => "z-scores and canonical directions are of all spots",
+                _ => "z-scores are of all spots",
+            };
+            ctx.transductive(&format!("classify/fuse: {what}"), features.spots());
+            tracing::warn!("{what}, those tested on too: connect `split` to fit on training spots only");
         }
         ctx.write("embedding", &embedding)?;
         ctx.write("summary", &summary)
     }
 }
 
-/// The spots that z-scores are of.
-fn fitted_on(features: &Features, split: Option<&Split>, training: Option<&Training>) -> Result<Vec<usize>> {
-    let Some(split) = split else {
-        return Ok(training.map_or_else(|| (0..features.len()).collect(), |training| training.spots.clone()));
-    };
-    let roles = split.roles();
-    let spots: Vec<usize> = features
-        .spots()
-        .enumerate()
-        .filter(|(_, spot)| roles.get(spot) == Some(&Role::Train))
-        .map(|(place, _)| place)
-        .collect();
-    if spots.is_empty() {
-        return Err(Error::invalid(
+/// The spots that z-scores are of: those that train, else those with a label, else all.
+fn fitted_on(features: &Features, split: Option<&Split>, labels: Option<&Labels>) -> Result<Vec<usize>> {
+    let (known, problem): (HashSet<&str>, _) = match (split, labels) {
+        (Some(split), _) => (
+            split.train(),
             "no spot of `features` is one that `split` trains on: make both of the same sections",
-        ));
-    }
-    Ok(spots)
+        ),
+        (None, Some(labels)) => {
+            let labelled = labels.spots.iter().zip(&labels.regions);
+            (
+                labelled.filter(|(_, region)| region.is_some()).map(|(spot, _)| spot.as_str()).collect(),
+                "no training spot is in `features`: are `features` and `train` of the same sections?",
+            )
+        }
+        (None, None) => return Ok(every(features)),
+    };
+    let spots: Vec<usize> =
+        (0..).zip(features.spots()).filter(|(_, spot)| known.contains(spot)).map(|(at, _)| at).collect();
+    if spots.is_empty() { Err(Error::invalid(problem)) } else { Ok(spots) }
+}
+
+/// The spots that what is fitted can be tried on: those that test, without a split all others.
+fn held_out(features: &Features, split: Option<&Split>, fitted: &[usize]) -> Vec<usize> {
+    let tested = split.map(Split::test);
+    let fitted: HashSet<usize> = fitted.iter().copied().collect();
+    let is_held =
+        |at: usize, spot: &str| tested.as_ref().map_or(!fitted.contains(&at), |tested| tested.contains(spot));
+    (0..).zip(features.spots()).filter(|(at, spot)| is_held(*at, spot)).map(|(at, _)| at).collect()
 }
 
 /// Z-scored blocks side by side, each divided by the root of its width.

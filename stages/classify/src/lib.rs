@@ -23,6 +23,7 @@ mod knn;
 mod lbfgs;
 mod logistic;
 mod majority;
+mod matrix;
 mod mlp;
 mod neighbours;
 mod network;

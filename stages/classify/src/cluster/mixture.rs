@@ -3,6 +3,7 @@
 use restage_stage::{Error, Result};
 
 use super::kmeans::Clusters;
+use crate::matrix::{cholesky, gram};
 
 /// Added to the diagonal of the covariance: scikit-learn's default.
 const FLOOR: f64 = 1e-6;
@@ -34,7 +35,7 @@ pub(crate) fn mixture(
     check: impl Fn() -> Result<()>,
 ) -> Result<Mixture> {
     let k = start.centres.len() / dims;
-    let squares = products(dims, points);
+    let squares = gram(dims, points, dims, points);
     let mut shares = vec![0.0; start.of.len() * k];
     start.of.iter().enumerate().for_each(|(point, &cluster)| shares[point * k + cluster] = 1.0);
     let mut last = f64::NEG_INFINITY;
@@ -50,17 +51,6 @@ pub(crate) fn mixture(
         }
         last = log_likelihood;
     }
-}
-
-/// Xᵀ X.
-fn products(dims: usize, points: &[f64]) -> Vec<f64> {
-    let mut products = vec![0.0; dims * dims];
-    for point in points.chunks_exact(dims) {
-        for (row, &x) in products.chunks_exact_mut(dims).zip(point) {
-            row.iter_mut().zip(point).for_each(|(sum, y)| *sum += x * y);
-        }
-    }
-    products
 }
 
 /// What points are drawn from.
@@ -98,7 +88,12 @@ impl Components {
         covariance.iter_mut().for_each(|sum| *sum /= total);
         (0..dims).for_each(|dim| covariance[dim * dims + dim] += FLOOR);
         let log_weights = sizes.iter().map(|size| (size / count).ln()).collect();
-        Ok(Self { dims, log_weights, means, root: cholesky(dims, &covariance)? })
+        let root = cholesky(dims, &covariance).ok_or_else(|| {
+            Error::invalid(
+                "the covariance of the features is singular: take fewer dimensions with `dims`, or `kmeans`",
+            )
+        })?;
+        Ok(Self { dims, log_weights, means, root })
     }
 
     /// Writes the share of each component in each point; returns the mean log-likelihood.
@@ -132,27 +127,6 @@ impl Components {
         }
         y
     }
-}
-
-/// L with L Lᵀ the matrix.
-fn cholesky(dims: usize, matrix: &[f64]) -> Result<Vec<f64>> {
-    let mut root = vec![0.0; dims * dims];
-    for i in 0..dims {
-        for j in 0..=i {
-            let known: f64 = (0..j).map(|l| root[i * dims + l] * root[j * dims + l]).sum();
-            let rest = matrix[i * dims + j] - known;
-            if i != j {
-                root[i * dims + j] = rest / root[j * dims + j];
-            } else if rest > 0.0 && rest.is_finite() {
-                root[i * dims + i] = rest.sqrt();
-            } else {
-                return Err(Error::invalid(
-                    "the covariance of the features is singular: take fewer dimensions with `dims`, or `kmeans`",
-                ));
-            }
-        }
-    }
-    Ok(root)
 }
 
 #[cfg(test)]
@@ -197,9 +171,9 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_is_the_square_of_its_root() {
-        assert_eq!(cholesky(2, &[4.0, 2.0, 2.0, 10.0]).unwrap(), [2.0, 0.0, 1.0, 3.0]);
-        let error = cholesky(2, &[1.0, 2.0, 2.0, 1.0]).unwrap_err().to_string();
+    fn points_that_are_no_numbers_have_no_covariance() {
+        let start = Clusters { centres: vec![0.0, 0.0], of: vec![0; 2], inertia: 0.0, iterations: 1 };
+        let error = mixture(1, &[f64::NAN, 1.0], &start, 10, || Ok(())).unwrap_err().to_string();
         assert!(error.contains("is singular"), "{error}");
     }
 }

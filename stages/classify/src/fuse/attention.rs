@@ -6,11 +6,11 @@ use restage_nn::{
     Linear, Matrix, Params as Weights, Recording, Source, blend, dfdx::prelude::*, tensor, values,
 };
 use restage_stage::{
-    Context, Error, Result,
+    Context, Result,
     artifact::{Embedding, Metrics},
 };
 
-use super::{Params, embedding, every};
+use super::{DIMS, Params, embedding, every};
 use crate::{
     features::{Features, Scaling},
     network::{Network, drop_out, train},
@@ -64,13 +64,8 @@ pub(super) fn fuse(
     ctx: &Context,
     summary: &mut Metrics,
 ) -> Result<Embedding> {
-    let Ok(widths) = <[usize; 2]>::try_from(features.widths()) else {
-        return Err(Error::invalid(format!(
-            "`kind: attention` is between two blocks, and `features` lists {}: fuse some by `concat` first",
-            features.widths().len()
-        )));
-    };
-    let (dims, classes) = (params.dims, training.classes.len());
+    let widths = features.two_widths("kind: attention")?;
+    let (dims, classes) = (params.dims.unwrap_or(DIMS), training.classes.len());
     let rows: Vec<f32> = features.matrix(&every(features), scaling).into_iter().map(|x| x as f32).collect();
     let blocks = |spots: &[usize]| {
         let block = |start: usize, width: usize| {
