@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     coordinates::sections,
     features::{Features, Scaling},
-    graph::{between, means, of_nearest, product},
+    graph::{between, means, near, product},
     knn::Metric,
-    neighbours::normalise,
 };
 
 /// Clusters of spots.
@@ -120,10 +120,13 @@ impl Stage for Cluster {
 
     fn validate(params: &Params) -> Result<()> {
         let refuse = |problem: String| Err(Error::invalid(problem));
-        let counts = [params.dims.unwrap_or(1), params.n_init, params.max_iter, params.k];
-        if counts.contains(&0) || params.n_clusters == Some(0) {
-            return refuse("`n_clusters`, `dims`, `n_init`, `max_iter` and `k` must be 1 or more".into());
-        }
+        check::one_or_more(&[
+            ("n_clusters", params.n_clusters.unwrap_or(1)),
+            ("dims", params.dims.unwrap_or(1)),
+            ("n_init", params.n_init),
+            ("max_iter", params.max_iter),
+            ("k", params.k),
+        ])?;
         match (params.method, params.n_clusters, params.resolution) {
             (Method::Leiden, None, None) => {
                 refuse("`method: leiden` needs `n_clusters`, or a `resolution`".into())
@@ -131,9 +134,7 @@ impl Stage for Cluster {
             (Method::Leiden, Some(_), Some(_)) => {
                 refuse("`n_clusters` and `resolution` contradict each other: give one of them".into())
             }
-            (Method::Leiden, _, Some(resolution)) if !(resolution.is_finite() && resolution > 0.0) => {
-                refuse(format!("`resolution` is {resolution}: it must be a number above 0"))
-            }
+            (Method::Leiden, _, Some(resolution)) => check::above_zero("resolution", resolution),
             (Method::Kmeans | Method::Gmm, None, _) => refuse("`n_clusters` is missing: say how many".into()),
             (Method::Kmeans | Method::Gmm, _, Some(_)) => {
                 refuse("`resolution` is of `method: leiden` only".into())
@@ -251,7 +252,7 @@ fn cluster(
         false => Scaling::centred(features, spots),
     };
     let dims = features.dims();
-    let mut rows = features.matrix(spots, &scaling);
+    let rows = features.matrix(spots, &scaling);
     let check = || ctx.check_cancelled();
     let rng = |beginning: usize| ctx.rng(&format!("init/{beginning}"));
     let found = match (params.method, wanted) {
@@ -283,19 +284,7 @@ fn cluster(
         _ => {
             let edges = match edges {
                 Some(edges) => among(edges, spots),
-                None if params.k >= spots.len() => {
-                    return Err(Error::invalid(format!(
-                        "`k` is {}, but there are only {} spots: lower it below that",
-                        params.k,
-                        spots.len()
-                    )));
-                }
-                None => {
-                    if params.metric == Metric::Cosine {
-                        normalise(dims, &mut rows);
-                    }
-                    of_nearest(dims, &rows, params.k)
-                }
+                None => near(dims, rows, params.k, params.metric)?,
             };
             let (resolution, found) = match (params.resolution, wanted) {
                 (None, Some(wanted)) => leiden::search(&edges, wanted, || rng(0), check)?,

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     features::{Features, Scaling},
     network::Plan,
     training::{ClassWeight, Training, refuse_test_spots},
@@ -130,12 +131,8 @@ impl Stage for Fuse {
         if !params.weight.is_finite() {
             return Err(Error::invalid("`weight` must be a finite number"));
         }
-        if params.dims == Some(0) {
-            return Err(Error::invalid("`dims` is 0: it must be 1 or more"));
-        }
-        if !(params.ridge.is_finite() && params.ridge > 0.0) {
-            return Err(Error::invalid(format!("`ridge` is {}: it must be a number above 0", params.ridge)));
-        }
+        check::one_or_more(&[("dims", params.dims.unwrap_or(DIMS))])?;
+        check::above_zero("ridge", params.ridge)?;
         params.plan().check(params.dropout)
     }
 

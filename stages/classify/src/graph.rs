@@ -4,44 +4,62 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 use restage_stage::{
-    Error, Result,
+    Context, Error, Result,
     artifact::{Csr, Graph, Role},
 };
 
-use crate::neighbours::nearest;
+use crate::{
+    features::{Features, Scaling},
+    knn::Metric,
+    neighbours::{nearest, normalise},
+    training::Training,
+};
 
 /// The edges between spots, by their places. A spot's edge to itself is left out.
 ///
 /// # Errors
 /// If a spot is not in the graph, or an edge weighs less than 0 or is not a number.
 pub(crate) fn between<'a>(graph: &Graph, spots: impl Iterator<Item = &'a str>, input: &str) -> Result<Csr> {
+    let spots: Vec<&str> = spots.collect();
+    let (edges, unknown) = between_known(graph, spots.iter().copied())?;
+    match unknown.first() {
+        None => Ok(edges),
+        Some(&place) => Err(Error::invalid(format!(
+            "spot `{}` of `{input}` is not in `graph`: make the graph of the same sections, or of more spots",
+            spots[place]
+        ))),
+    }
+}
+
+/// The same, of which spots that are not in the graph have none; and the places of these.
+///
+/// # Errors
+/// If an edge weighs less than 0 or is not a number.
+pub(crate) fn between_known<'a>(
+    graph: &Graph,
+    spots: impl Iterator<Item = &'a str>,
+) -> Result<(Csr, Vec<usize>)> {
     if graph.edges.data.iter().any(|weight| !(weight.is_finite() && *weight >= 0.0)) {
         return Err(Error::invalid("an edge of `graph` weighs less than 0, or is not a finite number"));
     }
     let rows: HashMap<&str, usize> = graph.spots.iter().map(String::as_str).zip(0..).collect();
-    let spots: Vec<&str> = spots.collect();
     // Places in the graph of spots at hand, and the other way round.
+    let of_spots: Vec<Option<usize>> = spots.map(|spot| rows.get(spot).copied()).collect();
     let mut places: Vec<Option<usize>> = vec![None; graph.spots.len()];
-    let mut of_spots = Vec::with_capacity(spots.len());
-    for (place, &spot) in spots.iter().enumerate() {
-        let Some(&row) = rows.get(spot) else {
-            return Err(Error::invalid(format!(
-                "spot `{spot}` of `{input}` is not in `graph`: make the graph of the same sections, or of more spots"
-            )));
-        };
-        places[row] = Some(place);
-        of_spots.push(row);
+    for (place, row) in of_spots.iter().enumerate() {
+        row.iter().for_each(|&row| places[row] = Some(place));
     }
-    let row = |(place, &row): (usize, &usize)| {
-        graph
-            .edges
-            .entries(row)
+    let row = |(place, row): (usize, &Option<usize>)| {
+        row.iter()
+            .flat_map(|&row| graph.edges.entries(row))
             .filter_map(|(other, weight)| Some((places[other]?, weight)))
             .filter(|&(other, weight)| other != place && weight > 0.0)
             .map(|(other, weight)| (other as i32, weight))
             .collect::<Vec<_>>()
     };
-    Ok(Csr::from_rows(spots.len(), of_spots.iter().enumerate().map(row)))
+    let edges = Csr::from_rows(of_spots.len(), of_spots.iter().enumerate().map(row));
+    let unknown = (0..of_spots.len()).filter(|&place| of_spots[place].is_none()).collect();
+    Ok((edges, unknown))
 }
 
 /// The edges between spots of one role, and how many others there were: no way leads from spots that train to those that test,
@@ -72,6 +90,32 @@ pub(crate) fn of_nearest(dims: usize, points: &[f64], k: usize) -> Csr {
         row.into_iter().map(|other| (other, 1.0)).collect::<Vec<_>>()
     };
     Csr::from_rows(found.len(), rows.into_iter().map(row))
+}
+
+/// Spots with those nearest by their vectors, one after the other.
+///
+/// # Errors
+/// If there are too few for so many neighbours.
+pub(crate) fn near(dims: usize, mut rows: Vec<f64>, k: usize, metric: Metric) -> Result<Csr> {
+    let spots = rows.len() / dims;
+    if k >= spots {
+        return Err(Error::invalid(format!(
+            "`k` is {k}, but there are only {spots} spots: lower it below that"
+        )));
+    }
+    if metric == Metric::Cosine {
+        normalise(dims, &mut rows);
+    }
+    Ok(of_nearest(dims, &rows, k))
+}
+
+/// Each spot with those nearest by its features, which are centred on the training spots.
+///
+/// # Errors
+/// As of [`near`].
+pub(crate) fn of_features(features: &Features, training: &Training, k: usize, metric: Metric) -> Result<Csr> {
+    let scaling = Scaling::centred(features, &training.spots);
+    near(features.dims(), features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling), k, metric)
 }
 
 /// A sparse matrix in double precision, by row.
@@ -115,6 +159,67 @@ pub(crate) fn product(weights: &Weights, dims: usize, values: &[f64]) -> Vec<f64
     product
 }
 
+/// How something spreads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    /// How much of what a spot has comes from its neighbours.
+    pub(crate) alpha: f64,
+    /// Rounds at most.
+    pub(crate) max_iter: u32,
+    /// Converged when a round moves less than this in all.
+    pub(crate) tolerance: f64,
+}
+
+/// F = alpha S F + (1 - alpha) Y until it stays (Zhou et al. 2004), and how many rounds that took; `moved` is the metric that tells of
+/// each.
+///
+/// # Errors
+/// If it is cancelled.
+pub(crate) fn spread(
+    weights: &Weights,
+    dims: usize,
+    from: &[f64],
+    plan: Spread,
+    moved: &str,
+    ctx: &Context,
+) -> Result<(Vec<f64>, u32)> {
+    settle(from.to_vec(), plan, moved, ctx, |values| {
+        let mut next = product(weights, dims, values);
+        next.iter_mut()
+            .zip(from)
+            .for_each(|(next, own)| *next = plan.alpha * *next + (1.0 - plan.alpha) * own);
+        next
+    })
+}
+
+/// Does something to values until it moves them no more.
+///
+/// # Errors
+/// If it is cancelled.
+pub(crate) fn settle(
+    mut values: Vec<f64>,
+    plan: Spread,
+    moved: &str,
+    ctx: &Context,
+    step: impl Fn(&[f64]) -> Vec<f64>,
+) -> Result<(Vec<f64>, u32)> {
+    for round in 1..=plan.max_iter {
+        ctx.check_cancelled()?;
+        let next = step(&values);
+        let change: f64 = next.iter().zip(&values).map(|(next, last)| (next - last).abs()).sum();
+        values = next;
+        ctx.metric(moved, round.into(), change);
+        if change < plan.tolerance {
+            return Ok((values, round));
+        }
+    }
+    tracing::warn!(
+        "still moving after {} rounds: raise `max_iter`, or lower how much comes from neighbours",
+        plan.max_iter
+    );
+    Ok((values, plan.max_iter))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,6 +237,9 @@ mod tests {
         assert_eq!(rows, [vec![(2, 1.0)], vec![(2, 2.0)], vec![(0, 1.0), (1, 2.0)]]);
         let error = between(&graph(), ["a", "x"].into_iter(), "features").unwrap_err().to_string();
         assert!(error.starts_with("spot `x` of `features` is not in `graph`"), "{error}");
+        let (edges, unknown) = between_known(&graph(), ["x", "b", "a"].into_iter()).unwrap();
+        let rows: Vec<Vec<_>> = (0..3).map(|row| edges.entries(row).collect()).collect();
+        assert_eq!((rows, unknown), (vec![vec![], vec![(2, 2.0)], vec![(1, 2.0)]], vec![0]));
         let mut wrong = graph();
         wrong.edges.data[0] = -1.0;
         assert!(between(&wrong, ["a"].into_iter(), "features").is_err());

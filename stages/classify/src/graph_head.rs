@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     features::{Features, Scaling},
     graph::{between, product, symmetric, within_roles},
     lbfgs::{Outcome, Stop},
@@ -117,12 +118,8 @@ impl Stage for GraphHead {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if params.hops == 0 || params.hidden == 0 {
-            return Err(Error::invalid("`hops` and `hidden` must be 1 or more"));
-        }
-        if !(params.c.is_finite() && params.c > 0.0) {
-            return Err(Error::invalid(format!("`c` is {}: it must be a number above 0", params.c)));
-        }
+        check::one_or_more(&[("hops", params.hops), ("hidden", params.hidden)])?;
+        check::above_zero("c", params.c)?;
         params.plan().check(params.dropout)
     }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     features::{Features, Scaling},
     neighbours::{nearest, normalise},
     training::{Training, predictions},
@@ -77,10 +78,7 @@ impl Stage for Knn {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if params.k == 0 {
-            return Err(Error::invalid("`k` is 0: it must be 1 or more"));
-        }
-        Ok(())
+        check::one_or_more(&[("k", params.k)])
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {

@@ -6,9 +6,11 @@
 mod budget;
 mod calibrate;
 mod calibration;
+mod check;
 mod cluster;
 mod conformal;
 mod coordinates;
+mod correct_and_smooth;
 mod draw;
 mod evaluate;
 mod evaluate_clusters;
@@ -45,6 +47,7 @@ pub use budget::Budget;
 pub use calibrate::Calibrate;
 pub use cluster::Cluster;
 pub use coordinates::Coordinates;
+pub use correct_and_smooth::CorrectAndSmooth;
 pub use evaluate::Evaluate;
 pub use evaluate_clusters::EvaluateClusters;
 pub use fuse::Fuse;
@@ -65,7 +68,7 @@ pub use split::Split;
 restage_stage::export!("classify";
     Split, Budget, Guard,
     Evaluate, EvaluateClusters, Calibrate,
-    Probe, Knn, Prototype, Mlp, GraphHead, Propagate, PseudoLabel,
+    Probe, Knn, Prototype, Mlp, GraphHead, Propagate, CorrectAndSmooth, PseudoLabel,
     Majority, Coordinates, SpatialKnn,
     Cluster, Refine,
     Fuse, FuseLate,

@@ -2,7 +2,7 @@
 
 use restage_nn::{Linear, Params as Weights, Source, dfdx::prelude::*, relu, tensor};
 use restage_stage::{
-    Context, Error, Ports, Result, Stage,
+    Context, Ports, Result, Stage,
     artifact::{Embedding, Metrics, Predictions, TrainLabels},
 };
 use schemars::JsonSchema;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     features::{Features, Scaling},
     network::{Network, Plan, Trained, drop_out, train},
     training::{ClassWeight, Training, predictions},
@@ -97,9 +98,7 @@ impl Stage for Mlp {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if params.hidden == 0 {
-            return Err(Error::invalid("`hidden` is 0: it must be 1 or more"));
-        }
+        check::one_or_more(&[("hidden", params.hidden)])?;
         params.plan().check(params.dropout)
     }
 
@@ -229,7 +228,7 @@ mod tests {
             (json!({ "dropout": 1.0 }), "`dropout` is 1: it must be from 0 to below 1"),
             (json!({ "hidden": 0 }), "`hidden` is 0: it must be 1 or more"),
             (json!({ "learning_rate": -1 }), "`learning_rate` is -1: it must be a number above 0"),
-            (json!({ "patience": 0 }), "`epochs`, `batch_size` and `patience` must be 1 or more"),
+            (json!({ "patience": 0 }), "`patience` is 0: it must be 1 or more"),
         ] {
             assert_eq!(refused(params).to_string(), expected);
         }

@@ -8,6 +8,7 @@ use restage_nn::{AdamW, Matrix, Params, Recording, dfdx::prelude::*, soft_cross_
 use restage_stage::{Context, Error, Result};
 
 use crate::{
+    check,
     folds::{By, Folds},
     scores::Confusion,
     training::{ClassWeight, Training},
@@ -35,11 +36,13 @@ impl Plan {
     /// # Errors
     /// If there is such.
     pub(crate) fn check(&self, dropout: f64) -> Result<()> {
-        let problem = if self.epochs == 0 || self.batch == 0 || self.patience == Some(0) {
-            "`epochs`, `batch_size` and `patience` must be 1 or more".to_owned()
-        } else if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            format!("`learning_rate` is {}: it must be a number above 0", self.learning_rate)
-        } else if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+        check::one_or_more(&[
+            ("epochs", self.epochs),
+            ("batch_size", self.batch),
+            ("patience", self.patience.unwrap_or(1)),
+        ])?;
+        check::above_zero("learning_rate", self.learning_rate)?;
+        let problem = if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             format!("`weight_decay` is {}: it must be 0 or more", self.weight_decay)
         } else if !(0.0..1.0).contains(&dropout) {
             format!("`dropout` is {dropout}: it must be from 0 to below 1")

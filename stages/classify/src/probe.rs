@@ -14,6 +14,7 @@ use serde_json::json;
 
 use self::choice::Choice;
 use crate::{
+    check,
     features::{Features, Scaling},
     lbfgs::{Outcome, Stop},
     logistic::Problem,
@@ -110,16 +111,9 @@ impl Stage for Probe {
         if candidates.is_empty() {
             return Err(Error::invalid("`c` is an empty list: name candidates, or say `auto`"));
         }
-        for (name, value) in candidates.into_iter().map(|c| ("c", c)).chain([("tolerance", params.tolerance)])
-        {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::invalid(format!("`{name}` is {value}: it must be a number above 0")));
-            }
-        }
-        if params.max_iter == 0 {
-            return Err(Error::invalid("`max_iter` is 0: it must be 1 or more"));
-        }
-        Ok(())
+        candidates.into_iter().try_for_each(|c| check::above_zero("c", c))?;
+        check::above_zero("tolerance", params.tolerance)?;
+        check::one_or_more(&[("max_iter", params.max_iter as usize)])
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Csr, Embedding, Graph, Metrics, Predictions, TrainLabels},
+    artifact::{Embedding, Graph, Metrics, Predictions, TrainLabels},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    features::{Features, Scaling},
-    graph::{between, of_nearest, product, symmetric},
+    check,
+    features::Features,
+    graph::{Spread, between, of_features, spread, symmetric},
     knn::Metric,
-    neighbours::normalise,
     training::{Training, predictions},
 };
 
@@ -71,16 +71,8 @@ impl Stage for Propagate {
                 params.alpha
             )));
         }
-        if params.k == 0 || params.max_iter == 0 {
-            return Err(Error::invalid("`k` and `max_iter` must be 1 or more"));
-        }
-        if !(params.tolerance.is_finite() && params.tolerance > 0.0) {
-            return Err(Error::invalid(format!(
-                "`tolerance` is {}: it must be a number above 0",
-                params.tolerance
-            )));
-        }
-        Ok(())
+        check::one_or_more(&[("k", params.k), ("max_iter", params.max_iter as usize)])?;
+        check::above_zero("tolerance", params.tolerance)
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
@@ -96,7 +88,7 @@ impl Stage for Propagate {
             (None, false) => {
                 let features = Features::join(blocks)?;
                 let training = Training::of(features.spots(), &labels, "features")?;
-                let edges = near(&features, &training, &params)?;
+                let edges = of_features(&features, &training, params.k, params.metric)?;
                 (features.spots().map(str::to_owned).collect(), edges, training)
             }
             _ => {
@@ -105,9 +97,14 @@ impl Stage for Propagate {
                 ));
             }
         };
-        let (values, rounds) = spread(&edges, &training, &params, ctx)?;
-
         let classes = training.classes.len();
+        let mut labels = vec![0.0; spots.len() * classes];
+        for (&spot, &class) in training.spots.iter().zip(&training.targets) {
+            labels[spot * classes + class] = 1.0;
+        }
+        let plan = Spread { alpha: params.alpha, max_iter: params.max_iter, tolerance: params.tolerance };
+        let (values, rounds) = spread(&symmetric(&edges, 0.0), classes, &labels, plan, "moved", ctx)?;
+
         let sum = |spot: usize| values[spot * classes..(spot + 1) * classes].iter().sum::<f64>();
         let missed = (0..spots.len()).filter(|&spot| sum(spot) <= 0.0).count();
         if missed > 0 {
@@ -152,51 +149,9 @@ impl Stage for Propagate {
     }
 }
 
-/// Each spot with those nearest by its features.
-fn near(features: &Features, training: &Training, params: &Params) -> Result<Csr> {
-    if params.k >= features.len() {
-        return Err(Error::invalid(format!(
-            "`k` is {}, but there are only {} spots: lower it below that",
-            params.k,
-            features.len()
-        )));
-    }
-    let scaling = Scaling::centred(features, &training.spots);
-    let mut rows = features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling);
-    if params.metric == Metric::Cosine {
-        normalise(features.dims(), &mut rows);
-    }
-    Ok(of_nearest(features.dims(), &rows, params.k))
-}
-
-/// Spots x classes: F = alpha S F + (1 - alpha) Y until it stays, with S = D^-1/2 A D^-1/2.
-fn spread(edges: &Csr, training: &Training, params: &Params, ctx: &Context) -> Result<(Vec<f64>, u32)> {
-    let classes = training.classes.len();
-    let weights = symmetric(edges, 0.0);
-    let mut labels = vec![0.0; edges.n_rows() * classes];
-    for (&spot, &class) in training.spots.iter().zip(&training.targets) {
-        labels[spot * classes + class] = 1.0;
-    }
-    let mut values = labels.clone();
-    for round in 1..=params.max_iter {
-        ctx.check_cancelled()?;
-        let mut next = product(&weights, classes, &values);
-        next.iter_mut()
-            .zip(&labels)
-            .for_each(|(next, label)| *next = params.alpha * *next + (1.0 - params.alpha) * label);
-        let moved: f64 = next.iter().zip(&values).map(|(next, last)| (next - last).abs()).sum();
-        values = next;
-        ctx.metric("moved", round.into(), moved);
-        if moved < params.tolerance {
-            return Ok((values, round));
-        }
-    }
-    tracing::warn!("still moving after {} rounds: raise `max_iter`, or lower `alpha`", params.max_iter);
-    Ok((values, params.max_iter))
-}
-
 #[cfg(test)]
 mod tests {
+    use restage_stage::artifact::Csr;
     use serde_json::Value;
 
     use super::*;

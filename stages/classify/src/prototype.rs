@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use restage_stage::{
-    Context, Error, Ports, Result, Stage,
+    Context, Ports, Result, Stage,
     artifact::{Embedding, Metrics, Predictions, TrainLabels},
 };
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     features::{Features, Scaling},
     neighbours::{normalise, squared_distance},
     training::{Training, predictions},
@@ -54,13 +55,7 @@ impl Stage for Prototype {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if !(params.temperature.is_finite() && params.temperature > 0.0) {
-            return Err(Error::invalid(format!(
-                "`temperature` is {}: it must be a number above 0",
-                params.temperature
-            )));
-        }
-        Ok(())
+        check::above_zero("temperature", params.temperature)
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     coordinates::{check_places, sections},
     graph::between,
     neighbours::nearest,
@@ -81,10 +82,7 @@ impl Stage for Refine {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if params.neighbours == Some(0) {
-            return Err(Error::invalid("`neighbours` is 0: it must be 1 or more"));
-        }
-        Ok(())
+        check::one_or_more(&[("neighbours", params.neighbours.unwrap_or(1))])
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use restage_stage::{
-    Context, Error, Ports, Result, Stage,
+    Context, Ports, Result, Stage,
     artifact::{Metrics, Predictions, Table, TrainLabels},
 };
 use schemars::JsonSchema;
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
+    check,
     coordinates::{check_places, sections},
     majority::shares,
     neighbours::nearest,
@@ -51,10 +52,7 @@ impl Stage for SpatialKnn {
     }
 
     fn validate(params: &Params) -> Result<()> {
-        if params.k == 0 {
-            return Err(Error::invalid("`k` is 0: it must be 1 or more"));
-        }
-        Ok(())
+        check::one_or_more(&[("k", params.k)])
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
