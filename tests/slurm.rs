@@ -13,7 +13,7 @@ use std::{
 
 use harness::{Ended, Sandbox, kill};
 use serde_json::Value;
-use slurm::{Slurm, until};
+use slurm::{Kind, Slurm, Tracking, until};
 
 /// A sandbox whose site says that stages run in Slurm's allocations.
 struct Cluster {
@@ -26,7 +26,11 @@ const SITE: &str = "executor = \"slurm\"\n[slurm]\nlook = \"1s\"\n";
 
 impl Cluster {
     fn start(more: &str) -> Option<Self> {
-        let slurm = Slurm::start()?;
+        Self::of(&Kind::default(), more)
+    }
+
+    fn of(kind: &Kind, more: &str) -> Option<Self> {
+        let slurm = Slurm::start(kind)?;
         let sandbox = Sandbox::new();
         sandbox.write("restage.toml", &format!("{SITE}{more}"));
         Some(Self { slurm, sandbox })
@@ -64,7 +68,13 @@ impl Cluster {
         folders.flatten().next().expect("a queue").path()
     }
 
-    /// Processes of pilots that have not ended.
+    /// Those of them that live.
+    fn working(&self) -> Vec<u32> {
+        let lives = |pilot: &u32| std::path::Path::new("/proc").join(pilot.to_string()).exists();
+        self.pilots().into_iter().filter(lives).collect()
+    }
+
+    /// Processes of pilots that have not said that they end.
     fn pilots(&self) -> Vec<u32> {
         let pilots = std::fs::read_dir(self.queue().join("pilots")).into_iter().flatten().flatten();
         pilots
@@ -137,6 +147,13 @@ impl Cluster {
     fn queue_is_left(&self) -> bool {
         std::fs::read_dir(self.sandbox.path("store/slurm")).is_ok_and(|mut queues| queues.next().is_some())
     }
+
+    /// What is in the allocation's log that an error names.
+    fn kept_log(&self, told: &str) -> String {
+        let path = told.split("its log: ").find(|text| text.contains("/slurm/")).expect("it names one");
+        let path = path.split(')').next().expect("it has an end");
+        std::fs::read_to_string(path).unwrap_or_else(|error| format!("{path}: {error}"))
+    }
 }
 
 #[test]
@@ -198,6 +215,12 @@ stages:
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
     assert_eq!(ended.json()["ran"], 2);
     assert!(ended.err().contains("the slide is empty; scan it again"), "{}", ended.err());
+    let log = cluster.kept_log(&ended.err());
+    assert!(log.contains("ends bad"), "it outlives the queue: {log}");
+    assert!(!cluster.queue().join("jobs").exists(), "nothing else does");
+    cluster.sandbox.workflow("w.yaml", "stages: { good: { uses: test/write, with: { text: better } } }\n");
+    assert_eq!(cluster.run(&["run", "w.yaml"]).code(), Some(0));
+    assert!(!cluster.queue_is_left(), "until a run ends well");
 }
 
 #[test]
@@ -238,6 +261,7 @@ fn allocations_that_never_begin_to_work_are_not_asked_for_for_ever() {
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
     assert!(ended.err().contains("before they begin to work"), "{}", ended.err());
     assert!(ended.err().contains("no module cuda"), "its log is quoted: {}", ended.err());
+    assert!(cluster.kept_log(&ended.err()).contains("no module cuda"), "and kept: {}", ended.err());
 }
 
 #[test]
@@ -259,31 +283,35 @@ fn a_controller_that_goes_and_comes_is_waited_for() {
 #[test]
 fn a_node_whose_daemon_is_killed_loses_nothing() {
     let Some(mut cluster) = Cluster::start("") else { return };
-    cluster.slurm.kill_node();
+    cluster.slurm.kill_node(1);
     cluster.sandbox.workflow("w.yaml", &long(3));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it is asked for", || cluster.told().contains("asked for"));
     std::thread::sleep(std::time::Duration::from_secs(3));
     assert!(run.try_wait().expect("it runs").is_none(), "nothing is concluded: {}", cluster.told());
-    cluster.slurm.start_node();
+    cluster.slurm.start_node(1);
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
 }
 
 #[test]
-fn an_action_whose_pilot_is_killed_goes_on_in_another_allocation() {
+fn an_action_whose_pilots_are_killed_goes_on_as_long_as_it_gets_further() {
     let Some(cluster) = Cluster::start("") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(40));
+    cluster.sandbox.workflow("w.yaml", &long(60));
     let mut run = cluster.begin(&["run", "w.yaml"]);
-    until("it runs", || cluster.has_begun());
-    // What it says is written down a moment later.
-    std::thread::sleep(std::time::Duration::from_secs(1));
-    for pilot in cluster.pilots() {
-        kill(pilot);
+    // More often than an action may be lost that gets no further.
+    for time in 1..=4 {
+        until("it goes on", || cluster.beginnings().len() == time);
+        // What it says is written down a moment later.
+        std::thread::sleep(std::time::Duration::from_millis(700));
+        for pilot in cluster.working() {
+            kill(pilot);
+        }
     }
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
-    assert!(cluster.told().contains("goes to another"), "{}", cluster.told());
+    assert_eq!(cluster.told().matches("goes to another").count(), 4, "{}", cluster.told());
     let beginnings = cluster.beginnings();
-    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+    assert!(beginnings.is_sorted() && beginnings[0] == 0 && beginnings.len() == 5, "{beginnings:?}");
+    assert!(beginnings.windows(2).all(|two| two[0] < two[1]), "from its checkpoints: {beginnings:?}");
 }
 
 #[test]
@@ -360,4 +388,159 @@ fn what_an_allocation_of_other_settings_puts_back_goes_on_by_the_new_ones() {
     assert!(cluster.told().contains("goes on in another"), "{}", cluster.told());
     let beginnings = cluster.beginnings();
     assert!(beginnings.iter().any(|done| *done > 0), "from its checkpoint: {beginnings:?}");
+}
+
+/// Two nodes, of which the first one gets the first job.
+const TWO: Kind = Kind { nodes: 2, tracking: Tracking::Group, more: "" };
+
+#[test]
+fn what_a_dead_node_had_goes_on_on_another_and_what_was_done_stays_done() {
+    let Some(mut cluster) = Cluster::of(&TWO, "") else { return };
+    let stages = "
+stages:
+  first: { uses: test/steps, with: { steps: 3, sleep: 10 } }
+  long: { uses: test/steps, in: { after: first }, with: { steps: 50, sleep: 100 } }
+";
+    cluster.sandbox.workflow("w.yaml", stages);
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("both have begun", || cluster.beginnings().len() == 2);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(cluster.slurm.told("1", "%N"), "n1");
+    // Its power is gone: nobody on it says anything any more.
+    cluster.slurm.kill_node(1);
+    for pilot in cluster.working() {
+        kill(parent(pilot));
+        kill(pilot);
+    }
+    cluster.slurm.lose_node(1);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    assert_eq!(cluster.slurm.in_state("NODE_FAIL"), ["1"]);
+    assert!(
+        cluster.told().contains("allocation 1 ended (NODE_FAIL); long goes to another"),
+        "{}",
+        cluster.told()
+    );
+    assert_eq!(cluster.slurm.told("2", "%N"), "n2");
+    let mut beginnings = cluster.beginnings();
+    beginnings.sort_unstable();
+    assert!(
+        matches!(beginnings[..], [0, 0, (1..)]),
+        "only what was not done, from its checkpoint: {beginnings:?}"
+    );
+}
+
+#[test]
+fn who_works_on_a_node_that_slurm_has_lost_is_waited_for() {
+    let Some(mut cluster) = Cluster::of(&TWO, "") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(70));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    let working = cluster.working();
+    // Its network is gone, but for the file server.
+    cluster.slurm.kill_node(1);
+    cluster.slurm.lose_node(1);
+    until("another one is there", || cluster.working().len() == 2);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    assert_eq!(cluster.slurm.in_state("NODE_FAIL"), ["1"]);
+    assert_eq!(cluster.beginnings(), [0], "the other waited for the first one's claim");
+    // Nobody else ends what a dead daemon has started.
+    working.into_iter().for_each(|pilot| kill(parent(pilot)));
+}
+
+/// Slurm's own process above a pilot.
+fn parent(pilot: u32) -> u32 {
+    let stat = std::fs::read_to_string(format!("/proc/{pilot}/stat")).expect("it lives");
+    let after = stat.rsplit(") ").next().expect("a state");
+    after.split(' ').nth(1).and_then(|parent| parent.parse().ok()).expect("a parent")
+}
+
+/// Jobs of the partition `urgent` put others out, whose processes are all told so.
+const URGENT: Kind = Kind {
+    nodes: 1,
+    tracking: Tracking::Tree,
+    more: "PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10
+",
+};
+
+/// A training is put out by an urgent job, and goes on when that is done.
+fn is_put_out(site: &str, first: &str) {
+    let Some(cluster) = Cluster::of(&URGENT, site) else { return };
+    cluster.sandbox.workflow("w.yaml", &long(40));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let urgent =
+        ["--partition=urgent", "--cpus-per-task=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 2"];
+    assert!(cluster.slurm.ask("sbatch", &urgent).status.success());
+    until("it is put out", || cluster.slurm.told("1", "%T") == first);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
+
+#[test]
+fn a_preempted_training_is_asked_for_again_and_goes_on_from_its_checkpoint() {
+    is_put_out("", "PREEMPTED");
+}
+
+#[test]
+fn a_preempted_training_that_slurm_puts_in_again_goes_on_from_its_checkpoint() {
+    is_put_out("[[slurm.profile]]\nargs = [\"--requeue\"]\n", "PENDING");
+}
+
+/// A stage that takes memory without end.
+fn hog(more: &str) -> String {
+    format!("stages:\n  hog: {{ uses: test/misbehave, with: {{ how: memory_hog }}, {more} }}\n")
+}
+
+#[test]
+fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has_none() {
+    let kind = Kind { tracking: Tracking::ControlGroup, ..Kind::default() };
+    let Some(cluster) = Cluster::of(&kind, "idle = \"0s\"\n") else { return };
+    let stage = hog("resources: { memory: 400MiB }, retries: { memory: x2 }");
+    cluster.sandbox.workflow("w.yaml", &stage);
+    let ended = cluster.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(1), "{}", ended.all());
+    let told = ended.err();
+    for memory in ["800.0 MiB", "1.6 GiB"] {
+        assert!(told.contains(&format!("(now with {memory})")), "{memory}: {told}");
+    }
+    assert!(told.contains("Slurm gives no allocation for it"), "{told}");
+    let asked = ["1", "2", "3"].map(|job| cluster.slurm.told(job, "%m"));
+    assert_eq!(asked, ["528M", "928M", "1728M"], "for a pilot too");
+
+    // It would be stopped at 400 MiB; the kernel does not let it come so far, and kills its host alone.
+    cluster.sandbox.write("restage.toml", &format!("{SITE}[[slurm.profile]]\nargs = [\"--mem=150M\"]\n"));
+    cluster.sandbox.workflow("w.yaml", &hog("resources: { memory: 400MiB }"));
+    let ended = cluster.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(1), "{}", ended.all());
+    assert!(
+        ended.err().contains("the system killed it, for it had no more memory to give"),
+        "{}",
+        ended.err()
+    );
+    assert!(cluster.kept_log(&ended.err()).contains("ends hog: Failed"), "its pilot lived: {}", ended.err());
+}
+
+#[test]
+fn an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger() {
+    // Without control groups Slurm looks itself, once a second here, and has no state for what it does then.
+    let kind =
+        Kind { tracking: Tracking::Tree, more: "JobAcctGatherParams=OverMemoryKill\n", ..Kind::default() };
+    // What takes the memory is none of the pilot's, which could not prevent it.
+    let other = "(sleep 2; head -c 500000000 /dev/zero; sleep 60) | tail >/dev/null";
+    let setup = format!("idle = \"0s\"\nsetup = \"[ $SLURM_JOB_ID = 2 ] || {other} &\"\n");
+    let Some(cluster) = Cluster::of(&kind, &setup) else { return };
+    let training = "with: { steps: 60, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
+    cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {{ uses: test/steps, {training} }}\n"));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let told = cluster.told();
+    assert!(told.contains("exceeded memory limit") && told.contains("(now with 400.0 MiB)"), "{told}");
+    assert_eq!(["1", "2"].map(|job| cluster.slurm.told(job, "%m")), ["328M", "528M"]);
+    assert!(cluster.kept_log(&told).contains("exceeded memory limit"), "{told}");
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use crate::digest::ActionKey;
 use crate::durable::Disk;
@@ -178,6 +179,25 @@ impl Store {
             self.disk().rename(&path, &aside.path().join("scratch"))?;
         }
         Ok(())
+    }
+
+    /// Whether anybody has written to checkpoints of an action since, as far as the clocks of file system and caller agree.
+    /// Takes nothing over.
+    pub fn is_checkpointed_since(&self, key: &ActionKey, since: SystemTime) -> bool {
+        let owners = self.scratches_of(key).unwrap_or_default();
+        let mut folders: Vec<PathBuf> =
+            owners.iter().map(|name| self.layout().scratches().join(format!("{key}.{name}"))).collect();
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else if metadata.modified().is_ok_and(|modified| modified >= since) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// Names of the owners of an action's checkpoints, the youngest folder first.

@@ -1,4 +1,5 @@
-//! A Slurm of the test's own: one node, loopback only, no service of the machine's; all of it goes when it is dropped.
+//! A Slurm of the test's own: one node or several on this machine, loopback only, no service of the machine's; all of it goes
+//! when it is dropped. Whoever runs the test owns it: root, or an ordinary user.
 
 use std::{
     net::TcpListener,
@@ -7,12 +8,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// One node with four CPUs, whatever the machine has, and two GPUs that are none.
+/// Nodes `n1`, `n2`, … with four CPUs each, whatever the machine has, and two GPUs that are none.
 pub(crate) struct Slurm {
     folder: tempfile::TempDir,
     controller: Option<Child>,
-    node: Option<Child>,
+    nodes: Vec<Option<Child>>,
     munge: Child,
+}
+
+/// What differs from one Slurm to the other.
+pub(crate) struct Kind {
+    pub(crate) nodes: usize,
+    /// How it knows which processes are a job's.
+    pub(crate) tracking: Tracking,
+    /// Further lines of its configuration.
+    pub(crate) more: &'static str,
+}
+
+/// How Slurm knows which processes are a job's, and what it signals and counts by that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracking {
+    /// Those of one process group: a pilot without its hosts.
+    Group,
+    /// Whatever comes of a job's first process.
+    Tree,
+    /// A control group, whose memory is limited. For root, where the kernel's memory controller is there.
+    ControlGroup,
+}
+
+impl Default for Kind {
+    fn default() -> Self {
+        Self { nodes: 1, tracking: Tracking::Group, more: "" }
+    }
 }
 
 /// The first of these that is there.
@@ -23,16 +50,23 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn port() -> u16 {
-    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-    free.local_addr().expect("an address").port()
+/// So many ports that nobody has.
+fn ports(count: usize) -> Vec<u16> {
+    let free: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    free.iter().map(|free| free.local_addr().expect("an address").port()).collect()
 }
 
 impl Slurm {
     /// Starts it; `None`, said aloud, where there is none.
-    pub(crate) fn start() -> Option<Self> {
+    pub(crate) fn start(kind: &Kind) -> Option<Self> {
         if ["munged", "slurmctld", "slurmd", "sbatch"].iter().any(|name| program(name).is_none()) {
             println!("skipped: no Slurm here (slurmctld, slurmd, slurm-client, munge)");
+            return None;
+        }
+        let has_groups =
+            || Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists() && said("id", "-u") == "0";
+        if kind.tracking == Tracking::ControlGroup && !has_groups() {
+            println!("skipped: this Slurm limits memory only for root, where control groups are mounted");
             return None;
         }
         // Sockets have short paths.
@@ -41,15 +75,19 @@ impl Slurm {
         for name in ["etc", "run", "log", "state", "spool", "munge"] {
             std::fs::create_dir(root.join(name)).expect("a folder");
         }
+        for node in 1..=kind.nodes {
+            std::fs::create_dir(root.join(format!("spool/n{node}"))).expect("a folder");
+        }
         let (user, host) = (said("id", "-un"), said("hostname", "-s"));
         std::fs::write(root.join("munge/munge.key"), key()).expect("a key");
         private(&root.join("munge"));
         private(&root.join("munge/munge.key"));
-        std::fs::write(root.join("etc/slurm.conf"), configuration(root, &user, &host))
+        std::fs::write(root.join("etc/slurm.conf"), configuration(root, kind, &user, &host))
             .expect("a configuration");
-        let gpus = format!("NodeName={host} Name=gpu Type=fake File=/dev/tty[1-2]\n");
+        let gpus = format!("NodeName=n[1-{}] Name=gpu Type=fake File=/dev/tty[1-2]\n", kind.nodes);
         std::fs::write(root.join("etc/gres.conf"), gpus).expect("a configuration");
-        std::fs::write(root.join("etc/cgroup.conf"), "CgroupPlugin=autodetect\n").expect("a configuration");
+        let groups = "CgroupPlugin=autodetect\nConstrainRAMSpace=yes\n";
+        std::fs::write(root.join("etc/cgroup.conf"), groups).expect("a configuration");
         let at = |name: &str| root.join(name).into_os_string();
         let munge = Command::new(program("munged")?)
             .args(["--foreground", "--force", "--num-threads=2", "--key-file"])
@@ -66,13 +104,17 @@ impl Slurm {
             .stderr(Stdio::null())
             .spawn()
             .expect("munged starts");
-        let mut slurm = Self { folder, controller: None, node: None, munge };
+        let mut slurm = Self { folder, controller: None, nodes: Vec::new(), munge };
         until("munge has a socket", || slurm.path("run/munge.socket").exists());
         slurm.start_controller();
-        slurm.start_node();
-        until("the node is idle", || {
-            let state = slurm.ask("sinfo", &["--noheader", "--format=%T"]);
-            String::from_utf8_lossy(&state.stdout).trim() == "idle"
+        for node in 1..=kind.nodes {
+            slurm.start_node(node);
+        }
+        until("the nodes are idle", || {
+            let states = slurm.ask("sinfo", &["--noheader", "--Node", "--partition=test", "--format=%T"]);
+            let idle =
+                String::from_utf8_lossy(&states.stdout).lines().filter(|state| *state == "idle").count();
+            idle == kind.nodes
         });
         Some(slurm)
     }
@@ -88,12 +130,13 @@ impl Slurm {
 
     /// Starts the controller.
     pub(crate) fn start_controller(&mut self) {
-        self.controller = Some(self.daemon("slurmctld"));
+        self.controller = Some(self.daemon("slurmctld", &[]));
     }
 
-    /// Starts the node.
-    pub(crate) fn start_node(&mut self) {
-        self.node = Some(self.daemon("slurmd"));
+    /// Starts a node.
+    pub(crate) fn start_node(&mut self, node: usize) {
+        self.nodes.resize_with(node.max(self.nodes.len()), || None);
+        self.nodes[node - 1] = Some(self.daemon("slurmd", &["-N", &format!("n{node}")]));
     }
 
     /// Kills the controller as nothing can prevent.
@@ -101,19 +144,27 @@ impl Slurm {
         end(self.controller.take());
     }
 
-    /// Kills the node's daemon; what runs on the node runs on.
-    pub(crate) fn kill_node(&mut self) {
-        end(self.node.take());
+    /// Kills a node's daemon; what runs on the node runs on.
+    pub(crate) fn kill_node(&mut self, node: usize) {
+        end(self.nodes[node - 1].take());
     }
 
-    fn daemon(&self, name: &str) -> Child {
+    /// The controller is told that a node is down, as it finds out by itself after some minutes.
+    pub(crate) fn lose_node(&self, node: usize) {
+        let node = format!("nodename=n{node}");
+        let told = self.ask("scontrol", &["update", &node, "state=down", "reason=lost"]);
+        assert!(told.status.success(), "{told:?}");
+    }
+
+    fn daemon(&self, name: &str, arguments: &[&str]) -> Child {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(self.path(&format!("log/{name}.log")))
+            .open(self.path(&format!("log/{name}{}.log", arguments.concat())))
             .expect("a log");
         Command::new(program(name).expect("it was there"))
             .arg("-D")
+            .args(arguments)
             .arg("-f")
             .arg(self.configuration())
             .env("SLURM_CONF", self.configuration())
@@ -140,6 +191,13 @@ impl Slurm {
             .collect()
     }
 
+    /// One field of `squeue` of a job.
+    pub(crate) fn told(&self, job: &str, format: &str) -> String {
+        let format = format!("--format={format}");
+        let told = self.ask("squeue", &["--noheader", "--states=all", "--jobs", job, &format]);
+        String::from_utf8_lossy(&told.stdout).trim().to_owned()
+    }
+
     /// Jobs in a state.
     pub(crate) fn in_state(&self, wanted: &str) -> Vec<String> {
         self.jobs().into_iter().filter(|(_, state)| state == wanted).map(|(id, _)| id).collect()
@@ -151,11 +209,26 @@ impl Drop for Slurm {
         if self.controller.is_some() {
             drop(self.ask("scancel", &["--quiet", "--user", &said("id", "-un")]));
         }
-        end(self.node.take());
+        self.nodes.iter_mut().for_each(|node| end(node.take()));
         end(self.controller.take());
+        // What nodes started outlives them, and has nobody left to tell how it ended.
+        let conf = format!("SLURM_CONF={}", self.configuration().display());
+        let left = processes().filter(|pid| {
+            let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|byte| *byte == 0).any(|variable| variable == conf.as_bytes())
+        });
+        for pid in left {
+            drop(Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status());
+        }
         drop(self.munge.kill());
         drop(self.munge.wait());
     }
+}
+
+/// All processes of this machine.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 fn end(child: Option<Child>) {
@@ -190,26 +263,41 @@ fn private(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its own");
 }
 
-fn configuration(root: &Path, user: &str, host: &str) -> String {
-    let (root, controller, node) = (root.display(), port(), port());
+fn configuration(root: &Path, kind: &Kind, user: &str, host: &str) -> String {
+    let (root, more, ports) = (root.display(), kind.more, ports(kind.nodes + 1));
+    let (tracking, task) = match kind.tracking {
+        Tracking::Group => ("pgid", "none"),
+        Tracking::Tree => ("linuxproc", "none"),
+        Tracking::ControlGroup => ("cgroup", "cgroup"),
+    };
+    let limits = if kind.tracking == Tracking::Group { "CR_CPU" } else { "CR_CPU_Memory" };
+    let gather = if kind.tracking == Tracking::Tree { "linux" } else { "none" };
+    let controller = ports[0];
+    let node = |(place, port): (usize, &u16)| {
+        format!(
+            "NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 Gres=gpu:fake:2 State=UNKNOWN\n",
+            place + 1
+        )
+    };
+    let nodes: String = ports.iter().skip(1).enumerate().map(node).collect();
     format!(
         "ClusterName=restage-test
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 SlurmctldPort={controller}
-SlurmdPort={node}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 CredType=cred/munge
 AuthInfo=socket={root}/run/munge.socket
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/run/slurmctld.pid
-SlurmdPidFile={root}/run/slurmd.pid
-ProctrackType=proctrack/pgid
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+SlurmdPidFile={root}/run/slurmd.%n.pid
+ProctrackType=proctrack/{tracking}
+TaskPlugin=task/{task}
+JobAcctGatherType=jobacct_gather/{gather}
+JobAcctGatherFrequency=task=1
 MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
@@ -220,12 +308,11 @@ MinJobAge=300
 KillWait=2
 PriorityType=priority/basic
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters={limits}
 GresTypes=gpu
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
-NodeName={host} NodeAddr=127.0.0.1 Port={node} CPUs=4 RealMemory=2000 Gres=gpu:fake:2 State=UNKNOWN
-PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
-"
+{nodes}PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1
+{more}"
     )
 }

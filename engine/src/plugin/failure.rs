@@ -51,6 +51,15 @@ pub(crate) enum Failure {
     Died {
         /// `was killed by SIGSEGV`, `exited with status 0`.
         how: String,
+        /// What killed it.
+        #[serde(skip)]
+        signal: Option<i32>,
+    },
+    /// The kernel killed its host process, for there was no more memory where it ran.
+    #[error("the system killed it, for it had no more memory to give{}", seen(*taken))]
+    Starved {
+        /// Bytes that it was last seen with.
+        taken: Option<u64>,
     },
     /// The plugin or its host broke the protocol.
     #[error("the plugin broke its contract: {message}")]
@@ -65,6 +74,15 @@ impl Failure {
     pub(crate) fn host_survives(&self) -> bool {
         matches!(self, Self::Failed { .. } | Self::Undeclared { .. })
     }
+
+    /// Whether it would have needed more memory.
+    pub(crate) fn is_of_memory(&self) -> bool {
+        matches!(self, Self::OutOfMemory { .. } | Self::Starved { .. })
+    }
+}
+
+fn seen(taken: Option<u64>) -> String {
+    taken.map(|taken| format!(" (it was seen with {})", bytesize::ByteSize::b(taken))).unwrap_or_default()
 }
 
 /// What a stage's status means.
@@ -86,13 +104,14 @@ pub(super) fn outcome(status: u32, messages: Vec<String>, sandbox: Sandbox) -> R
     }
 }
 
-/// How a process ended, in words.
-pub(super) fn how_ended(status: ExitStatus) -> String {
-    match (status.signal(), status.code()) {
+/// How a process ended.
+pub(super) fn how_ended(status: ExitStatus) -> Failure {
+    let how = match (status.signal(), status.code()) {
         (Some(signal), _) => format!("was killed by {}", signal_name(signal)),
         (None, Some(code)) => format!("exited with status {code}"),
         (None, None) => "ended".to_owned(),
-    }
+    };
+    Failure::Died { how, signal: status.signal() }
 }
 
 fn signal_name(signal: i32) -> String {

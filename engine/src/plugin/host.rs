@@ -275,13 +275,14 @@ impl Host {
     /// The socket is closed, or the process has ended: tells how, and sees to it that all of it has.
     async fn death(&mut self) -> Failure {
         const GRACE: Duration = Duration::from_secs(2);
-        let how = match tokio::time::timeout(GRACE, self.child.wait()).await {
+        let unknown = |how: String| Failure::Died { how, signal: None };
+        let death = match tokio::time::timeout(GRACE, self.child.wait()).await {
             Ok(Ok(status)) => how_ended(status),
-            Ok(Err(error)) => format!("was lost ({error})"),
-            Err(_) => "closed its connection".to_owned(),
+            Ok(Err(error)) => unknown(format!("was lost ({error})")),
+            Err(_) => unknown("closed its connection".to_owned()),
         };
         self.kill_group();
-        Failure::Died { how }
+        death
     }
 
     /// Ends the host and what its plugin started, which has nobody else to end it.

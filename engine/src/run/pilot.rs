@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use restage_cache::{ActionKey, BEAT, Store};
+use restage_cache::{BEAT, Store};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -22,7 +22,7 @@ use crate::{
     cache::Cache,
     executor::{
         ExecuteError, Executor, Local, host,
-        slurm::{Attempt, MARGIN, Outcome, Pilot, Queue, Shape, Ticket},
+        slurm::{Attempt, MARGIN, Outcome, PILOT, Pilot, Queue, Shape, Ticket},
     },
     machine::{Machine, VISIBLE},
     now,
@@ -82,7 +82,7 @@ pub(crate) async fn pilot(
     folder: PathBuf,
     shape: String,
     nonce: String,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) -> Result<(), PilotError> {
     let began = Instant::now().checked_sub(late()).unwrap_or_else(Instant::now);
     let queue = Queue::at(folder.clone());
@@ -146,6 +146,7 @@ pub(crate) async fn pilot(
         }
         tokio::select! {
             _ = working.join_next(), if !working.is_empty() => pace = SOON,
+            Ok(()) = stop.changed() => {}
             () = tokio::time::sleep(pace) => pace = (pace * 5 / 4).min(SELDOM),
         }
     }
@@ -183,12 +184,21 @@ fn late() -> Duration {
 /// The part of the machine that the allocation is.
 fn machine(shape: &Shape) -> Machine {
     let here = Machine::here();
+    let given =
+        given(|name| std::env::var(name).ok()).map(|given| given.saturating_sub(PILOT).max(given / 2));
     Machine {
         jobs: shape.places,
         cpus: shape.cpus,
-        memory: shape.memory.unwrap_or(here.memory).min(here.memory),
+        memory: shape.memory.or(given).unwrap_or(here.memory).min(here.memory),
         gpus: if shape.gpus > 0 { here.gpus } else { Vec::new() },
     }
+}
+
+/// Bytes that Slurm gives the allocation, where its variables tell.
+fn given(variable: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    let number = |name: &str| variable(name)?.parse::<u64>().ok();
+    let of_cpus = || number("SLURM_MEM_PER_CPU")?.checked_mul(number("SLURM_CPUS_ON_NODE")?);
+    number("SLURM_MEM_PER_NODE").or_else(of_cpus)?.checked_mul(1 << 20).filter(|given| *given > 0)
 }
 
 /// Computes an action and says how it ended. It is fresh if it had all the time of its allocation.
@@ -213,7 +223,7 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
         Ok(Became::Ran { milliseconds, .. }) => Outcome::Done { milliseconds: Some(milliseconds) },
         Ok(Became::Joined(_) | Became::Fetched(_)) => Outcome::Done { milliseconds: None },
         Err(ExecuteError::Stage(Failure::Cancelled)) => {
-            let further = came_further(&place.cache.store, &key, began);
+            let further = place.cache.store.is_checkpointed_since(&key, began);
             // All the time that an allocation has was not enough.
             let again = further || !is_fresh || !place.has_ended();
             if let Err(error) = place.cache.store.leave_scratch(&key) {
@@ -222,7 +232,7 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
             Outcome::Stopped { again, further }
         }
         Err(error) => {
-            let out_of_memory = matches!(error, ExecuteError::Stage(Failure::OutOfMemory { .. }));
+            let out_of_memory = matches!(&error, ExecuteError::Stage(failure) if failure.is_of_memory());
             Outcome::Failed { message: crate::causes(&error).join(": "), out_of_memory }
         }
     };
@@ -232,23 +242,6 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
         // Its run has ended, or will find the pilot gone.
         tracing::warn!("cannot write to the queue: {error}");
     }
-}
-
-/// Whether an action has written to its scratch folder since.
-fn came_further(store: &Store, key: &ActionKey, since: SystemTime) -> bool {
-    let Ok(scratch) = store.scratch(key) else { return false };
-    let mut folders = vec![scratch];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            } else if metadata.modified().is_ok_and(|modified| modified >= since) {
-                return true;
-            }
-        }
-    }
-    false
 }
 
 /// Writes events down, those of a moment together; of progress only where it stands then.
@@ -281,5 +274,21 @@ fn add(lines: &mut Vec<u8>, event: &Event) {
     if let Ok(line) = serde_json::to_vec(event) {
         lines.extend(line);
         lines.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_has_the_memory_that_slurm_tells() {
+        let of = |set: &[(&str, &str)]| {
+            given(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(of(&[("SLURM_MEM_PER_NODE", "1536")]), Some(3 << 29));
+        assert_eq!(of(&[("SLURM_MEM_PER_CPU", "512"), ("SLURM_CPUS_ON_NODE", "4")]), Some(2 << 30));
+        assert_eq!(of(&[("SLURM_MEM_PER_NODE", "0")]), None, "all of the node's");
+        assert_eq!(of(&[]), None);
     }
 }

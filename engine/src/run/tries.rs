@@ -63,7 +63,8 @@ impl Tries<'_> {
     }
 
     fn more_memory(&self, job: &Job, error: &ExecuteError, had: Option<u64>) -> Option<u64> {
-        let ExecuteError::Stage(Failure::OutOfMemory { .. }) = error else { return None };
+        let ExecuteError::Stage(failure) = error else { return None };
+        failure.is_of_memory().then_some(())?;
         self.leases.more_memory(had?, job.execution.more_memory?)
     }
 

@@ -65,12 +65,22 @@ pub(super) enum Refused {
 /// What became of a job, as far as its state tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It waits, or runs, or will.
+    /// It has not begun; or not again, where Slurm starts it a second time.
+    Waiting,
+    /// It runs, or ends.
     Live,
     /// It is over.
     Over,
+    /// It is over, for it took more memory than it had.
+    OutOfMemory,
     /// A state that is not known here: it is waited for, and told.
     Unknown,
+}
+
+impl Fate {
+    pub(super) fn is_over(self) -> bool {
+        matches!(self, Self::Over | Self::OutOfMemory)
+    }
 }
 
 /// A job, or one of an array, as `squeue` shows it.
@@ -85,15 +95,38 @@ pub(super) struct Seen {
     pub(super) nonce: String,
 }
 
-/// All states of `JOB STATE CODES` in `squeue`'s manual.
-pub(super) fn fate(state: &str) -> Fate {
-    match state {
-        "PENDING" | "CONFIGURING" | "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "REQUEUED"
-        | "REQUEUE_FED" | "REQUEUE_HOLD" | "RESIZING" | "RESV_DEL_HOLD" | "SIGNALING" | "SPECIAL_EXIT"
-        | "STAGE_OUT" | "POWER_UP_NODE" => Fate::Live,
-        "BOOT_FAIL" | "CANCELLED" | "COMPLETED" | "DEADLINE" | "FAILED" | "NODE_FAIL" | "OUT_OF_MEMORY"
-        | "PREEMPTED" | "REVOKED" | "TIMEOUT" | "LAUNCH_FAILED" | "RECONFIG_FAIL" => Fate::Over,
-        _ => Fate::Unknown,
+impl Seen {
+    /// All states of `JOB STATE CODES` in `squeue`'s manual.
+    pub(super) fn fate(&self) -> Fate {
+        match &*self.state {
+            "PENDING" | "REQUEUED" | "REQUEUE_FED" | "REQUEUE_HOLD" | "RESV_DEL_HOLD" | "SPECIAL_EXIT" => {
+                Fate::Waiting
+            }
+            "CONFIGURING" | "RUNNING" | "COMPLETING" | "SUSPENDED" | "STOPPED" | "RESIZING" | "SIGNALING"
+            | "STAGE_OUT" | "POWER_UP_NODE" => Fate::Live,
+            "BOOT_FAIL" | "CANCELLED" | "COMPLETED" | "DEADLINE" | "FAILED" | "NODE_FAIL" | "PREEMPTED"
+            | "REVOKED" | "TIMEOUT" | "LAUNCH_FAILED" | "RECONFIG_FAIL" => Fate::Over,
+            "OUT_OF_MEMORY" => Fate::OutOfMemory,
+            _ => Fate::Unknown,
+        }
+    }
+
+    /// Why it waits, where that may last for ever: others are before it, or have what it needs, is how a cluster is.
+    pub(super) fn odd_reason(&self) -> Option<&str> {
+        const ORDINARY: [&str; 10] = [
+            "None",
+            "Priority",
+            "Resources",
+            "BeginTime",
+            "Cleaning",
+            "Reservation",
+            "Prolog",
+            "JobArrayTaskLimit",
+            "Dependency",
+            "",
+        ];
+        let is_odd = self.fate() == Fate::Waiting && !ORDINARY.contains(&&*self.reason);
+        is_odd.then_some(&*self.reason)
     }
 }
 
@@ -133,7 +166,9 @@ fn arguments(order: &Order<'_>) -> Vec<String> {
         arguments.push(format!("--array=0-{}%{}", count - 1, at_once));
     }
     arguments.extend(profile.partition.iter().map(|partition| format!("--partition={partition}")));
-    arguments.extend(shape.memory.map(|memory| format!("--mem={}M", memory.div_ceil(1 << 20))));
+    arguments.extend(
+        shape.memory.map(|memory| format!("--mem={}M", profile.memory_for(memory).div_ceil(1 << 20))),
+    );
     match shape.seconds {
         // A pilot that knows its time sees to its end itself: Slurm's own notice may come most of a minute early.
         Some(seconds) => arguments.push(format!("--time={}", seconds / 60)),
@@ -331,7 +366,7 @@ mod tests {
         for wanted in [
             "--job-name=restage-n1",
             "--cpus-per-task=4",
-            "--mem=1536M",
+            "--mem=1664M",
             "--time=240",
             "--gres=gpu:fake:1",
             "--array=0-199%8",
@@ -348,9 +383,15 @@ mod tests {
 
     #[test]
     fn every_state_has_a_fate_and_one_that_is_not_known_is_waited_for() {
-        assert_eq!(fate("RUNNING"), Fate::Live);
-        assert_eq!(fate("NODE_FAIL"), Fate::Over);
-        assert_eq!(fate("DREAMING"), Fate::Unknown);
+        let seen =
+            |state: &str, reason: &str| super::seen(&format!("7|{state}|{reason}|restage-a")).pop().unwrap();
+        assert_eq!(seen("RUNNING", "None").fate(), Fate::Live);
+        assert_eq!(seen("NODE_FAIL", "None").fate(), Fate::Over);
+        assert_eq!(seen("OUT_OF_MEMORY", "OutOfMemory").fate(), Fate::OutOfMemory);
+        assert_eq!(seen("DREAMING", "None").fate(), Fate::Unknown);
+        assert_eq!(seen("PENDING", "Resources").odd_reason(), None);
+        assert_eq!(seen("PENDING", "QOSMaxMemoryPerJob").odd_reason(), Some("QOSMaxMemoryPerJob"));
+        assert_eq!(seen("NODE_FAIL", "NodeDown").odd_reason(), None);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{path::Path, time::Duration};
 
 pub(crate) use queue::{Attempt, Outcome, Pilot, Queue, Ticket};
 use restage_cache::Store;
-pub(crate) use settings::{Settings, Shape};
+pub(crate) use settings::{PILOT, Settings, Shape};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::executor::ExecuteError;

@@ -31,8 +31,13 @@ use crate::executor::{Job, Origin, host};
 /// The store's folder of all queues.
 const BUCKET: &str = "slurm";
 
+const LOGS: &str = "logs";
+
 /// Who has not been touched for so long is gone, or cannot be seen: five beats.
 pub(super) const STALE: Duration = Duration::from_secs(5 * BEAT.as_secs());
+
+/// How many lines of an allocation's log are told.
+const LAST: usize = 3;
 
 /// A queue.
 #[derive(Clone, Debug)]
@@ -159,7 +164,12 @@ impl Queue {
     }
 
     pub(super) fn logs(&self) -> PathBuf {
-        self.folder.join("logs")
+        self.folder.join(LOGS)
+    }
+
+    /// What an allocation printed, and Slurm about it.
+    pub(super) fn log(&self, pilot: &str) -> PathBuf {
+        self.logs().join(format!("{}.log", job_of(pilot)))
     }
 
     /// Makes its folders, for their owner alone: who can put a ticket in can have anything run.
@@ -169,15 +179,24 @@ impl Queue {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's"));
         }
         fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
-        for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", "logs"] {
+        for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", LOGS] {
             fs::create_dir_all(self.folder.join(name))?;
         }
         Ok(())
     }
 
-    /// Removes it with all that is in it.
-    pub(super) fn remove(&self) -> io::Result<()> {
-        fs::remove_dir_all(&self.folder)
+    /// Removes it with all that is in it, but for what these allocations printed.
+    pub(super) fn remove(&self, kept: &BTreeSet<String>) -> io::Result<()> {
+        let kept: BTreeSet<PathBuf> =
+            kept.iter().map(|pilot| self.log(pilot)).filter(|log| log.exists()).collect();
+        if kept.is_empty() {
+            return fs::remove_dir_all(&self.folder);
+        }
+        for name in names(&self.folder).iter().filter(|name| *name != LOGS) {
+            fs::remove_dir_all(self.folder.join(name))?;
+        }
+        let logs = names(&self.folder.join(LOGS)).into_iter().map(|name| self.folder.join(LOGS).join(name));
+        logs.filter(|log| !kept.contains(log)).try_for_each(fs::remove_file)
     }
 
     /// Tells pilots of a shape what they have to know.
@@ -247,12 +266,13 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes a ticket from a pilot that is lost.
-    pub(super) fn take_from(&self, key: &ActionKey, pilot: &str) -> Option<Ticket> {
+    /// Takes a ticket from a pilot that is lost, with when it was put in.
+    pub(super) fn take_from(&self, key: &ActionKey, pilot: &str) -> Option<(Ticket, SystemTime)> {
         let place = self.running(key, pilot);
+        let since = fs::metadata(&place).and_then(|metadata| metadata.modified());
         let ticket = read(&place);
         let _ = fs::remove_file(place);
-        ticket
+        ticket.zip(since.ok())
     }
 
     /// The ticket of an action, whoever has it now, and of what shape it is while it waits.
@@ -350,12 +370,11 @@ impl Queue {
     }
 
     /// The last lines that an allocation printed.
-    pub(super) fn last_lines(&self, pilot: &str) -> Option<String> {
-        let text = fs::read(self.logs().join(format!("{pilot}.log"))).ok()?;
-        let text = String::from_utf8_lossy(&text).into_owned();
+    pub(super) fn last_lines(&self, pilot: &str) -> Vec<String> {
+        let text = fs::read(self.log(pilot)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let last = lines.get(lines.len().saturating_sub(3)..)?.join(" / ");
-        (!last.is_empty()).then_some(last)
+        lines.iter().skip(lines.len().saturating_sub(LAST)).map(|line| (*line).to_owned()).collect()
     }
 }
 

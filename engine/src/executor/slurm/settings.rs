@@ -91,8 +91,20 @@ pub(crate) struct Shape {
 /// Slurm counts time in minutes.
 const MINUTE: u64 = 60;
 
+/// What a pilot and the hosts that wait take for themselves, besides what actions may have.
+pub(crate) const PILOT: u64 = 128 << 20;
+
 /// What an allocation lasts longer than its stage may take.
 const SPARE: Duration = Duration::from_secs(120);
+
+impl Profile {
+    /// Memory of an allocation whose actions have so much: there is a pilot besides, but for where the site says how large
+    /// its allocations are.
+    pub(super) fn memory_for(&self, actions: u64) -> u64 {
+        let is_said = self.memory.is_some_and(|Size(all)| all >= actions);
+        if is_said { actions } else { actions.saturating_add(PILOT) }
+    }
+}
 
 impl Settings {
     pub(super) fn at_most(&self) -> usize {
@@ -220,6 +232,13 @@ mod tests {
         let (partition, shape) = of(&Execution { gpus: gpus.clone(), cpus: Some(4), ..Execution::default() });
         assert_eq!(partition.as_deref(), Some("gpu"));
         assert_eq!((shape.gpus, shape.cpus, shape.places, shape.seconds), (2, 4, 1, Some(120)));
+
+        // What a pilot takes is asked for besides, where the site does not say how large an allocation is.
+        let asked = |place: usize, gibibytes: u64| settings().profile[place].memory_for(gibibytes << 30);
+        assert_eq!(
+            (asked(0, 16), asked(0, 17), asked(1, 1)),
+            (16 << 30, (17 << 30) + PILOT, (1 << 30) + PILOT)
+        );
 
         let nothing = Settings::default();
         let shape = nothing.shape(&Execution { gpus, ..Execution::default() }, None);

@@ -32,6 +32,9 @@ const PILOTS: Duration = Duration::from_secs(1);
 /// How often in a row an action may be lost with its allocation.
 const MOST_LOST: u32 = 3;
 
+/// How often an action may get a larger allocation: Slurm refuses one that no node has, if it is asked for it.
+const MOST_LARGER: u32 = 10;
+
 /// How often a ticket is looked for that is nowhere, before it is put in again.
 const NOWHERE: u32 = 5;
 
@@ -57,7 +60,10 @@ pub(super) struct Steward {
     /// In how many clean answers in a row a pilot's job was missing.
     missing: HashMap<String, u32>,
     looked: Option<Instant>,
-    odd_states: HashSet<String>,
+    /// What Slurm says of jobs that was told already.
+    odd: HashSet<String>,
+    /// Allocations in which something failed: their logs outlive the queue.
+    failed: BTreeSet<String>,
     is_away: bool,
     most_in_array: Option<usize>,
 }
@@ -73,6 +79,8 @@ struct Wanted {
     read: u64,
     nowhere: u32,
     lost: u32,
+    /// How often it got a larger allocation.
+    larger: u32,
 }
 
 /// Allocations that were asked for.
@@ -117,7 +125,8 @@ impl Steward {
             pilots: None,
             missing: HashMap::new(),
             looked: None,
-            odd_states: HashSet::new(),
+            odd: HashSet::new(),
+            failed: BTreeSet::new(),
             is_away: false,
             most_in_array: None,
         }
@@ -237,7 +246,17 @@ impl Steward {
             None => ticket.nonce = self.nonce(),
         }
         let name = self.know(shape);
-        let wanted = Wanted { ticket, shape: name, memory: None, told, answer, read: 0, nowhere: 0, lost: 0 };
+        let wanted = Wanted {
+            ticket,
+            shape: name,
+            memory: None,
+            told,
+            answer,
+            read: 0,
+            nowhere: 0,
+            lost: 0,
+            larger: 0,
+        };
         self.wanted.insert(key, wanted);
         if !is_there {
             self.put(&key);
@@ -316,16 +335,24 @@ impl Steward {
         let Some(attempt) = self.queue.attempt(&wanted.ticket) else { return false };
         match attempt.outcome {
             Outcome::Done { milliseconds } => self.answer(key, Ok(milliseconds)),
-            Outcome::Failed { message, out_of_memory: true } => self.more_memory(key, message),
-            Outcome::Failed { message, .. } => self.answer(key, Err(ExecuteError::Elsewhere { message })),
+            Outcome::Failed { message, out_of_memory } => {
+                let message = format!("{message} ({})", self.place(&attempt.pilot, Some(&attempt.host)));
+                if out_of_memory {
+                    self.more_memory(key, message);
+                } else {
+                    self.answer(key, Err(ExecuteError::Elsewhere { message }));
+                }
+            }
             Outcome::Stopped { again: true, further } => {
                 let name = wanted.ticket.job.name.clone();
                 wanted.ticket.round += 1;
                 (wanted.read, wanted.nowhere) = (0, 0);
                 wanted.lost = if further { 0 } else { wanted.lost + 1 };
                 if wanted.lost >= MOST_LOST {
-                    let message =
-                        format!("allocations ended before it {MOST_LOST} times, and it left no checkpoint");
+                    let message = format!(
+                        "allocations ended before it {MOST_LOST} times, and it left no checkpoint ({})",
+                        self.place(&attempt.pilot, Some(&attempt.host))
+                    );
                     self.queue.take_back(Some(&BTreeSet::from([*key])));
                     self.answer(key, Err(ExecuteError::Elsewhere { message }));
                 } else {
@@ -334,14 +361,22 @@ impl Steward {
             }
             Outcome::Stopped { again: false, .. } => {
                 let message = format!(
-                    "allocation {} ended before it, and it left no checkpoint to go on from: give its profile more \
-                     time, or keep checkpoints in its scratch folder",
-                    attempt.pilot
+                    "its allocation ended before it, and it left no checkpoint to go on from: give its profile more \
+                     time, or keep checkpoints in its scratch folder ({})",
+                    self.place(&attempt.pilot, Some(&attempt.host))
                 );
                 self.answer(key, Err(ExecuteError::Elsewhere { message }));
             }
         }
         true
+    }
+
+    /// Where an attempt failed, for people; its log is kept.
+    fn place(&mut self, pilot: &str, host: Option<&str>) -> String {
+        let log = self.queue.log(pilot);
+        let on = host.map(|host| format!(" on {host}")).unwrap_or_default();
+        self.failed.insert(pilot.to_owned());
+        format!("allocation {pilot}{on}, its log: {}", log.display())
     }
 
     fn answer(&mut self, key: &ActionKey, result: Result<Option<u64>, ExecuteError>) {
@@ -358,11 +393,17 @@ impl Steward {
         let (Some(had), Some(factor)) = (had, execution.more_memory) else {
             return self.answer(key, Err(ExecuteError::Elsewhere { message }));
         };
+        if wanted.larger >= MOST_LARGER {
+            let message = format!(
+                "{message}; it was asked for with more memory {MOST_LARGER} times: does `args` of its profile say how much it gets?"
+            );
+            return self.answer(key, Err(ExecuteError::Elsewhere { message }));
+        }
         let more = had.saturating_mul(factor.into());
         let shape = self.settings.shape(&execution, Some(more));
         let (shape, nonce) = (self.know(shape), self.nonce());
         if let Some(wanted) = self.wanted.get_mut(key) {
-            wanted.memory = Some(more);
+            (wanted.memory, wanted.larger) = (Some(more), wanted.larger + 1);
             wanted.shape = shape;
             wanted.ticket.nonce = nonce;
             wanted.ticket.job.execution.memory = Some(more);
@@ -412,7 +453,7 @@ impl Steward {
             return;
         }
         let _ = self.cancel(Cancelling::All).await;
-        let _ = self.queue.remove();
+        let _ = self.queue.remove(&self.failed);
     }
 }
 

@@ -11,7 +11,7 @@ use restage_cache::ActionKey;
 use super::{
     super::{
         MARGIN, PILOT_COMMAND,
-        commands::{self, Cancelling, Fate, Order, Refused, Seen, fate},
+        commands::{self, Cancelling, Fate, Order, Refused, Seen},
         queue::{Content, STALE, Submission, job_of},
     },
     MOST_LOST, Steward, Submitted, Wanted, cancelled,
@@ -72,11 +72,15 @@ impl Steward {
             if let Some(number) = number {
                 there.insert(&seen.nonce, number);
             }
-            if fate(&seen.state) == Fate::Unknown && self.odd_states.insert(seen.state.clone()) {
-                let _ = self.notices.send(format!(
-                    "slurm: job {} is in the state {}, which is not known here: it is waited for",
-                    seen.id, seen.state
-                ));
+            let odd = match seen.odd_reason() {
+                Some(reason) => format!("waits, Slurm says for {reason}"),
+                None if seen.fate() == Fate::Unknown => {
+                    format!("is in the state {}, which is not known here: it is waited for", seen.state)
+                }
+                None => continue,
+            };
+            if self.submissions.contains_key(&seen.nonce) && self.odd.insert(odd.clone()) {
+                let _ = self.notices.send(format!("slurm: job {} {odd}", seen.id));
             }
         }
         for submitted in self.submissions.values_mut().filter(|submitted| submitted.submission.at < begun) {
@@ -118,8 +122,9 @@ impl Steward {
             }
         }
         for (shape, job) in failing {
-            let said = self.queue.last_lines(&job).unwrap_or_else(|| "nothing".into());
-            let message = format!("allocations end before they begin to work; the log of {job} says: {said}");
+            let said = said(&self.queue.last_lines(&job)).unwrap_or_else(|| "; it printed nothing".into());
+            let place = self.place(&job, None);
+            let message = format!("allocations end before they begin to work{said} ({place})");
             self.fail_all(&shape, &message);
         }
     }
@@ -144,16 +149,20 @@ impl Steward {
             }
             let beaten = content.pilots.get(pilot);
             let is_stale = beaten.is_none_or(|(_, age)| *age > STALE);
-            let state = self.seen.get(job_of(pilot)).map(|seen| seen.state.as_str());
+            let seen = self.seen.get(job_of(pilot));
             // Started again by Slurm, it is another pilot: the one before is no more.
             let is_replaced = content.pilots.values().any(|(other, _)| {
                 other.id != *pilot
                     && job_of(&other.id) == job_of(pilot)
                     && beaten.is_none_or(|(pilot, _)| pilot.since < other.since)
             });
-            let why = match state {
-                _ if is_replaced => Some("was started again".to_owned()),
-                Some(state) if fate(state) == Fate::Over => Some(format!("ended ({state})")),
+            let why = match seen {
+                // Its pilot was here, so its job has run before.
+                Some(seen) if is_replaced || seen.fate() == Fate::Waiting && beaten.is_some() => {
+                    Some("was started again".to_owned())
+                }
+                None if is_replaced => Some("was started again".to_owned()),
+                Some(seen) if seen.fate().is_over() => Some(format!("ended ({})", seen.state)),
                 Some(_) => {
                     self.missing.remove(pilot);
                     None
@@ -165,30 +174,37 @@ impl Steward {
                 }
             };
             if let Some(why) = why {
-                lost.push((*key, pilot.clone(), why));
+                let is_alone = content.running.values().filter(|other| *other == pilot).count() == 1;
+                lost.push((*key, pilot.clone(), why, is_alone));
             }
         }
-        for (key, pilot, why) in lost {
-            self.lost(&key, &pilot, &why);
+        for (key, pilot, why, is_alone) in lost {
+            self.lost(&key, &pilot, &why, is_alone);
         }
     }
 
-    fn lost(&mut self, key: &ActionKey, pilot: &str, why: &str) {
+    fn lost(&mut self, key: &ActionKey, pilot: &str, why: &str, is_alone: bool) {
         let taken = self.queue.take_from(key, pilot);
-        let said =
-            self.queue.last_lines(pilot).map(|said| format!("; its log says: {said}")).unwrap_or_default();
+        let lines = self.queue.last_lines(pilot);
+        let of_memory = self.seen.get(job_of(pilot)).is_some_and(|seen| seen.fate() == Fate::OutOfMemory)
+            || is_of_memory(&lines);
+        let said = said(&lines).unwrap_or_default();
+        let place = self.place(pilot, None);
+        let further = taken.as_ref().is_some_and(|(_, since)| self.store.is_checkpointed_since(key, *since));
         let Some(wanted) = self.wanted.get_mut(key) else { return };
-        wanted.lost += 1;
-        let message = format!("its allocation {pilot} {why}{said}");
-        if why.contains("OUT_OF_MEMORY") {
+        wanted.lost = if further { 0 } else { wanted.lost + 1 };
+        let message = format!("its allocation {why}{said} ({place})");
+        // Of several in one allocation it may have been another that took too much.
+        let may_have_more = wanted.ticket.job.execution.more_memory.is_some();
+        if of_memory && (may_have_more || is_alone) {
             return self.more_memory(key, message);
         }
         if wanted.lost >= MOST_LOST {
             return self.answer(key, Err(ExecuteError::Elsewhere { message }));
         }
-        wanted.ticket.round = taken.map_or(wanted.ticket.round, |taken| taken.round) + 1;
+        wanted.ticket.round = taken.map_or(wanted.ticket.round, |(taken, _)| taken.round) + 1;
         let name = wanted.ticket.job.name.clone();
-        self.notice(format!("allocation {pilot} {why}; {name} goes to another{said}"));
+        self.notice(format!("allocation {pilot} {why}; {name} goes to another{said} ({place})"));
         self.put(key);
     }
 
@@ -199,7 +215,7 @@ impl Steward {
         let mut begun: HashMap<&str, usize> = HashMap::new();
         for (pilot, age) in content.pilots.values() {
             *begun.entry(&pilot.nonce).or_default() += 1;
-            let over = self.seen.get(job_of(&pilot.id)).is_some_and(|seen| fate(&seen.state) == Fate::Over);
+            let over = self.seen.get(job_of(&pilot.id)).is_some_and(|seen| seen.fate().is_over());
             if pilot.ended.is_some() || over || *age > STALE {
                 continue;
             }
@@ -217,7 +233,7 @@ impl Steward {
             let over = self
                 .seen
                 .values()
-                .filter(|seen| seen.nonce == *nonce && fate(&seen.state) == Fate::Over)
+                .filter(|seen| seen.nonce == *nonce && seen.fate().is_over())
                 .filter(|seen| !content.pilots.values().any(|(pilot, _)| job_of(&pilot.id) == seen.id))
                 .count();
             let began = begun.get(&**nonce).copied().unwrap_or(0);
@@ -332,5 +348,38 @@ impl Steward {
         let numbers: Vec<u64> = known.iter().filter_map(|submission| submission.job).collect();
         let nonces: Vec<&str> = unknown.iter().map(|submission| &*submission.nonce).collect();
         commands::cancel(&numbers, &nonces, how).await
+    }
+}
+
+/// What an allocation printed last, for a sentence.
+fn said(lines: &[String]) -> Option<String> {
+    (!lines.is_empty()).then(|| format!("; its log says: {}", lines.join(" / ")))
+}
+
+/// Whether Slurm wrote into an allocation's log that it killed it for its memory. Where it has no control groups no state says so.
+fn is_of_memory(lines: &[String]) -> bool {
+    const WORDS: [&str; 3] = ["exceeded memory limit", "exceeded job memory limit", "oom-kill event"];
+    lines.iter().any(|line| {
+        let line = line.to_lowercase();
+        line.starts_with("slurmstepd") && WORDS.iter().any(|words| line.contains(words))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_killed_for_memory_is_told_by_slurms_own_lines() {
+        let of_memory = |line: &str| is_of_memory(&["takes long".to_owned(), line.to_owned()]);
+        assert!(of_memory(
+            "slurmstepd-n1: error: StepId=1.batch exceeded memory limit (64040960 > 52428800), being killed"
+        ));
+        assert!(of_memory("slurmstepd: error: Exceeded job memory limit"));
+        assert!(of_memory("slurmstepd-n1: error: Detected 1 oom-kill event(s) in StepId=3.batch."));
+        assert!(!of_memory(
+            "slurmstepd: error: *** JOB 3 ON n2 CANCELLED AT 2026-11-26T15:33:17 DUE TO PREEMPTION ***"
+        ));
+        assert!(!of_memory("my program says: exceeded memory limit"), "that is not Slurm");
     }
 }
