@@ -9,6 +9,7 @@ mod slurm;
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::Once,
 };
 
 use harness::{Ended, Sandbox, kill};
@@ -32,6 +33,12 @@ impl Cluster {
     fn of(kind: &Kind, more: &str) -> Option<Self> {
         let slurm = Slurm::start(kind)?;
         let sandbox = Sandbox::new();
+        // What waits for something to happen does not wait for a compiler.
+        static BUILT: Once = Once::new();
+        BUILT.call_once(|| {
+            sandbox.workflow("any.yaml", "stages: { any: { uses: test/write } }\n");
+            sandbox.json(&["plan", "--json", "any.yaml"]);
+        });
         sandbox.write("restage.toml", &format!("{SITE}{more}"));
         Some(Self { slurm, sandbox })
     }

@@ -61,7 +61,7 @@ impl Steward {
         self.seen = jobs.into_iter().map(|seen| (seen.id.clone(), seen)).collect();
         self.recognise(begun);
         self.count_stillborn(content);
-        self.find_lost(content);
+        self.find_lost(content).await;
     }
 
     /// Finds submissions in Slurm's answer, those too whose number was never heard.
@@ -139,7 +139,7 @@ impl Steward {
     }
 
     /// Tickets of pilots that are gone are put in again.
-    fn find_lost(&mut self, content: &Content) {
+    async fn find_lost(&mut self, content: &Content) {
         let mut lost = Vec::new();
         for (key, pilot) in &content.running {
             let Some(wanted) = self.wanted.get(key) else { continue };
@@ -179,11 +179,15 @@ impl Steward {
             }
         }
         for (key, pilot, why, is_alone) in lost {
-            self.lost(&key, &pilot, &why, is_alone);
+            self.lost(&key, &pilot, &why, is_alone).await;
         }
     }
 
-    fn lost(&mut self, key: &ActionKey, pilot: &str, why: &str, is_alone: bool) {
+    async fn lost(&mut self, key: &ActionKey, pilot: &str, why: &str, is_alone: bool) {
+        if let Some(wanted) = self.wanted.get_mut(key) {
+            // What its stage said last is heard.
+            wanted.read_events(&self.queue).await;
+        }
         let taken = self.queue.take_from(key, pilot);
         let lines = self.queue.last_lines(pilot);
         let of_memory = self.seen.get(job_of(pilot)).is_some_and(|seen| seen.fate() == Fate::OutOfMemory)
