@@ -24,13 +24,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// How long a host may take to end by itself after that, before it is killed.
 const LAST_GRACE: Duration = Duration::from_secs(1);
 
-/// Signals that hosts die of, which others send.
+/// What the kernel sends to whom it takes the memory from.
 const KILL: i32 = Signal::KILL.as_raw();
-const TERM: i32 = Signal::TERM.as_raw();
-
-/// How long after a host that was ended by somebody we may hear that it was meant for us as well: Slurm, and whoever stops
-/// a service, tells all its processes, in any order.
-const HEARSAY: Duration = Duration::from_secs(2);
 
 /// A host that holds more than this part of what the next stage may take is not used for it.
 const MOST_LEFT: u64 = 4;
@@ -76,7 +71,7 @@ impl Local {
         let kind = Kind { library: job.library.clone(), gpus: names(&share.gpus) };
         let mut host = self.host(&kind, share, job.execution.memory.is_some()).await?;
         let (started, mut most) = (Instant::now(), None);
-        let (killed_before, mut meant) = (memory::killed(), cancel.clone());
+        let killed_before = memory::killed();
         let supervised =
             Supervised { cancel, grace: self.grace, timeout: job.execution.timeout, memory: share.memory };
         let result = supervised.run(&mut host, task, access, events, &mut most).await;
@@ -84,10 +79,6 @@ impl Local {
             self.keep(kind, host);
         }
         let sandbox = match result {
-            Err(Failure::Died { signal: Some(TERM), .. }) => {
-                let meant = tokio::time::timeout(HEARSAY, meant.wait_for(|cancelled| *cancelled));
-                if matches!(meant.await, Ok(Ok(_))) { Err(Failure::Cancelled) } else { result }
-            }
             Err(Failure::Died { signal: Some(KILL), .. })
                 if killed_before.is_some_and(|before| memory::killed() > Some(before)) =>
             {

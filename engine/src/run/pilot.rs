@@ -36,6 +36,9 @@ const SELDOM: Duration = Duration::from_secs(1);
 /// How long work is waited for where nobody waits for results.
 const ALONE: Duration = Duration::from_secs(2);
 
+/// How long after its stage we may hear that the allocation ends.
+const HEARSAY: Duration = Duration::from_millis(500);
+
 /// How often what stages say is written down.
 const FLUSH: Duration = Duration::from_millis(200);
 
@@ -216,7 +219,13 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
         events: sender,
         cancel: place.cancel.clone(),
     };
-    let result = attempts.fetch_or_run(ticket.job.clone(), &ticket.inputs, false).await;
+    let mut result = attempts.fetch_or_run(ticket.job.clone(), &ticket.inputs, false).await;
+    if let Err(ExecuteError::Stage(failure)) = &result
+        && !failure.is_of_memory()
+        && is_stopped(place.cancel.clone()).await
+    {
+        result = Err(ExecuteError::Stage(Failure::Cancelled));
+    }
     let _ = writing.await;
     let key = ticket.job.key;
     let outcome = match result {
@@ -242,6 +251,13 @@ async fn work(place: Arc<Place>, ticket: Ticket, is_fresh: bool) {
         // Its run has ended, or will find the pilot gone.
         tracing::warn!("cannot write to the queue: {error}");
     }
+}
+
+/// Whether the allocation is being ended. Slurm tells all of its processes so, in any order: what fails just before we hear
+/// of it has failed for that, and if not, it fails in the next one again.
+async fn is_stopped(mut cancel: watch::Receiver<bool>) -> bool {
+    let stopped = tokio::time::timeout(HEARSAY, cancel.wait_for(|cancelled| *cancelled)).await;
+    matches!(stopped, Ok(Ok(_)))
 }
 
 /// Writes events down, those of a moment together; of progress only where it stands then.
