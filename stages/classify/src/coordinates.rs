@@ -47,7 +47,10 @@ pub(crate) fn sections(table: &Table) -> Result<BTreeMap<&str, Vec<usize>>> {
     let mut sections = BTreeMap::<&str, Vec<usize>>::new();
     for (spot, section) in column.iter().enumerate() {
         let section = section.ok_or_else(|| {
-            Error::invalid(format!("spot `{}` has no section in the table", table.obs.index[spot]))
+            Error::invalid(format!(
+                "spot `{}` has no section: set it where the section is loaded",
+                table.obs.index[spot]
+            ))
         })?;
         sections.entry(section).or_default().push(spot);
     }

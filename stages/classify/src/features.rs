@@ -40,17 +40,19 @@ impl Features {
                  sections",
             ));
         }
+        let most = blocks.iter().map(|block| block.spots.len()).max().unwrap_or(0);
+        if rows.len() < most {
+            tracing::warn!(
+                "the blocks of `features` share {} spots, and one has {most}: what not all of them have is left out",
+                rows.len()
+            );
+        }
         Ok(Self { rows, blocks })
     }
 
     /// How many spots every block knows.
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
-    }
-
-    /// How many blocks there are.
-    pub(crate) fn n_blocks(&self) -> usize {
-        self.blocks.len()
     }
 
     /// The width of each block.
@@ -69,11 +71,6 @@ impl Features {
                 widths.len()
             ))
         })
-    }
-
-    /// Spots in the largest block.
-    pub(crate) fn largest_block(&self) -> usize {
-        self.blocks.iter().map(|block| block.spots.len()).max().unwrap_or(0)
     }
 
     /// Length of a spot's vector.

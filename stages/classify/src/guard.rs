@@ -22,7 +22,7 @@ pub enum Guard {}
 pub struct Params {
     /// What to do when something crosses: `fail` (default), or `warn` and count it.
     pub on_leak: OnLeak,
-    /// Whether a patient may be on both sides, as in splits by blocks or stripes, which ask how well the rest of a section is annotated.
+    /// Whether a patient may be on both sides, as in splits by blocks, stripes or cells, which ask how well the rest of a section is annotated.
     /// Such patients are counted, but no leak. Default false.
     pub allow_shared_patients: bool,
 }

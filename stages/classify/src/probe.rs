@@ -118,14 +118,6 @@ impl Stage for Probe {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let features = Features::join(ctx.read_all::<Embedding>("features")?)?;
-        if features.n_blocks() > 1 {
-            tracing::info!(
-                "{} blocks of features share {} spots (the largest has {})",
-                features.n_blocks(),
-                features.len(),
-                features.largest_block(),
-            );
-        }
         let TrainLabels(labels) = ctx.read("train")?;
         let training = Training::of(features.spots(), &labels, "features")?;
         let stop = Stop { gradient: params.tolerance, iterations: params.max_iter as usize };

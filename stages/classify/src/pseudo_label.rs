@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::training::refuse_test_spots;
+use crate::{check, training::refuse_test_spots};
 
 /// Adds confident predictions to the training labels.
 pub enum PseudoLabel {}
@@ -24,6 +24,7 @@ pub struct Params {
     pub confidence: f64,
     /// Of each region at most so many, the most confident ones: without a limit frequent regions grow the most. Default
     /// null: all.
+    #[schemars(range(min = 1))]
     pub at_most: Option<usize>,
 }
 
@@ -51,6 +52,7 @@ impl Stage for PseudoLabel {
     }
 
     fn validate(params: &Params) -> Result<()> {
+        check::one_or_more(&[("at_most", params.at_most.unwrap_or(1))])?;
         if !(0.0..=1.0).contains(&params.confidence) {
             return Err(Error::invalid(format!(
                 "`confidence` is {}: it must be a probability, from 0 to 1",
@@ -198,6 +200,11 @@ mod tests {
     fn of_each_region_the_most_confident_may_be_enough() {
         let confidences = [0.1, 0.9, 0.97, 0.96, 0.99, 0.99, 0.99, 0.01];
         assert_eq!(added(confidences, json!({ "at_most": 1 })), [("A_4".into(), "fat".into())]);
+        let none = serde_json::from_value(json!({ "at_most": 0 })).unwrap();
+        assert_eq!(
+            PseudoLabel::validate(&none).unwrap_err().to_string(),
+            "`at_most` is 0: it must be 1 or more"
+        );
         assert_eq!(added(confidences, json!({ "confidence": 1.0 })), []);
     }
 

@@ -141,6 +141,31 @@ fn errors_of_neighbours_are_mended() {
     assert!((0..118).filter(|i| i % 3 == 0).all(|i| same.predicted(i) == region(i)));
 }
 
+/// Two sections, of which the second has no label: what it has is smoothed, not corrected.
+#[test]
+fn a_section_without_labels_is_not_corrected() {
+    let whole = graph();
+    let rows = (0..118).map(|row| {
+        whole
+            .edges
+            .entries(row)
+            .filter(|(other, _)| (*other < 60) == (row < 60))
+            .map(|(o, w)| (o as i32, w))
+            .collect()
+    });
+    let graph = Graph { edges: Csr::from_rows(118, rows.collect::<Vec<Vec<_>>>()), ..graph() };
+    let (found, training) = run(bench().replace("graph", &graph), json!({ "tolerance": 1e-12 }));
+    let counts =
+        ["spots_reached", "spots_not_reached", "spots_not_in_graph"].map(|name| training.values[name]);
+    assert_eq!(counts, [20.0, 60.0, 2.0]);
+    let (smoothed, _) =
+        run(bench().replace("graph", &graph), json!({ "correct_alpha": 0, "tolerance": 1e-12 }));
+    let same =
+        |spot: usize| found.row(spot).iter().zip(smoothed.row(spot)).all(|(a, b)| (a - b).abs() < 1e-6);
+    assert!((60..120).all(same));
+    assert!(!(40..60).any(same));
+}
+
 #[test]
 fn regions_that_only_labels_have_are_added() {
     let new = (0..40).map(|i| (name(i), "A", ["a", "Z"][i % 2]));

@@ -2,7 +2,7 @@
 //! of its stripes, blocks or cells are tested on, others trained on, with a gap between them, so that no test spot has a neighbour
 //! that trained.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use restage_stage::{
     Error, Result,
@@ -10,7 +10,7 @@ use restage_stage::{
 };
 
 use super::{Params, Side, Unit};
-use crate::coordinates::check_places;
+use crate::coordinates::{check_places, sections};
 
 /// The side of every spot. Sections without a label train as a whole; the others are cut into parts; training spots too near
 /// to a part that is tested on are on no side, those too near to one that is validated on lose their label.
@@ -22,20 +22,10 @@ pub(super) fn assign(table: &Table, labels: &[Labels], params: &Params) -> Resul
         .flat_map(|labels| labels.spots.iter().zip(&labels.regions))
         .filter_map(|(spot, region)| region.as_ref().map(|_| spot.as_str()))
         .collect();
-    let mut sections: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    for spot in 0..table.n_spots() {
-        let section = table.section(spot).ok_or_else(|| {
-            Error::invalid(format!(
-                "spot `{}` has no section: set it where the section is loaded",
-                table.obs.index[spot]
-            ))
-        })?;
-        sections.entry(section).or_default().push(spot);
-    }
     let is_labelled = |spot: usize| labelled.contains(table.obs.index[spot].as_str());
     let mut sides = vec![Side::Train; table.n_spots()];
     let mut labels_of = vec![0; side_of.len()];
-    for (section, spots) in sections {
+    for (section, spots) in sections(table)? {
         if spots.iter().any(|&spot| is_labelled(spot)) {
             let places: Vec<[f64; 2]> = spots.iter().map(|&spot| table.spatial[spot]).collect();
             let Some((parts, of_section)) = cut(&places, params, &side_of) else {

@@ -1,6 +1,7 @@
 //! What should be true of a split.
 
 use proptest::prelude::*;
+use restage_stage::artifact::{Categorical, Column};
 use serde_json::json;
 
 use super::*;
@@ -330,6 +331,17 @@ fn cells_of_several_sections_are_tested_together_and_only_labelled_ones_are_cut(
     table.spatial[40][0] = f64::NAN;
     let error = run(&both, &table).err().unwrap().to_string();
     assert!(error.starts_with("spot `B4_40` has no finite coordinates"), "{error}");
+}
+
+#[test]
+fn parts_are_of_sections_that_are_named() {
+    let mut table = table(&SPOTS);
+    let labels = labels(&table, &["tumour"; 5]);
+    let column = table.obs.columns.iter_mut().find(|(name, _)| name == "section").unwrap();
+    column.1 = Column::Categorical(Categorical::encode([None; 5]));
+    let params = params(json!({ "by": "grid", "test": "1" }));
+    let error = parts::assign(&table, &[labels], &params).unwrap_err().to_string();
+    assert_eq!(error, "spot `A1_0` has no section: set it where the section is loaded");
 }
 
 proptest! {
