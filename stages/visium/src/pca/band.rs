@@ -9,8 +9,12 @@ use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use restage_stage::{Error, Result};
 
-/// Rows of a strip.
-const STRIP: usize = 32;
+use super::block::{WIDTH, add};
+
+/// [`WIDTH`]s of rows of a strip.
+const STRIP: usize = 4;
+/// Of squares: below it, one that is lost would have mattered.
+const LEAST: f64 = 1e-250;
 /// Tries per eigenvalue; one or two are usual.
 const TRIES: usize = 100;
 
@@ -37,7 +41,7 @@ impl Band {
     fn turn(&mut self, row: usize, column: usize) -> Rotation {
         let (p, q) = (row - 1, row);
         let (kept, gone) = (*self.at(p, column), *self.at(q, column));
-        let length = kept.hypot(gone);
+        let length = length(kept, gone);
         let rotation = Rotation { column: p, cosine: kept / length, sine: -gone / length };
         for column in column..p {
             let turned = rotation.turn(*self.at(p, column), *self.at(q, column));
@@ -74,6 +78,13 @@ impl Band {
     }
 }
 
+/// Of a vector in the plane. `f64::hypot` takes several times as long for its last bit.
+fn length(x: f64, y: f64) -> f64 {
+    let square = x * x + y * y;
+    // Squares that are lost below or above what numbers hold.
+    if square.is_normal() && square < f64::MAX / 2.0 && square > LEAST { square.sqrt() } else { x.hypot(y) }
+}
+
 /// A turn of a column and the one after it.
 struct Rotation {
     column: usize,
@@ -95,51 +106,56 @@ pub(super) struct Eigen {
     /// Which column of the turned matrix belongs to each.
     columns: Vec<usize>,
     rotations: Vec<Rotation>,
+    /// Of the matrix.
+    size: usize,
 }
 
 impl Eigen {
+    /// The `wanted` largest of them.
+    ///
     /// # Errors
     /// If the matrix holds what is not finite.
-    pub(super) fn of(mut matrix: Band) -> Result<Self> {
+    pub(super) fn largest(mut matrix: Band, wanted: usize) -> Result<Self> {
         let size = matrix.size;
         let is_finite = matrix.cells.iter().all(|value| value.is_finite());
         let found = is_finite.then(|| {
             let mut rotations = matrix.reduce();
             let mut values: Vec<f64> = (0..size).map(|row| *matrix.at(row, row)).collect();
             let below = (1..size).map(|row| *matrix.at(row, row - 1)).chain([0.0]).collect();
-            diagonalise(&mut values, below, &mut rotations).then_some((values, rotations))
+            let columns = diagonalise(&mut values, below, wanted, &mut rotations)?;
+            Some(Self {
+                values: columns.iter().map(|&column| values[column]).collect(),
+                columns,
+                rotations,
+                size,
+            })
         });
-        let (values, rotations) = found.flatten().ok_or_else(|| {
+        found.flatten().ok_or_else(|| {
             Error::invalid("the principal components do not converge; does the table hold NaN or infinity?")
-        })?;
-        let mut columns: Vec<usize> = (0..size).collect();
-        columns.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
-        Ok(Self { values: columns.iter().map(|&column| values[column]).collect(), columns, rotations })
+        })
     }
 
-    /// `N` rows of the first of the vectors: of each its entries from `first` on, and zeros beyond its end.
-    pub(super) fn rows<const N: usize>(&self, first: usize, vectors: usize) -> Vec<[f64; N]> {
-        let mut columns = vec![[0.0; N]; self.columns.len()];
-        for (place, column) in columns.iter_mut().skip(first).take(N).enumerate() {
-            column[place] = 1.0;
+    /// `N` times [`WIDTH`] rows of the vectors: of each its entries from `first` on, and zeros beyond its end.
+    pub(super) fn rows<const N: usize>(&self, first: usize) -> Vec<[[f64; WIDTH]; N]> {
+        let mut columns = vec![[[0.0; WIDTH]; N]; self.size];
+        for (place, column) in columns.iter_mut().skip(first).take(N * WIDTH).enumerate() {
+            column[place / WIDTH][place % WIDTH] = 1.0;
         }
         Arch::new().dispatch(Turn { columns: &mut columns, rotations: &self.rotations });
-        self.columns[..vectors].iter().map(|&column| columns[column]).collect()
+        self.columns.iter().map(|&column| columns[column]).collect()
     }
 
-    /// The first of the vectors.
-    pub(super) fn vectors(&self, count: usize) -> Vec<Vec<f64>> {
-        let size = self.columns.len();
-        let strips = (0..size.div_ceil(STRIP)).into_par_iter();
-        let strips: Vec<_> = strips.map(|strip| self.rows::<STRIP>(strip * STRIP, count)).collect();
-        let vector = |pair: usize| strips.iter().flat_map(|strip| strip[pair]).take(size).collect();
-        (0..count).map(vector).collect()
+    pub(super) fn vectors(&self) -> Vec<Vec<f64>> {
+        let strips = (0..self.size.div_ceil(STRIP * WIDTH)).into_par_iter();
+        let strips: Vec<_> = strips.map(|strip| self.rows::<STRIP>(strip * STRIP * WIDTH)).collect();
+        let rows = |pair: usize| strips.iter().flat_map(move |strip| strip[pair].into_iter().flatten());
+        (0..self.columns.len()).map(|pair| rows(pair).take(self.size).collect()).collect()
     }
 }
 
 /// Turns the columns of a strip.
 struct Turn<'a, const N: usize> {
-    columns: &'a mut [[f64; N]],
+    columns: &'a mut [[[f64; WIDTH]; N]],
     rotations: &'a [Rotation],
 }
 
@@ -148,22 +164,43 @@ impl<const N: usize> NullaryFnOnce for Turn<'_, N> {
 
     #[inline(always)]
     fn call(self) {
-        for rotation in self.rotations {
-            let (before, after) = self.columns.split_at_mut(rotation.column + 1);
-            let (left, right) = (&mut before[rotation.column], &mut after[0]);
-            for (left, right) in left.iter_mut().zip(right) {
-                (*left, *right) = rotation.turn(*left, *right);
+        // Most turn the column before the last one's: what they share stays in registers.
+        for run in self.rotations.chunk_by(|one, next| next.column + 1 == one.column) {
+            let mut right = self.columns[run[0].column + 1];
+            for rotation in run {
+                let left = self.columns[rotation.column];
+                let mut turned = left;
+                for part in 0..N {
+                    turned[part] = scaled(rotation.sine, left[part], rotation.cosine, right[part]);
+                    right[part] = scaled(rotation.cosine, left[part], -rotation.sine, right[part]);
+                }
+                self.columns[rotation.column + 1] = turned;
             }
+            self.columns[run[run.len() - 1].column] = right;
         }
     }
 }
 
+/// `a * left + b * right`; the right one, which was there last, is waited for least.
+#[inline(always)]
+fn scaled(a: f64, left: [f64; WIDTH], b: f64, right: [f64; WIDTH]) -> [f64; WIDTH] {
+    add(left.map(|left| a * left), b, &right)
+}
+
 /// QL with implicit shifts: the eigenvalues take the diagonal's place, and the rotations are added to those of before.
-/// Whether it converges.
-fn diagonalise(diagonal: &mut [f64], mut below: Vec<f64>, rotations: &mut Vec<Rotation>) -> bool {
+/// The places of the `wanted` largest, descending; nothing if it does not converge.
+///
+/// Eigenvalues come from the top, and what Lanczos' method makes has the largest there: of the others few are found.
+fn diagonalise(
+    diagonal: &mut [f64],
+    mut below: Vec<f64>,
+    wanted: usize,
+    rotations: &mut Vec<Rotation>,
+) -> Option<Vec<usize>> {
     let size = diagonal.len();
     // Beside the whole matrix, not beside their neighbours: of a matrix without full rank those are rounding noise as well.
     let scale = diagonal.iter().zip(&below).map(|(d, e)| d.abs() + e.abs()).fold(0.0, f64::max);
+    let mut largest: Vec<usize> = Vec::with_capacity(wanted + 1);
     for first in 0..size {
         let mut tries = 0;
         loop {
@@ -174,22 +211,46 @@ fn diagonalise(diagonal: &mut [f64], mut below: Vec<f64>, rotations: &mut Vec<Ro
             }
             tries += 1;
             if tries > TRIES {
-                return false;
+                return None;
             }
             sweep(diagonal, &mut below, first, last, rotations);
         }
+        let place = largest.partition_point(|&at| diagonal[at] >= diagonal[first]);
+        largest.insert(place, first);
+        largest.truncate(wanted);
+        let rest = first + 1..size;
+        if largest.len() == wanted
+            && largest
+                .last()
+                .is_none_or(|&least| !is_any_above(diagonal[least], &diagonal[rest.clone()], &below[rest]))
+        {
+            break;
+        }
     }
-    true
+    Some(largest)
+}
+
+/// Whether a tridiagonal matrix has an eigenvalue above this one: whether one of its pivots is (Sylvester's law of inertia).
+fn is_any_above(value: f64, diagonal: &[f64], below: &[f64]) -> bool {
+    let mut pivot = f64::NEG_INFINITY;
+    let mut before = 0.0;
+    diagonal.iter().zip(below).any(|(diagonal, below)| {
+        pivot = diagonal - value - before / pivot;
+        // One that is 0 stands for one that is hardly below.
+        pivot = if pivot == 0.0 { -f64::MIN_POSITIVE } else { pivot };
+        before = below * below;
+        pivot > 0.0
+    })
 }
 
 /// One step of QL on the rows from `first` to `last`, which nothing couples to those after them.
 fn sweep(d: &mut [f64], e: &mut [f64], first: usize, last: usize, rotations: &mut Vec<Rotation>) {
     let half = (d[first + 1] - d[first]) / (2.0 * e[first]);
-    let mut g = d[last] - d[first] + e[first] / (half + half.hypot(1.0).copysign(half));
+    let mut g = d[last] - d[first] + e[first] / (half + length(half, 1.0).copysign(half));
     let (mut sine, mut cosine, mut shift) = (1.0, 1.0, 0.0);
     for column in (first..last).rev() {
         let (f, b) = (sine * e[column], cosine * e[column]);
-        let r = f.hypot(g);
+        let r = length(f, g);
         e[column + 1] = r;
         if r == 0.0 {
             // The rest is apart already.
@@ -231,10 +292,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
-        /// Of any rank, with a band of any width, as large as several strips.
+        /// Of any rank, with a band of any width, as large as several strips; any number of them.
         #[test]
-        fn pairs_are_those_of_nalgebra(size in 1_usize..90, width in 0_usize..90, rank in 1_usize..90, seed in 0_u64..1000) {
-            let (mut random, width) = (rng(seed, "band"), width.min(size - 1));
+        fn pairs_are_those_of_nalgebra(
+            size in 1_usize..90, width in 0_usize..90, rank in 1_usize..90, wanted in 1_usize..90, seed in 0_u64..1000,
+        ) {
+            let (mut random, width, wanted) = (rng(seed, "band"), width.min(size - 1), wanted.min(size));
             let a = DMatrix::from_fn(size, rank, |_, _| random.random_range(-1.0..1.0));
             let mut matrix = &a * a.transpose();
             for (at, value) in matrix.iter_mut().enumerate() {
@@ -245,34 +308,37 @@ mod tests {
             let mut expected = SymmetricEigen::new(matrix.clone()).eigenvalues.as_slice().to_vec();
             expected.sort_by(|a: &f64, b: &f64| b.total_cmp(a));
             let allowed = 1e-13 * matrix.norm() * size as f64;
-            let eigen = Eigen::of(band(&matrix, width)).unwrap();
+            let eigen = Eigen::largest(band(&matrix, width), wanted).unwrap();
+            prop_assert_eq!(eigen.values.len(), wanted);
             for (value, expected) in eigen.values.iter().zip(&expected) {
                 prop_assert!((value - expected).abs() <= allowed, "{value} {expected}");
             }
-            let vectors = DMatrix::from_columns(&eigen.vectors(size).into_iter().map(DVector::from_vec).collect::<Vec<_>>());
+            let vectors = DMatrix::from_columns(&eigen.vectors().into_iter().map(DVector::from_vec).collect::<Vec<_>>());
             let expected = &vectors * DMatrix::from_diagonal(&DVector::from_vec(eigen.values.clone()));
             prop_assert!((&matrix * &vectors - expected).norm() <= allowed);
-            prop_assert!((vectors.transpose() * &vectors - DMatrix::identity(size, size)).norm() <= 1e-13 * size as f64);
-            let last = eigen.rows::<1>(size - 1, size);
-            prop_assert!((0..size).all(|pair| last[pair][0] == vectors[(size - 1, pair)]));
+            let unit = DMatrix::identity(wanted, wanted);
+            prop_assert!((vectors.transpose() * &vectors - unit).norm() <= 1e-13 * size as f64);
+            let last = eigen.rows::<1>(size - 1);
+            prop_assert!((0..wanted).all(|pair| last[pair][0][0] == vectors[(size - 1, pair)]));
         }
     }
 
     #[test]
     fn zero_has_zeros_and_one_row_is_its_own() {
-        let eigen = Eigen::of(Band::zeros(40, 3)).unwrap();
+        let eigen = Eigen::largest(Band::zeros(40, 3), 40).unwrap();
         assert!(eigen.values.iter().all(|&value| value == 0.0));
-        let vectors = eigen.vectors(40);
+        let vectors = eigen.vectors();
         assert!(
             (0..40).all(|pair| (0..40).all(|row| vectors[pair][row] == f64::from(u8::from(row == pair))))
         );
-        assert_eq!(Eigen::of(band(&DMatrix::from_element(1, 1, -3.0), 0)).unwrap().values, [-3.0]);
-        assert!(Eigen::of(Band::zeros(0, 4)).unwrap().values.is_empty());
+        assert_eq!(Eigen::largest(band(&DMatrix::from_element(1, 1, -3.0), 0), 1).unwrap().values, [-3.0]);
+        assert!(Eigen::largest(Band::zeros(0, 4), 0).unwrap().values.is_empty());
     }
 
     #[test]
     fn what_is_not_finite_is_an_error() {
-        let error = Eigen::of(band(&DMatrix::from_element(3, 3, f64::NAN), 2)).err().unwrap().to_string();
+        let error =
+            Eigen::largest(band(&DMatrix::from_element(3, 3, f64::NAN), 2), 1).err().unwrap().to_string();
         assert!(error.contains("NaN"), "{error}");
     }
 }

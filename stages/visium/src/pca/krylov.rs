@@ -1,7 +1,7 @@
 //! The largest eigenpairs of a symmetric matrix that is only known by what it does to a few vectors at a time.
 //!
 //! Block Lanczos' method with full reorthogonalisation and without restarts (Golub & Van Loan, *Matrix Computations*,
-//! §10.3.6): the basis grows by a block until the wanted pairs have converged. Four vectors are multiplied for little more
+//! §10.3.6): the basis grows by a block until the wanted pairs have converged. Eight vectors are multiplied for little more
 //! than one, as what costs is to fetch the matrix. Every sum runs in a fixed order, so the bytes do not depend on the
 //! number of threads.
 
@@ -10,12 +10,11 @@ use rand::Rng;
 use rayon::prelude::*;
 use restage_stage::{Result, context::rng};
 
-use super::band::{Band, Eigen};
+use super::{
+    band::{Band, Eigen},
+    block::{Block, WIDTH, add},
+};
 
-/// Vectors of a block.
-pub(super) const WIDTH: usize = 4;
-/// A few vectors: per row their values.
-pub(super) type Block = Vec<[f64; WIDTH]>;
 /// A square of the products of two blocks' vectors.
 type Square = [[f64; WIDTH]; WIDTH];
 
@@ -25,10 +24,15 @@ const TOLERANCE: f64 = 1e-10;
 const EXHAUSTED: f64 = 1e-13;
 /// So many times longer, noise is too small a part of a vector to matter.
 const WITHOUT_NOISE: f64 = 1e6;
-/// Rows per task where vectors are combined.
+/// A block's vector is its own if so much of it, against the longest, is not of those before it: of what is less, products do
+/// not tell precisely.
+const INDEPENDENT: f64 = 1e-5;
+/// Vectors whose products with a block are summed up at once.
+const AT_ONCE: usize = 4;
+/// Rows per task where vectors are combined, at least.
 const CHUNK: usize = 512;
 /// Rows of all blocks that one task multiplies at least: fewer are done before another thread has woken up.
-const SMALL: usize = 1 << 13;
+const SMALL: usize = 1 << 14;
 
 /// Eigenvalues, descending, each with its unit vector.
 #[derive(Debug)]
@@ -45,8 +49,9 @@ pub(super) fn largest(
     wanted: usize,
     mut step: impl FnMut(usize) -> Result<()>,
 ) -> Result<Eigenpairs> {
-    let mut check_at = 2 * wanted + 4 * WIDTH;
-    let mut last_check = None;
+    // It takes five or six times as many vectors, and to look costs as much as some steps.
+    let mut check_at = 5 * wanted;
+    let mut last_check = (0, 1.0);
     let mut random = rng(0, "lanczos");
     let mut basis: Vec<Block> = Vec::new();
     let mut next = vec![[0.0; WIDTH]; n];
@@ -71,19 +76,18 @@ pub(super) fn largest(
             continue;
         }
         step(size)?;
-        let ritz = Eigen::of(band(&diagonal, &below))?;
+        let ritz = Eigen::largest(band(&diagonal, &below), wanted)?;
         let (left, top) = (products(&next, &next), ritz.values[0]);
-        let last = ritz.rows(size - WIDTH, wanted);
-        let worst = last.iter().map(|last| residual(&left, last)).fold(0.0, f64::max);
+        let last = ritz.rows::<1>(size - WIDTH);
+        let worst = last.iter().map(|[last]| residual(&left, last)).fold(0.0, f64::max);
         if worst <= TOLERANCE * top {
-            let weights = ritz.vectors(wanted);
             return Ok(Eigenpairs {
-                values: at_least_0(&ritz.values[..wanted]),
-                vectors: weights.par_iter().map(|weights| combine(&basis, weights)).collect(),
+                values: at_least_0(&ritz.values),
+                vectors: combine(&basis, &ritz.vectors()),
             });
         }
         check_at = next_check(size, worst / top, last_check);
-        last_check = Some((size, worst / top));
+        last_check = (size, worst / top);
     }
     step(n)?;
     whole(apply, n, wanted)
@@ -91,16 +95,13 @@ pub(super) fn largest(
 
 /// The size of the basis at which it pays to look again. Residuals fall faster and faster as the basis grows: at the rate of
 /// the last two they will be small enough too late, so steps are short.
-fn next_check(size: usize, residual: f64, last: Option<(usize, f64)>) -> usize {
+fn next_check(size: usize, residual: f64, (last_size, last_residual): (usize, f64)) -> usize {
     let longest = size / 5;
-    let growth = match last {
-        Some((last_size, last_residual)) if residual < last_residual && residual > 0.0 => {
-            let per_vector = (last_residual / residual).ln() / (size - last_size) as f64;
-            (residual / TOLERANCE).ln() / per_vector
-        }
-        _ => longest as f64,
-    };
-    size + (growth as usize).clamp(WIDTH, longest.max(WIDTH))
+    let per_vector = (last_residual / residual).ln() / (size - last_size) as f64;
+    let growth = (residual / TOLERANCE).ln() / per_vector;
+    // One that did not fall at all, or is not a number, says nothing.
+    let growth = if per_vector > 0.0 { growth as usize } else { longest };
+    size + growth.clamp(WIDTH, longest.max(WIDTH))
 }
 
 /// The eigenpairs of the matrix itself, column by column what it does to the axes.
@@ -114,8 +115,8 @@ fn whole(apply: impl Fn(&Block) -> Block, n: usize, wanted: usize) -> Result<Eig
             (0..count.min(row + 1 - first)).for_each(|lane| *matrix.at(row, first + lane) = values[lane]);
         }
     }
-    let eigen = Eigen::of(matrix)?;
-    Ok(Eigenpairs { values: at_least_0(&eigen.values[..wanted]), vectors: eigen.vectors(wanted) })
+    let eigen = Eigen::largest(matrix, wanted)?;
+    Ok(Eigenpairs { values: at_least_0(&eigen.values), vectors: eigen.vectors() })
 }
 
 /// Rounding makes of 0 a little less.
@@ -152,6 +153,9 @@ fn residual(left: &Square, last: &[f64; WIDTH]) -> f64 {
 /// Makes a block's vectors orthonormal; what they were is the new ones times the upper triangle that is returned. One that
 /// is no longer than `noise` is nothing, and another takes its place.
 fn orthonormalise(block: &mut Block, basis: &[Block], noise: f64, mut random: impl FnMut() -> f64) -> Square {
+    if let Some(lengths) = by_cholesky(block, WITHOUT_NOISE * noise) {
+        return lengths;
+    }
     let mut lengths = [[0.0; WIDTH]; WIDTH];
     for lane in 0..WIDTH {
         let length = remove_earlier(block, lane, Some(&mut lengths));
@@ -172,6 +176,55 @@ fn orthonormalise(block: &mut Block, basis: &[Block], noise: f64, mut random: im
         }
     }
     lengths
+}
+
+/// [`orthonormalise`] by the products of the block's vectors (Yamamoto et al., "Roundoff error analysis of the CholeskyQR2
+/// algorithm", 2015): four looks at them instead of dozens. Nothing where one is hardly longer than `noise`, or little more
+/// than what those before it make.
+fn by_cholesky(block: &mut Block, noise: f64) -> Option<Square> {
+    let first = cholesky(&products(block, block))?;
+    let longest = (0..WIDTH).map(|lane| first[lane][lane]).fold(0.0, f64::max);
+    if (0..WIDTH).any(|lane| first[lane][lane] <= noise.max(INDEPENDENT * longest)) {
+        return None;
+    }
+    let turned = |block: &Block, upper: &Square| {
+        let mut turned = vec![[0.0; WIDTH]; block.len()];
+        add_shares(&mut turned, std::slice::from_ref(block), &[inverse(upper)]);
+        turned
+    };
+    let once = turned(block, &first);
+    let second = cholesky(&products(&once, &once))?;
+    *block = turned(&once, &second);
+    let length = |row: usize, column: usize| (0..WIDTH).map(|at| second[row][at] * first[at][column]).sum();
+    Some(std::array::from_fn(|row| std::array::from_fn(|column| length(row, column))))
+}
+
+/// The upper triangle whose columns have these products with each other, if there is one.
+fn cholesky(products: &Square) -> Option<Square> {
+    let mut upper = [[0.0; WIDTH]; WIDTH];
+    for row in 0..WIDTH {
+        for column in row..WIDTH {
+            let known: f64 = (0..row).map(|at| upper[at][row] * upper[at][column]).sum();
+            let left = products[row][column] - known;
+            upper[row][column] = if column > row { left / upper[row][row] } else { left.sqrt() };
+        }
+        // What is not a number is not above 0 either.
+        (upper[row][row] > 0.0).then_some(())?;
+    }
+    Some(upper)
+}
+
+/// The inverse of an upper triangle.
+fn inverse(upper: &Square) -> Square {
+    let mut inverse = [[0.0; WIDTH]; WIDTH];
+    for column in 0..WIDTH {
+        inverse[column][column] = upper[column][column].recip();
+        for row in (0..column).rev() {
+            let known: f64 = (row + 1..=column).map(|at| upper[row][at] * inverse[at][column]).sum();
+            inverse[row][column] = -known / upper[row][row];
+        }
+    }
+    inverse
 }
 
 /// Makes a vector orthogonal to those before it in its block, twice, and returns the length that is left.
@@ -208,15 +261,21 @@ fn remove_span(block: &mut Block, basis: &[Block]) -> Vec<Square> {
     let few = SMALL / block.len().max(1) + 1;
     let shares: Vec<Square> =
         basis.par_iter().with_min_len(few).map(|other| products(other, block)).collect();
-    block.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, rows)| {
-        let first = chunk * CHUNK;
-        Arch::new().dispatch(Subtract { rows, basis, first, shares: &shares });
-    });
+    let less: Vec<Square> = shares.iter().map(|shares| shares.map(|row| row.map(|share| -share))).collect();
+    add_shares(block, basis, &less);
     shares
 }
 
-/// Subtracts the basis's shares from some rows of a block.
-struct Subtract<'a> {
+/// Adds to a block the shares that its vectors have of the basis.
+fn add_shares(block: &mut Block, basis: &[Block], shares: &[Square]) {
+    let some = (SMALL / basis.len().max(1)).max(CHUNK);
+    block.par_chunks_mut(some).enumerate().for_each(|(chunk, rows)| {
+        Arch::new().dispatch(AddShares { rows, basis, first: chunk * some, shares });
+    });
+}
+
+/// [`add_shares`] to some rows of a block.
+struct AddShares<'a> {
     rows: &'a mut [[f64; WIDTH]],
     basis: &'a [Block],
     /// Where the rows begin in the basis.
@@ -224,22 +283,40 @@ struct Subtract<'a> {
     shares: &'a [Square],
 }
 
-impl NullaryFnOnce for Subtract<'_> {
+impl NullaryFnOnce for AddShares<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        for (other, shares) in self.basis.iter().zip(self.shares) {
-            let other = &other[self.first..self.first + self.rows.len()];
-            for (row, other) in self.rows.iter_mut().zip(other) {
-                for (weight, shares) in other.iter().zip(shares) {
-                    for lane in 0..WIDTH {
-                        row[lane] -= weight * shares[lane];
-                    }
-                }
+        // A few rows at a time: their sums stay in registers, and so does each share while they take it.
+        let (some, rest) = self.rows.as_chunks_mut::<4>();
+        let rest_at = self.first + some.len() * 4;
+        for (at, rows) in some.iter_mut().enumerate() {
+            *rows = shares_of(self.basis, self.first + 4 * at, self.shares, *rows);
+        }
+        for (at, row) in rest.iter_mut().enumerate() {
+            [*row] = shares_of(self.basis, rest_at + at, self.shares, [*row]);
+        }
+    }
+}
+
+/// Some rows, the first of which is `first` in the basis, and the shares' part of it.
+#[inline(always)]
+fn shares_of<const ROWS: usize>(
+    basis: &[Block],
+    first: usize,
+    shares: &[Square],
+    mut rows: [[f64; WIDTH]; ROWS],
+) -> [[f64; WIDTH]; ROWS] {
+    for (other, shares) in basis.iter().zip(shares) {
+        let other = &other[first..first + ROWS];
+        for vector in 0..WIDTH {
+            for row in 0..ROWS {
+                rows[row] = add(rows[row], other[row][vector], &shares[vector]);
             }
         }
     }
+    rows
 }
 
 /// The products of each vector of `a` with each of `b`.
@@ -258,47 +335,34 @@ impl NullaryFnOnce for Products<'_> {
     #[inline(always)]
     fn call(self) -> Square {
         let mut square = [[0.0; WIDTH]; WIDTH];
-        // Two vectors of `a` at a time: their sums stay in registers.
-        for pair in 0..WIDTH / 2 {
-            let mut sums = [[0.0; WIDTH]; 2];
+        // Some vectors of `a` at a time: their sums stay in registers.
+        for (some, square) in square.chunks_exact_mut(AT_ONCE).enumerate() {
+            let mut sums = [[0.0; WIDTH]; AT_ONCE];
             for (a, b) in self.a.iter().zip(self.b) {
-                for lane in 0..WIDTH {
-                    sums[0][lane] += a[2 * pair] * b[lane];
-                    sums[1][lane] += a[2 * pair + 1] * b[lane];
+                for at in 0..AT_ONCE {
+                    sums[at] = add(sums[at], a[AT_ONCE * some + at], b);
                 }
             }
-            square[2 * pair..2 * pair + 2].copy_from_slice(&sums);
+            square.copy_from_slice(&sums);
         }
         square
     }
 }
 
-/// The vector that these weights make of the basis.
-fn combine(basis: &[Block], weights: &[f64]) -> Vec<f64> {
-    Arch::new().dispatch(Combine { basis, weights })
-}
-
-struct Combine<'a> {
-    basis: &'a [Block],
-    weights: &'a [f64],
-}
-
-impl NullaryFnOnce for Combine<'_> {
-    type Output = Vec<f64>;
-
-    #[inline(always)]
-    fn call(self) -> Vec<f64> {
-        let mut sums: Block = vec![[0.0; WIDTH]; self.basis.first().map_or(0, Vec::len)];
-        let (weights, _) = self.weights.as_chunks::<WIDTH>();
-        for (block, weights) in self.basis.iter().zip(weights) {
-            for (sums, row) in sums.iter_mut().zip(block) {
-                for lane in 0..WIDTH {
-                    sums[lane] += weights[lane] * row[lane];
-                }
-            }
-        }
-        sums.into_iter().map(|lanes| lanes.into_iter().sum()).collect()
-    }
+/// The vectors that these weights make of the basis: per vector one weight for each of the basis.
+fn combine(basis: &[Block], weights: &[Vec<f64>]) -> Vec<Vec<f64>> {
+    let rows = basis.first().map_or(0, Vec::len);
+    let some = |weights: &[Vec<f64>]| {
+        let share =
+            |vector: usize| std::array::from_fn(|lane| weights.get(lane).map_or(0.0, |of| of[vector]));
+        let shares: Vec<Square> =
+            (0..basis.len()).map(|block| std::array::from_fn(|lane| share(block * WIDTH + lane))).collect();
+        let mut sums = vec![[0.0; WIDTH]; rows];
+        add_shares(&mut sums, basis, &shares);
+        let vector = |lane: usize| sums.iter().map(|row| row[lane]).collect();
+        (0..weights.len()).map(vector).collect::<Vec<Vec<f64>>>()
+    };
+    weights.par_chunks(WIDTH).flat_map_iter(some).collect()
 }
 
 #[cfg(test)]
