@@ -5,6 +5,8 @@
 //! rows of the vectors as somebody asks for: by strips that stay in the processor's cache, all threads at once. What a
 //! strip becomes does not depend on who has it.
 
+use std::ops::Range;
+
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use restage_stage::{Error, Result};
@@ -121,14 +123,13 @@ impl Eigen {
         let found = is_finite.then(|| {
             let mut rotations = matrix.reduce();
             let mut values: Vec<f64> = (0..size).map(|row| *matrix.at(row, row)).collect();
-            let below = (1..size).map(|row| *matrix.at(row, row - 1)).chain([0.0]).collect();
-            let columns = diagonalise(&mut values, below, wanted, &mut rotations)?;
-            Some(Self {
-                values: columns.iter().map(|&column| values[column]).collect(),
-                columns,
-                rotations,
-                size,
-            })
+            let below: Vec<f64> = (1..size).map(|row| *matrix.at(row, row - 1)).chain([0.0]).collect();
+            // Values alone are the smaller part of the work; who knows them finds the vectors that are wanted first.
+            let mut all = values.clone();
+            let order = diagonalise(&mut all, below.clone(), size, &[], |_| ())?;
+            let known: Vec<f64> = order.iter().take(wanted).map(|&place| all[place]).collect();
+            let columns = diagonalise(&mut values, below, wanted, &known, |turn| rotations.push(turn))?;
+            Some(Self { values: columns.iter().map(|&at| values[at]).collect(), columns, rotations, size })
         });
         found.flatten().ok_or_else(|| {
             Error::invalid("the principal components do not converge; does the table hold NaN or infinity?")
@@ -187,15 +188,15 @@ fn scaled(a: f64, left: [f64; WIDTH], b: f64, right: [f64; WIDTH]) -> [f64; WIDT
     add(left.map(|left| a * left), b, &right)
 }
 
-/// QL with implicit shifts: the eigenvalues take the diagonal's place, and the rotations are added to those of before.
-/// The places of the `wanted` largest, descending; nothing if it does not converge.
-///
-/// Eigenvalues come from the top, and what Lanczos' method makes has the largest there: of the others few are found.
+/// QL with implicit shifts: the eigenvalues take the diagonal's place, and each rotation is noted. The places of the `wanted`
+/// largest, descending; nothing if it does not converge. The first to be found are those that are `known`, as far as they are
+/// and the matrix does not fall apart.
 fn diagonalise(
     diagonal: &mut [f64],
     mut below: Vec<f64>,
     wanted: usize,
-    rotations: &mut Vec<Rotation>,
+    known: &[f64],
+    mut note: impl FnMut(Rotation),
 ) -> Option<Vec<usize>> {
     let size = diagonal.len();
     // Beside the whole matrix, not beside their neighbours: of a matrix without full rank those are rounding noise as well.
@@ -213,17 +214,17 @@ fn diagonalise(
             if tries > TRIES {
                 return None;
             }
-            sweep(diagonal, &mut below, first, last, rotations);
+            // Rounding may leave something of it the first time.
+            let shift = known.get(first).copied().filter(|_| tries <= 2);
+            sweep(diagonal, &mut below, first..last, shift, &mut note);
         }
         let place = largest.partition_point(|&at| diagonal[at] >= diagonal[first]);
         largest.insert(place, first);
         largest.truncate(wanted);
         let rest = first + 1..size;
-        if largest.len() == wanted
-            && largest
-                .last()
-                .is_none_or(|&least| !is_any_above(diagonal[least], &diagonal[rest.clone()], &below[rest]))
-        {
+        let is_above =
+            |&least: &usize| is_any_above(diagonal[least], &diagonal[rest.clone()], &below[rest.clone()]);
+        if largest.len() == wanted && wanted < size && !largest.last().is_some_and(is_above) {
             break;
         }
     }
@@ -243,12 +244,25 @@ fn is_any_above(value: f64, diagonal: &[f64], below: &[f64]) -> bool {
     })
 }
 
-/// One step of QL on the rows from `first` to `last`, which nothing couples to those after them.
-fn sweep(d: &mut [f64], e: &mut [f64], first: usize, last: usize, rotations: &mut Vec<Rotation>) {
-    let half = (d[first + 1] - d[first]) / (2.0 * e[first]);
-    let mut g = d[last] - d[first] + e[first] / (half + length(half, 1.0).copysign(half));
+/// One step of QL on some rows and the one after them, to which nothing couples what follows; its shift is the eigenvalue of
+/// the first two rows that is nearer to the first, if nobody knows a better one.
+fn sweep(
+    d: &mut [f64],
+    e: &mut [f64],
+    rows: Range<usize>,
+    shift: Option<f64>,
+    note: &mut impl FnMut(Rotation),
+) {
+    let Range { start: first, end: last } = rows;
+    let mut g = match shift {
+        Some(shift) => d[last] - shift,
+        None => {
+            let half = (d[first + 1] - d[first]) / (2.0 * e[first]);
+            d[last] - d[first] + e[first] / (half + length(half, 1.0).copysign(half))
+        }
+    };
     let (mut sine, mut cosine, mut shift) = (1.0, 1.0, 0.0);
-    for column in (first..last).rev() {
+    for column in rows.rev() {
         let (f, b) = (sine * e[column], cosine * e[column]);
         let r = length(f, g);
         e[column + 1] = r;
@@ -264,7 +278,7 @@ fn sweep(d: &mut [f64], e: &mut [f64], first: usize, last: usize, rotations: &mu
         shift = sine * turned;
         d[column + 1] = g + shift;
         g = cosine * turned - b;
-        rotations.push(Rotation { column, cosine, sine });
+        note(Rotation { column, cosine, sine });
     }
     d[first] -= shift;
     e[first] = g;

@@ -137,7 +137,7 @@ impl Components {
             .map(|&variance| if params.scale && variance > 0.0 { variance.sqrt().recip() } else { 1.0 })
             .collect();
         let total_variance = variances.iter().zip(&factors).map(|(v, f)| v * f * f).sum();
-        let data = Data { x, rows, means: &means, factors: &factors };
+        let data = Data::new(x, rows, &means, &factors);
         // Spots x spots have the eigenvalues of genes x genes; the fewer of the two are the faster way.
         let by_spots = (spots < genes).then(|| data.by_spots(params.n_components, &mut step)).transpose()?;
         let by_genes =

@@ -1,5 +1,7 @@
 //! Products of centred counts with a few vectors: what [`super::krylov`] finds components by.
 
+use std::sync::{Mutex, PoisonError};
+
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 use restage_stage::{Result, artifact::Csr};
@@ -11,8 +13,13 @@ use super::{
 
 /// Rows that a task looks at, at least.
 pub(super) const ROWS: usize = 64;
-/// Parts that the sums over the spots are added up of: fixed, so that the order of additions is.
+/// Genes whose sums a task adds up, at least.
+const GENES: usize = 512;
+/// Parts that the sums over the spots are added up of, at most. It is the values that say how many, so that the order of
+/// additions does not depend on threads.
 const PARTS: usize = 16;
+/// Values of a part against the sums that it makes, at least: of fewer, to add parts up would cost more than to make them.
+const VALUES_PER_SUM: usize = 8;
 
 /// Up to so many spots their products with each other are formed: that takes a few looks at the values per vector that is
 /// wanted, and saves many.
@@ -23,15 +30,25 @@ const SMALL: f64 = 1e-4;
 /// What components are fitted to: (X - 1 m) F, spots x genes, with X sparse. It is never formed, and each value of X is
 /// looked at once for a few vectors.
 pub(super) struct Data<'a> {
-    pub(super) x: &'a Csr,
-    pub(super) rows: &'a [usize],
+    x: &'a Csr,
+    rows: &'a [usize],
     /// m, per gene.
-    pub(super) means: &'a [f64],
+    means: &'a [f64],
     /// F, per gene.
-    pub(super) factors: &'a [f64],
+    factors: &'a [f64],
+    /// Parts that the sums over the spots are added up of.
+    parts: usize,
+    /// Sums of parts that were added up: to fetch new memory each time would cost as much as to fill it.
+    spare: Mutex<Vec<Block>>,
 }
 
-impl Data<'_> {
+impl<'a> Data<'a> {
+    pub(super) fn new(x: &'a Csr, rows: &'a [usize], means: &'a [f64], factors: &'a [f64]) -> Self {
+        let values: usize = rows.iter().map(|&row| x.row(row).0.len()).sum();
+        let parts = (values / (VALUES_PER_SUM * x.n_cols).max(1)).clamp(1, PARTS);
+        Self { x, rows, means, factors, parts, spare: Mutex::default() }
+    }
+
     /// The largest eigenpairs of the covariance by way of the spots, or nothing where they would not be precise.
     pub(super) fn by_spots(
         &self,
@@ -69,24 +86,25 @@ impl Data<'_> {
         let degrees = (spots - 1) as f64;
         let mut gram = vec![0.0; spots * spots];
         let some = gram.par_chunks_mut(WIDTH * spots).zip(self.rows.par_chunks(WIDTH)).enumerate();
-        some.for_each(|(at, (products, some))| {
-            let mut block: Block = self.means.iter().map(|mean| [-mean; WIDTH]).collect();
+        let none = || (Weights { of_genes: Block::new(), of_means: [0.0; WIDTH] }, Block::new());
+        some.for_each_init(none, |(weights, scores), (at, (products, some))| {
+            let block = &mut weights.of_genes;
+            block.clear();
+            block.extend(self.means.iter().map(|mean| [-mean; WIDTH]));
             for (lane, &row) in some.iter().enumerate() {
                 self.x.entries(row).for_each(|(gene, value)| block[gene][lane] += f64::from(value));
             }
             for (row, factor) in block.iter_mut().zip(self.factors) {
-                *row = row.map(|value| value * factor / degrees);
+                *row = row.map(|value| value * factor * factor / degrees);
             }
+            weights.of_means = self.of_means(block);
             // With themselves and with those after them: the others have done theirs.
             let first = at * WIDTH;
-            let (weights, rows) = (self.weights(&block), &self.rows[first..]);
-            let mut scores = vec![[0.0; WIDTH]; rows.len()];
-            Arch::new().dispatch(Forth { x: self.x, rows, weights: &weights, scores: &mut scores });
+            let rows = &self.rows[first..];
+            scores.resize(rows.len(), [0.0; WIDTH]);
+            Arch::new().dispatch(Forth { x: self.x, rows, weights, scores: &mut scores[..rows.len()] });
             for (lane, products) in products.chunks_exact_mut(spots).enumerate() {
-                products[first..]
-                    .iter_mut()
-                    .zip(&scores)
-                    .for_each(|(product, scores)| *product = scores[lane]);
+                products[first..].iter_mut().zip(&*scores).for_each(|(to, scores)| *to = scores[lane]);
             }
         });
         for row in 0..spots {
@@ -105,12 +123,16 @@ impl Data<'_> {
     /// F (X - 1 m)' times the scores of the spots, / (n - 1): over the genes.
     fn sums(&self, scores: &Scores) -> Block {
         let spots = self.rows.len();
-        let size = spots.div_ceil(PARTS).max(ROWS);
+        let size = spots.div_ceil(self.parts).max(1);
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let parts: Vec<(Block, [f64; WIDTH])> = (0..spots.div_ceil(size))
             .into_par_iter()
             .map(|part| {
                 let spots = part * size..((part + 1) * size).min(spots);
-                Arch::new().dispatch(Part { x: self.x, rows: self.rows, spots, scores })
+                let mut sums = spare().pop().unwrap_or_default();
+                sums.clear();
+                sums.resize(self.x.n_cols, [0.0; WIDTH]);
+                Arch::new().dispatch(Part { x: self.x, rows: self.rows, spots, scores, sums })
             })
             .collect();
         let degrees = (spots - 1) as f64;
@@ -121,7 +143,9 @@ impl Data<'_> {
             }
             sums.map(|sum| self.factors[gene] * sum / degrees)
         };
-        (0..self.x.n_cols).into_par_iter().with_min_len(ROWS).map(sum).collect()
+        let sums = (0..self.x.n_cols).into_par_iter().with_min_len(GENES).map(sum).collect();
+        spare().extend(parts.into_iter().map(|(of_genes, _)| of_genes));
+        sums
     }
 
     /// (X - 1 m) F times a few vectors over the genes: over the spots.
@@ -137,11 +161,15 @@ impl Data<'_> {
     fn weights(&self, block: &Block) -> Weights {
         let of_genes: Block =
             block.iter().zip(self.factors).map(|(row, factor)| row.map(|value| value * factor)).collect();
-        let mut of_means = [0.0; WIDTH];
-        for (row, mean) in of_genes.iter().zip(self.means) {
-            (0..WIDTH).for_each(|lane| of_means[lane] += row[lane] * mean);
-        }
-        Weights { of_genes, of_means }
+        Weights { of_means: self.of_means(&of_genes), of_genes }
+    }
+
+    /// What a spot of mean expression has by these weights of genes.
+    fn of_means(&self, of_genes: &Block) -> [f64; WIDTH] {
+        of_genes
+            .iter()
+            .zip(self.means)
+            .fold([0.0; WIDTH], |sums, (row, mean)| std::array::from_fn(|lane| sums[lane] + row[lane] * mean))
     }
 }
 
@@ -202,10 +230,20 @@ struct Weights {
 impl Weights {
     #[inline(always)]
     fn score(&self, genes: &[i32], values: &[f32]) -> [f64; WIDTH] {
-        let of_means = self.of_means.map(|offset| -offset);
-        genes.iter().zip(values).fold(of_means, |scores, (&gene, &value)| {
-            add(scores, f64::from(value), &self.of_genes[gene as usize])
-        })
+        let weighted =
+            |scores, gene: i32, value: f32| add(scores, value.into(), &self.of_genes[gene as usize]);
+        // Two sums: one would wait for its own last addition.
+        let mut sums = [self.of_means.map(|offset| -offset), [0.0; WIDTH]];
+        let ((genes, last_gene), (values, last_value)) = (genes.as_chunks::<2>(), values.as_chunks::<2>());
+        for (genes, values) in genes.iter().zip(values) {
+            for at in 0..2 {
+                sums[at] = weighted(sums[at], genes[at], values[at]);
+            }
+        }
+        for (&gene, &value) in last_gene.iter().zip(last_value) {
+            sums[0] = weighted(sums[0], gene, value);
+        }
+        add(sums[0], 1.0, &sums[1])
     }
 }
 
@@ -242,6 +280,8 @@ struct Part<'a> {
     /// Their places in `rows`.
     spots: std::ops::Range<usize>,
     scores: &'a Scores<'a>,
+    /// What they are added to, per gene.
+    sums: Block,
 }
 
 impl NullaryFnOnce for Part<'_> {
@@ -249,7 +289,7 @@ impl NullaryFnOnce for Part<'_> {
 
     #[inline(always)]
     fn call(self) -> Self::Output {
-        let (mut sums, mut all) = (vec![[0.0; WIDTH]; self.x.n_cols], [0.0; WIDTH]);
+        let (mut sums, mut all) = (self.sums, [0.0; WIDTH]);
         for spot in self.spots {
             let (genes, values) = self.x.row(self.rows[spot]);
             let scores = match self.scores {
