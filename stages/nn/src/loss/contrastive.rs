@@ -180,6 +180,18 @@ mod tests {
         assert_golden(loss.array(), &golden["clip_symmetric_t0.07"]);
     }
 
+    /// PyTorch 2 in double precision: with a and b of the golden file's definition, by `F.normalize`,
+    /// `q = ((a @ a.T + b @ b.T) / 2 / t).softmax(1)` and the mean of `F.cross_entropy(a @ b.T / t, q)` and
+    /// `F.cross_entropy(b @ a.T / t, q)`.
+    #[test]
+    fn soft_targets_are_pytorch_s() {
+        let [a, b] = golden_matrices();
+        for (temperature, expected) in [(0.07, 0.241_894_05), (0.5, 1.251_107_1), (1.0, 1.595_609_2)] {
+            let loss = soft_clip(a.leaky_trace(), b.leaky_trace(), temperature).array();
+            assert!((loss - expected).abs() <= 1e-5 * expected, "{temperature}: {loss}, not {expected}");
+        }
+    }
+
     /// Of items whose modalities are nothing alike, soft targets are hard.
     #[test]
     fn soft_targets_of_unlike_items_are_hard() {
