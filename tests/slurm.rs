@@ -397,10 +397,44 @@ fn what_an_allocation_of_other_settings_puts_back_goes_on_by_the_new_ones() {
     assert!(beginnings.iter().any(|done| *done > 0), "from its checkpoint: {beginnings:?}");
 }
 
+/// Runs tests beside each other: most of the time they wait for clocks of Slurm's.
+fn beside(tests: &[fn()]) {
+    std::thread::scope(|scope| tests.iter().for_each(|test| drop(scope.spawn(test))));
+}
+
+#[test]
+fn nodes_fail_and_jobs_are_put_out_or_held() {
+    beside(&[
+        what_a_dead_node_had_goes_on_on_another_and_what_was_done_stays_done,
+        who_works_on_a_node_that_slurm_has_lost_is_waited_for,
+        a_preempted_training_is_asked_for_again_and_goes_on_from_its_checkpoint,
+        a_preempted_training_that_slurm_puts_in_again_goes_on_from_its_checkpoint,
+        what_keeps_a_job_waiting_is_told,
+    ]);
+}
+
+#[test]
+fn memory_that_is_too_little_is_asked_for_again() {
+    beside(&[
+        who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has_none,
+        an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger,
+        who_only_shared_the_allocation_of_one_that_took_too_much_goes_to_another,
+    ]);
+}
+
+fn what_keeps_a_job_waiting_is_told() {
+    let Some(cluster) = Cluster::start("[[slurm.profile]]\nargs = [\"--hold\"]\n") else { return };
+    cluster.sandbox.workflow("w.yaml", &long(1));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it is told", || cluster.told().contains("job 1 waits: Slurm's reason is JobHeldUser"));
+    assert!(cluster.slurm.ask("scontrol", &["release", "1"]).status.success());
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    assert_eq!(cluster.told().matches("Slurm's reason").count(), 1, "once: {}", cluster.told());
+}
+
 /// Two nodes, of which the first one gets the first job.
 const TWO: Kind = Kind { nodes: 2, tracking: Tracking::Group, more: "" };
 
-#[test]
 fn what_a_dead_node_had_goes_on_on_another_and_what_was_done_stays_done() {
     let Some(mut cluster) = Cluster::of(&TWO, "") else { return };
     let stages = "
@@ -436,7 +470,6 @@ stages:
     );
 }
 
-#[test]
 fn who_works_on_a_node_that_slurm_has_lost_is_waited_for() {
     let Some(mut cluster) = Cluster::of(&TWO, "") else { return };
     cluster.sandbox.workflow("w.yaml", &long(70));
@@ -487,12 +520,10 @@ fn is_put_out(site: &str, first: &str) {
     assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
 }
 
-#[test]
 fn a_preempted_training_is_asked_for_again_and_goes_on_from_its_checkpoint() {
     is_put_out("", "PREEMPTED");
 }
 
-#[test]
 fn a_preempted_training_that_slurm_puts_in_again_goes_on_from_its_checkpoint() {
     is_put_out("[[slurm.profile]]\nargs = [\"--requeue\"]\n", "PENDING");
 }
@@ -502,7 +533,6 @@ fn hog(more: &str) -> String {
     format!("stages:\n  hog: {{ uses: test/misbehave, with: {{ how: memory_hog }}, {more} }}\n")
 }
 
-#[test]
 fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has_none() {
     let kind = Kind { tracking: Tracking::ControlGroup, ..Kind::default() };
     let Some(cluster) = Cluster::of(&kind, "idle = \"0s\"\n") else { return };
@@ -531,15 +561,18 @@ fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has
     assert!(cluster.kept_log(&ended.err()).contains("ends hog: Failed"), "its pilot lived: {}", ended.err());
 }
 
-#[test]
+/// Without control groups Slurm looks itself, once a second here, and has no state for what it does then.
+const WATCHED: Kind =
+    Kind { nodes: 1, tracking: Tracking::Tree, more: "JobAcctGatherParams=OverMemoryKill\n" };
+
+/// In the first job something takes memory that is none of the pilot's, which so cannot prevent it.
+const GREEDY: &str = "
+idle = \"0s\"
+setup = \"[ $SLURM_JOB_ID = 1 ] && (sleep 2; head -c 600000000 /dev/zero; sleep 60) | tail >/dev/null &\"
+";
+
 fn an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger() {
-    // Without control groups Slurm looks itself, once a second here, and has no state for what it does then.
-    let kind =
-        Kind { tracking: Tracking::Tree, more: "JobAcctGatherParams=OverMemoryKill\n", ..Kind::default() };
-    // What takes the memory is none of the pilot's, which could not prevent it.
-    let other = "(sleep 2; head -c 500000000 /dev/zero; sleep 60) | tail >/dev/null";
-    let setup = format!("idle = \"0s\"\nsetup = \"[ $SLURM_JOB_ID = 2 ] || {other} &\"\n");
-    let Some(cluster) = Cluster::of(&kind, &setup) else { return };
+    let Some(cluster) = Cluster::of(&WATCHED, GREEDY) else { return };
     let training = "with: { steps: 60, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
     cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {{ uses: test/steps, {training} }}\n"));
     let mut run = cluster.begin(&["run", "w.yaml"]);
@@ -550,4 +583,25 @@ fn an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger() {
     assert!(cluster.kept_log(&told).contains("exceeded memory limit"), "{told}");
     let beginnings = cluster.beginnings();
     assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
+
+fn who_only_shared_the_allocation_of_one_that_took_too_much_goes_to_another() {
+    let site = format!("{GREEDY}[[slurm.profile]]\ncpus = 2\nmemory = \"400MiB\"\n");
+    let Some(cluster) = Cluster::of(&WATCHED, &site) else { return };
+    // Slurm does not tell which of both it was; neither has `retries`.
+    let stage = |name: &str, steps: u32| {
+        let with = format!("with: {{ steps: {steps}, sleep: 100 }}, resources: {{ memory: 200MiB }}");
+        format!("  {name}: {{ uses: test/steps, {with} }}\n")
+    };
+    let stages = [("one", 50), ("other", 51)].map(|(name, steps)| stage(name, steps)).concat();
+    cluster.sandbox.workflow("w.yaml", &format!("stages:\n{stages}"));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let told = cluster.told();
+    for name in ["one", "other"] {
+        assert!(told.contains(&format!("allocation 1 ended (FAILED); {name} goes to another")), "{told}");
+    }
+    let mut beginnings = cluster.beginnings();
+    beginnings.sort_unstable();
+    assert!(matches!(beginnings[..], [0, 0, (1..), (1..)]), "from their checkpoints: {beginnings:?}");
 }

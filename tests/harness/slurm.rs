@@ -50,6 +50,14 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Whether the control groups that Slurm needs can be made here.
+fn makes_groups() -> bool {
+    ["memory", "freezer"].iter().all(|controller| {
+        let group = format!("/sys/fs/cgroup/{controller}/restage-{}", std::process::id());
+        std::fs::create_dir(&group).and_then(|()| std::fs::remove_dir(&group)).is_ok()
+    })
+}
+
 /// So many ports that nobody has.
 fn ports(count: usize) -> Vec<u16> {
     let free: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
@@ -63,10 +71,8 @@ impl Slurm {
             println!("skipped: no Slurm here (slurmctld, slurmd, slurm-client, munge)");
             return None;
         }
-        let has_groups =
-            || Path::new("/sys/fs/cgroup/memory/cgroup.procs").exists() && said("id", "-u") == "0";
-        if kind.tracking == Tracking::ControlGroup && !has_groups() {
-            println!("skipped: this Slurm limits memory only for root, where control groups are mounted");
+        if kind.tracking == Tracking::ControlGroup && !makes_groups() {
+            println!("skipped: this Slurm limits memory only for root, and where control groups can be made");
             return None;
         }
         // Sockets have short paths.

@@ -336,7 +336,7 @@ impl Steward {
         match attempt.outcome {
             Outcome::Done { milliseconds } => self.answer(key, Ok(milliseconds)),
             Outcome::Failed { message, out_of_memory } => {
-                let message = format!("{message} ({})", self.place(&attempt.pilot, Some(&attempt.host)));
+                let message = format!("{message} ({})", self.place(&attempt.pilot));
                 if out_of_memory {
                     self.more_memory(key, message);
                 } else {
@@ -351,7 +351,7 @@ impl Steward {
                 if wanted.lost >= MOST_LOST {
                     let message = format!(
                         "allocations ended before it {MOST_LOST} times, and it left no checkpoint ({})",
-                        self.place(&attempt.pilot, Some(&attempt.host))
+                        self.place(&attempt.pilot)
                     );
                     self.queue.take_back(Some(&BTreeSet::from([*key])));
                     self.answer(key, Err(ExecuteError::Elsewhere { message }));
@@ -363,7 +363,7 @@ impl Steward {
                 let message = format!(
                     "its allocation ended before it, and it left no checkpoint to go on from: give its profile more \
                      time, or keep checkpoints in its scratch folder ({})",
-                    self.place(&attempt.pilot, Some(&attempt.host))
+                    self.place(&attempt.pilot)
                 );
                 self.answer(key, Err(ExecuteError::Elsewhere { message }));
             }
@@ -372,11 +372,9 @@ impl Steward {
     }
 
     /// Where an attempt failed, for people; its log is kept.
-    fn place(&mut self, pilot: &str, host: Option<&str>) -> String {
-        let log = self.queue.log(pilot);
-        let on = host.map(|host| format!(" on {host}")).unwrap_or_default();
+    fn place(&mut self, pilot: &str) -> String {
         self.failed.insert(pilot.to_owned());
-        format!("allocation {pilot}{on}, its log: {}", log.display())
+        format!("allocation {pilot}, its log: {}", self.queue.log(pilot).display())
     }
 
     fn answer(&mut self, key: &ActionKey, result: Result<Option<u64>, ExecuteError>) {

@@ -73,7 +73,7 @@ impl Steward {
                 there.insert(&seen.nonce, number);
             }
             let odd = match seen.odd_reason() {
-                Some(reason) => format!("waits, Slurm says for {reason}"),
+                Some(reason) => format!("waits: Slurm's reason is {reason}"),
                 None if seen.fate() == Fate::Unknown => {
                     format!("is in the state {}, which is not known here: it is waited for", seen.state)
                 }
@@ -123,7 +123,7 @@ impl Steward {
         }
         for (shape, job) in failing {
             let said = said(&self.queue.last_lines(&job)).unwrap_or_else(|| "; it printed nothing".into());
-            let place = self.place(&job, None);
+            let place = self.place(&job);
             let message = format!("allocations end before they begin to work{said} ({place})");
             self.fail_all(&shape, &message);
         }
@@ -193,7 +193,7 @@ impl Steward {
         let of_memory = self.seen.get(job_of(pilot)).is_some_and(|seen| seen.fate() == Fate::OutOfMemory)
             || is_of_memory(&lines);
         let said = said(&lines).unwrap_or_default();
-        let place = self.place(pilot, None);
+        let place = self.place(pilot);
         let further = taken.as_ref().is_some_and(|(_, since)| self.store.is_checkpointed_since(key, *since));
         let Some(wanted) = self.wanted.get_mut(key) else { return };
         wanted.lost = if further { 0 } else { wanted.lost + 1 };
