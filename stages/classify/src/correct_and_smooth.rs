@@ -329,9 +329,13 @@ impl Outcome {
             base.targets[spot].is_some_and(|class| base.classes[class] == given.predicted(spot))
         });
         let missed = unlabelled.len() - self.reached;
-        if missed > 0 {
+        if self.reached == 0 && missed > 0 {
             tracing::warn!(
-                "no error of a labelled spot reaches {missed} of {} spots without a label: they are not corrected",
+                "no error of a labelled spot reaches one of the {missed} without a label: nothing is corrected"
+            );
+        } else if missed > 0 {
+            tracing::info!(
+                "no error of a labelled spot reaches {missed} of {} without a label: they are not corrected",
                 unlabelled.len()
             );
         }
