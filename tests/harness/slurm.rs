@@ -13,6 +13,8 @@ pub(crate) struct Slurm {
     folder: tempfile::TempDir,
     controller: Option<Child>,
     nodes: Vec<Option<Child>>,
+    /// What the names of its nodes begin with.
+    prefix: String,
     munge: Child,
 }
 
@@ -50,10 +52,13 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
+/// Where control groups are, of the kernel's controllers that Slurm uses.
+const GROUPS: [&str; 2] = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/freezer"];
+
 /// Whether the control groups that Slurm needs can be made here.
 fn makes_groups() -> bool {
-    ["memory", "freezer"].iter().all(|controller| {
-        let group = format!("/sys/fs/cgroup/{controller}/restage-{}", std::process::id());
+    GROUPS.iter().all(|groups| {
+        let group = format!("{groups}/restage-{}", std::process::id());
         std::fs::create_dir(&group).and_then(|()| std::fs::remove_dir(&group)).is_ok()
     })
 }
@@ -75,6 +80,9 @@ impl Slurm {
             println!("skipped: this Slurm limits memory only for root, and where control groups can be made");
             return None;
         }
+        // Control groups are the machine's, and called after the node.
+        let is_shared = kind.tracking == Tracking::ControlGroup;
+        let prefix = if is_shared { format!("n{}x", std::process::id()) } else { "n".to_owned() };
         // Sockets have short paths.
         let folder = tempfile::tempdir_in("/tmp").expect("a temporary folder");
         let root = folder.path();
@@ -82,15 +90,15 @@ impl Slurm {
             std::fs::create_dir(root.join(name)).expect("a folder");
         }
         for node in 1..=kind.nodes {
-            std::fs::create_dir(root.join(format!("spool/n{node}"))).expect("a folder");
+            std::fs::create_dir(root.join(format!("spool/{prefix}{node}"))).expect("a folder");
         }
         let (user, host) = (said("id", "-un"), said("hostname", "-s"));
         std::fs::write(root.join("munge/munge.key"), key()).expect("a key");
         private(&root.join("munge"));
         private(&root.join("munge/munge.key"));
-        std::fs::write(root.join("etc/slurm.conf"), configuration(root, kind, &user, &host))
+        std::fs::write(root.join("etc/slurm.conf"), configuration(root, kind, &prefix, &user, &host))
             .expect("a configuration");
-        let gpus = format!("NodeName=n[1-{}] Name=gpu Type=fake File=/dev/tty[1-2]\n", kind.nodes);
+        let gpus = format!("NodeName={prefix}[1-{}] Name=gpu Type=fake File=/dev/tty[1-2]\n", kind.nodes);
         std::fs::write(root.join("etc/gres.conf"), gpus).expect("a configuration");
         let groups = "CgroupPlugin=autodetect\nConstrainRAMSpace=yes\n";
         std::fs::write(root.join("etc/cgroup.conf"), groups).expect("a configuration");
@@ -110,7 +118,7 @@ impl Slurm {
             .stderr(Stdio::null())
             .spawn()
             .expect("munged starts");
-        let mut slurm = Self { folder, controller: None, nodes: Vec::new(), munge };
+        let mut slurm = Self { folder, controller: None, nodes: Vec::new(), prefix, munge };
         until("munge has a socket", || slurm.path("run/munge.socket").exists());
         slurm.start_controller();
         for node in 1..=kind.nodes {
@@ -142,7 +150,7 @@ impl Slurm {
     /// Starts a node.
     pub(crate) fn start_node(&mut self, node: usize) {
         self.nodes.resize_with(node.max(self.nodes.len()), || None);
-        self.nodes[node - 1] = Some(self.daemon("slurmd", &["-N", &format!("n{node}")]));
+        self.nodes[node - 1] = Some(self.daemon("slurmd", &["-N", &format!("{}{node}", self.prefix)]));
     }
 
     /// Kills the controller as nothing can prevent.
@@ -157,7 +165,7 @@ impl Slurm {
 
     /// The controller is told that a node is down, as it finds out by itself after some minutes.
     pub(crate) fn lose_node(&self, node: usize) {
-        let node = format!("nodename=n{node}");
+        let node = format!("nodename={}{node}", self.prefix);
         let told = self.ask("scontrol", &["update", &node, "state=down", "reason=lost"]);
         assert!(told.status.success(), "{told:?}");
     }
@@ -226,6 +234,11 @@ impl Drop for Slurm {
         for pid in left {
             drop(Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status());
         }
+        for (groups, node) in
+            GROUPS.iter().flat_map(|groups| (1..=self.nodes.len()).map(move |node| (groups, node)))
+        {
+            drop(std::fs::remove_dir(format!("{groups}/slurm_{}{node}", self.prefix)));
+        }
         drop(self.munge.kill());
         drop(self.munge.wait());
     }
@@ -269,7 +282,7 @@ fn private(path: &Path) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("its own");
 }
 
-fn configuration(root: &Path, kind: &Kind, user: &str, host: &str) -> String {
+fn configuration(root: &Path, kind: &Kind, prefix: &str, user: &str, host: &str) -> String {
     let (root, more, ports) = (root.display(), kind.more, ports(kind.nodes + 1));
     let (tracking, task) = match kind.tracking {
         Tracking::Group => ("pgid", "none"),
@@ -281,7 +294,7 @@ fn configuration(root: &Path, kind: &Kind, user: &str, host: &str) -> String {
     let controller = ports[0];
     let node = |(place, port): (usize, &u16)| {
         format!(
-            "NodeName=n{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 Gres=gpu:fake:2 State=UNKNOWN\n",
+            "NodeName={prefix}{} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 Gres=gpu:fake:2 State=UNKNOWN\n",
             place + 1
         )
     };
