@@ -321,6 +321,25 @@ fn scratch_of_a_dead_process_is_taken_over_and_that_of_a_living_one_is_not() {
 }
 
 #[test]
+fn who_asks_whether_checkpoints_got_further_takes_nothing_over() {
+    let (_temp, store) = store();
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let since = |seconds: u64| std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    assert!(!store.is_checkpointed_since(&key("k"), since(0)), "nobody has any");
+    let left = leave_scratch(&store, "k", child.id());
+    write(&left, &files(&[("weights/4", "heavy")]));
+    for (file, seconds) in [("epoch", 1_000), ("weights/4", 2_000)] {
+        let file = fs::File::options().write(true).open(left.join(file)).unwrap();
+        file.set_modified(since(seconds)).unwrap();
+    }
+    assert!(store.is_checkpointed_since(&key("k"), since(2_000)), "in a folder of it");
+    assert!(!store.is_checkpointed_since(&key("k"), since(2_001)));
+    assert!(!store.is_checkpointed_since(&key("other"), since(0)));
+    assert!(left.exists(), "it is whose it was");
+}
+
+#[test]
 fn scratch_stays_until_it_is_discarded() {
     let (_temp, store) = store();
     let path = store.scratch(&key("k")).unwrap();
