@@ -45,8 +45,18 @@ impl Cluster {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.sandbox.command(arguments);
+        let path = std::env::var("PATH").expect("a path");
+        command.env("PATH", format!("{}:{path}", self.sandbox.path("programs").display()));
         command.env("SLURM_CONF", self.slurm.configuration());
         command
+    }
+
+    /// Has the run meet this in the place of a program of Slurm's.
+    fn instead_of(&self, program: &str, lines: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::create_dir_all(self.sandbox.path("programs")).expect("a folder");
+        let script = self.sandbox.write(&format!("programs/{program}"), &format!("#!/bin/sh\n{lines}\n"));
+        std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)).expect("its own");
     }
 
     fn run(&self, arguments: &[&str]) -> Ended {
@@ -243,17 +253,10 @@ fn what_slurm_will_never_give_is_told_in_its_words() {
 fn a_job_whose_number_was_never_heard_is_found_again() {
     let Some(cluster) = Cluster::start("") else { return };
     cluster.sandbox.workflow("w.yaml", &long(20));
-    let programs = cluster.sandbox.path("programs");
-    std::fs::create_dir(&programs).expect("a folder");
     let once = "[ -e asked ] && exec /usr/bin/sbatch \"$@\"";
     let lost = "/usr/bin/sbatch \"$@\" >/dev/null; : >asked; echo 'Socket timed out on send/recv operation' >&2; exit 1";
-    let sbatch = cluster.sandbox.write("programs/sbatch", &format!("#!/bin/sh\n{once}\n{lost}\n"));
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(sbatch, std::fs::Permissions::from_mode(0o755)).expect("its own");
-    let path = std::env::var("PATH").expect("a path");
-    let mut command = cluster.command(&["run", "w.yaml"]);
-    command.env("PATH", format!("{}:{path}", programs.display()));
-    let ended = Ended(command.output().expect("the binary starts"));
+    cluster.instead_of("sbatch", &format!("{once}\n{lost}"));
+    let ended = cluster.run(&["run", "w.yaml"]);
     assert_eq!(ended.code(), Some(0), "{}", ended.all());
     assert!(ended.err().contains("takes no jobs now"), "{}", ended.err());
     assert!(cluster.beginnings() == [0], "one allocation did it: {:?}", cluster.beginnings());
@@ -417,6 +420,8 @@ fn nodes_fail_and_jobs_are_put_out_or_held() {
 fn memory_that_is_too_little_is_asked_for_again() {
     beside(&[
         who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has_none,
+        a_stage_that_the_kernel_kills_has_failed_for_memory,
+        an_allocation_that_is_out_of_memory_is_asked_for_larger,
         an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger,
         who_only_shared_the_allocation_of_one_that_took_too_much_goes_to_another,
     ]);
@@ -534,22 +539,25 @@ fn hog(more: &str) -> String {
 }
 
 fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has_none() {
-    let kind = Kind { tracking: Tracking::ControlGroup, ..Kind::default() };
+    let kind = Kind { tracking: Tracking::Tree, ..Kind::default() };
     let Some(cluster) = Cluster::of(&kind, "idle = \"0s\"\n") else { return };
-    let stage = hog("resources: { memory: 400MiB }, retries: { memory: x2 }");
+    let stage = hog("resources: { memory: 260MiB }, retries: { memory: x2 }");
     cluster.sandbox.workflow("w.yaml", &stage);
     let ended = cluster.run(&["run", "w.yaml"]);
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
     let told = ended.err();
-    for memory in ["800.0 MiB", "1.6 GiB"] {
+    for memory in ["520.0 MiB", "1.0 GiB"] {
         assert!(told.contains(&format!("(now with {memory})")), "{memory}: {told}");
     }
     assert!(told.contains("Slurm gives no allocation for it"), "{told}");
     let asked = ["1", "2", "3"].map(|job| cluster.slurm.told(job, "%m"));
-    assert_eq!(asked, ["528M", "928M", "1728M"], "for a pilot too");
+    assert_eq!(asked, ["388M", "648M", "1168M"], "for a pilot too");
+}
 
+fn a_stage_that_the_kernel_kills_has_failed_for_memory() {
+    let kind = Kind { tracking: Tracking::ControlGroup, ..Kind::default() };
+    let Some(cluster) = Cluster::of(&kind, "[[slurm.profile]]\nargs = [\"--mem=150M\"]\n") else { return };
     // It would be stopped at 400 MiB; the kernel does not let it come so far, and kills its host alone.
-    cluster.sandbox.write("restage.toml", &format!("{SITE}[[slurm.profile]]\nargs = [\"--mem=150M\"]\n"));
     cluster.sandbox.workflow("w.yaml", &hog("resources: { memory: 400MiB }"));
     let ended = cluster.run(&["run", "w.yaml"]);
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
@@ -564,6 +572,28 @@ fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has
 /// Without control groups Slurm looks itself, once a second here, and has no state for what it does then.
 const WATCHED: Kind =
     Kind { nodes: 1, tracking: Tracking::Tree, more: "JobAcctGatherParams=OverMemoryKill\n" };
+
+fn an_allocation_that_is_out_of_memory_is_asked_for_larger() {
+    let Some(cluster) = Cluster::start("") else { return };
+    // As with control groups, when the kernel takes the pilot itself.
+    cluster
+        .instead_of("squeue", "/usr/bin/squeue \"$@\" | sed 's/|FAILED|[^|]*|/|OUT_OF_MEMORY|OutOfMemory|/'");
+    let training = "with: { steps: 40, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
+    cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {{ uses: test/steps, {training} }}\n"));
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("it runs", || cluster.has_begun());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    cluster.working().into_iter().for_each(kill);
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    let told = cluster.told();
+    assert!(
+        told.contains("its allocation ended (OUT_OF_MEMORY)") && told.contains("(now with 400.0 MiB)"),
+        "{told}"
+    );
+    assert_eq!(cluster.slurm.told("2", "%m"), "528M");
+    let beginnings = cluster.beginnings();
+    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+}
 
 /// In the first job something takes memory that is none of the pilot's, which so cannot prevent it.
 const GREEDY: &str = "
