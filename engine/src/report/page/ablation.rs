@@ -9,7 +9,7 @@ use super::{
     },
     figures::{self, Strip},
     plot::{Figure, Scale},
-    text::{counted, escape, metric, metrics, sentence, signed},
+    text::{counted, escape, metric, metrics, prose, sentence, signed},
     verdict::{Worth, worth},
 };
 
@@ -60,7 +60,7 @@ pub(super) fn table(table: &Table, milliseconds: &[u64]) -> String {
             let alarm =
                 ["underpowered", "suspicious", "optimistic"].iter().any(|word| note.starts_with(word));
             let class = if alarm { " class=\"alarm\"" } else { "" };
-            let _ = writeln!(html, "<li{class}>{}.</li>", escape(&sentence(note)));
+            let _ = writeln!(html, "<li{class}>{}.</li>", prose(&sentence(note)));
         }
         html += "</ul>\n";
     }

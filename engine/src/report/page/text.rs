@@ -36,6 +36,20 @@ pub(super) fn sentence(text: &str) -> String {
     letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
+/// A sentence as HTML: what stands between backticks is a name, set as one.
+pub(super) fn prose(text: &str) -> String {
+    let escaped = escape(text);
+    let parts: Vec<&str> = escaped.split('`').collect();
+    let even = parts.len() % 2 == 1;
+    let part = |(at, part): (usize, &&str)| match at % 2 {
+        0 => (*part).to_owned(),
+        // The last of an odd number closes nothing.
+        _ if !even && at + 1 == parts.len() => format!("`{part}"),
+        _ => format!("<code>{part}</code>"),
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
 /// `3 seeds`.
 pub(super) fn counted(count: usize, what: &str) -> String {
     match (count, what.strip_suffix('y')) {
@@ -115,6 +129,13 @@ mod tests {
         assert_eq!(slug("PCA + logistic regression"), "pca-logistic-regression");
         assert_eq!(slug("../</script>"), "script");
         assert_eq!(slug("…"), "unnamed");
+    }
+
+    #[test]
+    fn names_in_a_sentence_are_code_and_nothing_else_is_markup() {
+        assert_eq!(prose("of `a <b>`, `c`"), "of <code>a &lt;b&gt;</code>, <code>c</code>");
+        assert_eq!(prose("`a` and a lone ` tick"), "<code>a</code> and a lone ` tick");
+        assert_eq!(prose("none"), "none");
     }
 
     #[test]
