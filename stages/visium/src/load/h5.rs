@@ -16,14 +16,14 @@ pub(super) fn read(path: &Path, genome: Option<&str>) -> Result<(Vec<String>, Fe
         Err(_) => legacy_genome(&file, genome)?,
     };
     // Names and counts are packed apart, and read side by side.
-    let (names, x) = rayon::join(|| names(&file, &group), || Parts::read(&file, &group));
+    let (names, x) = rayon::join(|| names(&file, &group, genome.is_some()), || Parts::read(&file, &group));
     let (barcodes, features) = names?;
     let x = x?.checked(&file, barcodes.len(), features.names.len())?;
     Ok((barcodes, features, x))
 }
 
-/// Barcodes and features.
-fn names(file: &Hdf5, group: &str) -> Result<(Vec<String>, Features)> {
+/// Barcodes and features; their genomes only where somebody asks for one.
+fn names(file: &Hdf5, group: &str, with_genomes: bool) -> Result<(Vec<String>, Features)> {
     let names = |node: &str| file.texts(&format!("/{group}/{node}"));
     let names_if = |node: &str| match file.has(&format!("/{group}/{node}")) {
         true => names(node).map(Some),
@@ -36,7 +36,10 @@ fn names(file: &Hdf5, group: &str) -> Result<(Vec<String>, Features)> {
     }
     let ((genes, ids), (kinds, genomes)) = rayon::join(
         || rayon::join(|| names("features/name"), || names_if("features/id")),
-        || rayon::join(|| names_if("features/feature_type"), || names_if("features/genome")),
+        || {
+            let genomes = || if with_genomes { names_if("features/genome") } else { Ok(None) };
+            rayon::join(|| names_if("features/feature_type"), genomes)
+        },
     );
     let genes = genes?;
     let ids = ids?.unwrap_or_else(|| genes.clone());

@@ -144,10 +144,12 @@ impl Stage for Normalize {
 
 /// The normalised table; what is fitted is fitted on the spots at `train`.
 pub(crate) fn normalize(mut table: Table, train: &[usize], params: &Params) -> Result<Table> {
-    if let Some(value) = first(&table.x, values::is_no_amount) {
+    let is_odd = |value| values::is_no_amount(value) || values::is_fraction(value);
+    let odd = first(&table.x, is_odd).is_some();
+    if let Some(value) = odd.then(|| first(&table.x, values::is_no_amount)).flatten() {
         return Err(Error::invalid(format!("the table should hold counts, but holds {value}")));
     }
-    if first(&table.x, values::is_fraction).is_some() {
+    if odd {
         tracing::warn!("the table holds fractions, not counts: is it normalised already?");
     }
     // The one flavour that looks at the counts, before they are scaled.

@@ -43,17 +43,20 @@ impl Band {
     fn turn(&mut self, row: usize, column: usize) -> Rotation {
         let (p, q) = (row - 1, row);
         let (kept, gone) = (*self.at(p, column), *self.at(q, column));
-        let length = length(kept, gone);
-        let rotation = Rotation { column: p, cosine: kept / length, sine: -gone / length };
-        for column in column..p {
-            let turned = rotation.turn(*self.at(p, column), *self.at(q, column));
-            (*self.at(p, column), *self.at(q, column)) = turned;
+        let both = length(kept, gone);
+        let rotation = Rotation { column: p, cosine: kept / both, sine: -gone / both };
+        // Both rows to the left of the turned columns, from there leftwards.
+        let length = self.width + 2;
+        let (before, after) = self.cells.split_at_mut(q * length);
+        let (of_p, of_q) = (&mut before[p * length + 1..][..p - column], &mut after[2..][..p - column]);
+        for (of_p, of_q) in of_p.iter_mut().zip(of_q) {
+            (*of_p, *of_q) = rotation.turn(*of_p, *of_q);
         }
         *self.at(q, column) = 0.0;
+        // Both columns below the turned rows.
         for row in q + 1..self.size.min(q + self.width + 1) {
-            let left = if row - p > self.width + 1 { 0.0 } else { *self.at(row, p) };
-            let turned = rotation.turn(left, *self.at(row, q));
-            (*self.at(row, p), *self.at(row, q)) = turned;
+            let of_both = &mut self.cells[row * length + row - q..][..2];
+            (of_both[1], of_both[0]) = rotation.turn(of_both[1], of_both[0]);
         }
         let Rotation { cosine: c, sine: s, .. } = rotation;
         let (pp, qp, qq) = (*self.at(p, p), *self.at(q, p), *self.at(q, q));
