@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::LazyLock,
+    time::{Duration, SystemTime},
 };
 
 use harness::{Ended, Sandbox};
@@ -300,6 +301,7 @@ fn a_commit_is_imported_with_its_neighbours_and_data_and_needs_no_repository_aft
     assert_eq!(sandbox.run(&["lock", "w.yaml"]).code(), Some(0));
     sandbox.ran(&["--locked", "w.yaml"]);
     assert_eq!(sandbox.text("w.yaml", "all"), "e+!");
+    assert!(kept("restage.lock"));
 
     // Both are here now.
     fs::rename(sandbox.path("theirs"), sandbox.path("gone")).unwrap();
@@ -483,4 +485,35 @@ fn two_who_fetch_at_once_are_both_right() {
     let names: Vec<_> =
         fs::read_dir(sandbox.path("store/git")).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(names, [Path::new(&commit)], "nothing is left over");
+}
+
+#[test]
+fn commits_that_no_workflow_imports_any_more_go_and_are_fetched_again() {
+    let sandbox = Sandbox::new();
+    let Some(repository) = Repository::new(&sandbox, "theirs") else { return };
+    let commit = with_prep(&repository);
+    importing(&sandbox, &repository.url(), &format!("commit: {commit}"));
+    assert_eq!(sandbox.ran(&["w.yaml"]), 4);
+    let files = sandbox.path("store/git").join(&commit);
+    let forty_days_pass = || {
+        let seal = fs::File::options().append(true).open(files.join("seal.json")).unwrap();
+        seal.set_modified(SystemTime::now() - Duration::from_secs(40 * 24 * 60 * 60)).unwrap();
+    };
+    let gc = |arguments: &[&str]| sandbox.run(&[&["cache", "gc"], arguments].concat()).all();
+
+    // What was of use yesterday stays.
+    forty_days_pass();
+    assert_eq!(sandbox.ran(&["w.yaml"]), 0);
+    assert!(!gc(&[]).contains("git commit") && files.exists());
+
+    forty_days_pass();
+    let told = gc(&["--dry-run"]);
+    assert!(
+        told.contains("files of 1 git commit that no workflow imported lately would be removed"),
+        "{told}"
+    );
+    assert!(files.exists());
+    assert!(gc(&[]).contains("files of 1 git commit") && !files.exists());
+    assert_eq!(sandbox.ran(&["w.yaml"]), 0);
+    assert!(files.exists());
 }

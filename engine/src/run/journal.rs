@@ -154,14 +154,14 @@ impl Journal {
         }
     }
 
-    /// Keeps the workflow's files: it may be changed before anybody asks what ran. They lie to each other as they do where they
-    /// are; what is imported from elsewhere lies in `imported`.
+    /// Keeps the workflow's files, and the lock beside it: they may be changed before anybody asks what ran. They lie to each other
+    /// as they do where they are; what is imported from elsewhere lies in `imported`.
     pub(crate) fn keep(&self, workflow: &Path, imported: &[PathBuf]) -> Result<(), JournalError> {
         let workflow = std::fs::canonicalize(workflow).map_err(io_error(workflow))?;
         let folder = workflow.parent().unwrap_or(Path::new("/"));
-        for (number, file) in
-            std::iter::once(workflow.as_path()).chain(imported.iter().map(PathBuf::as_path)).enumerate()
-        {
+        let lock = folder.join(crate::lock::FILE);
+        let lock = lock.is_file().then_some(&lock);
+        for (number, file) in std::iter::once(&workflow).chain(imported).chain(lock).enumerate() {
             let Some(name) = file.file_name() else { continue };
             let place = match file.strip_prefix(folder) {
                 Ok(inside) => inside.to_owned(),

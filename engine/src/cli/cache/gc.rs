@@ -19,6 +19,7 @@ use crate::{
     cli::{Failure, open_store, print_json},
     report::{grid, size},
     run::past::{self, Retained, Retention},
+    workflow::git,
 };
 
 /// Shorter times than this may take what is in use: a hit is noted once a day, and runs take hours.
@@ -73,16 +74,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         artifacts: retained.artifacts.clone(),
         actions: retained.actions.clone(),
     })?;
+    let commits = git::idle(&store, arguments.keep.max(arguments.grace));
     let warnings = warnings(arguments, &plan);
     warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if !arguments.json {
-        tell_plan(arguments, &plan, &retained);
+        tell_plan(arguments, &plan, &retained, &commits);
     }
-    let done = if arguments.dry_run { None } else { Some(sweep(&store, &plan, &retained)?) };
+    let done = if arguments.dry_run { None } else { Some(sweep(&store, &plan, &retained, &commits)?) };
     if arguments.json {
         print_json(&json!({
             "dry_run": arguments.dry_run, "warnings": warnings, "plan": plan,
-            "runs_that_keep": retained.runs, "old_runs": retained.old,
+            "runs_that_keep": retained.runs, "old_runs": retained.old, "idle_commits": commits,
             "report": done.as_ref().map(|done| &done.report),
             "forgotten": done.as_ref().map(|done| done.forgotten),
         }));
@@ -126,11 +128,11 @@ fn warnings(arguments: &Arguments, plan: &GcPlan) -> Vec<String> {
 struct Done {
     report: GcReport,
     forgotten: usize,
-    /// Runs whose journals could not be removed, and why.
+    /// Runs whose journals could not be removed, and commits, and why.
     not_forgotten: Vec<(PathBuf, String)>,
 }
 
-fn sweep(store: &Store, plan: &GcPlan, retained: &Retained) -> Result<Done, Failure> {
+fn sweep(store: &Store, plan: &GcPlan, retained: &Retained, commits: &[PathBuf]) -> Result<Done, Failure> {
     let bar = bar();
     let report = store.run_gc(plan, &|done, total| {
         bar.set_length(total);
@@ -138,9 +140,13 @@ fn sweep(store: &Store, plan: &GcPlan, retained: &Retained) -> Result<Done, Fail
     })?;
     bar.finish_and_clear();
     let tried = retained.old.iter().map(|run| (run.clone(), past::forget(run, store)));
-    let not_forgotten: Vec<_> =
+    let mut not_forgotten: Vec<_> =
         tried.filter_map(|(run, result)| result.err().map(|why| (run, why))).collect();
-    Ok(Done { report, forgotten: retained.old.len() - not_forgotten.len(), not_forgotten })
+    let forgotten = retained.old.len() - not_forgotten.len();
+    let left =
+        commits.iter().filter_map(|place| Some((place.clone(), git::forget(place).err()?.to_string())));
+    not_forgotten.extend(left);
+    Ok(Done { report, forgotten, not_forgotten })
 }
 
 /// Only for people who watch.
@@ -155,7 +161,7 @@ fn bar() -> ProgressBar {
     }
 }
 
-fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained) {
+fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained, commits: &[PathBuf]) {
     let of = |amounts: &BTreeMap<Area, Amount>, area| amounts.get(&area).copied().unwrap_or_default();
     let areas = Area::ALL.into_iter().map(|area| (area, of(&plan.removable, area), of(&plan.kept, area)));
     let rows = areas.filter(|(_, goes, stays)| goes.count + stays.count > 0).map(|(area, goes, stays)| {
@@ -168,9 +174,15 @@ fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained) {
     if !kept.is_empty() {
         say!("artifacts stay: {}", kept.join(", "));
     }
+    let goes = if arguments.dry_run { "would be" } else { "are" };
     if !retained.old.is_empty() {
-        let goes = if arguments.dry_run { "would be" } else { "are" };
         say!("journals and logs of {} {goes} removed", many(retained.old.len(), "older run"));
+    }
+    if !commits.is_empty() {
+        say!(
+            "files of {} that no workflow imported lately {goes} removed",
+            many(commits.len(), "git commit")
+        );
     }
 }
 
@@ -215,7 +227,7 @@ fn tell_done(arguments: &Arguments, done: Option<&Done>) {
         say!("used meanwhile, and stay: {}", report.spared);
     }
     let refused = report.refused.iter().map(|one| format!("{} {:.12}: {}", one.area, one.name, one.why));
-    let runs = not_forgotten.iter().map(|(run, why)| format!("run {}: {why}", run.display()));
+    let runs = not_forgotten.iter().map(|(run, why)| format!("{}: {why}", run.display()));
     let refused: Vec<String> = refused.chain(runs).collect();
     for line in refused.iter().take(SHOWN) {
         eprintln!("not removed: {line}");
