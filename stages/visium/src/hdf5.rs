@@ -123,6 +123,16 @@ impl Hdf5 {
             Datatype::FixedPoint { size: 4, signed: false, .. } => whole!(u32),
             Datatype::FixedPoint { size: 8, signed: true, .. } => whole!(i64),
             Datatype::FixedPoint { size: 8, signed: false, .. } => whole!(u64),
+            // As models that ran in half precision leave them. The crate has no such type.
+            Datatype::FloatingPoint { size: 2, .. } => {
+                let bytes = dataset.read_native_bytes().map_err(self.unreadable(node))?;
+                let values = bytes.as_chunks::<2>().0.iter();
+                let value = |bytes: &[u8; 2]| real(half::f16::from_ne_bytes(*bytes).into());
+                values
+                    .map(value)
+                    .collect::<Option<_>>()
+                    .ok_or_else(|| self.wrong(format!("has a value out of range in `{node}`")))
+            }
             Datatype::FloatingPoint { size: 4, .. } => {
                 self.values(node, dataset, |value: f32| real(value.into()))
             }

@@ -22,6 +22,7 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 pub(crate) fn numbers(path: &Path) -> Result<Npy<f32>> {
     read(path, "numbers", |kind, bytes| {
         Some(match kind {
+            "<f2" => each(bytes, |b| half::f16::from_le_bytes(b).into()),
             "<f4" => each(bytes, f32::from_le_bytes),
             "<f8" => each(bytes, |b| f64::from_le_bytes(b) as f32),
             "<i4" => each(bytes, |b| i32::from_le_bytes(b) as f32),

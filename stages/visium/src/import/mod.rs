@@ -4,7 +4,7 @@
 mod affine;
 mod anndata;
 mod spatialdata;
-mod tree;
+pub(crate) mod tree;
 
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::hdf5::Hdf5;
 
 /// A container. Paths are like `/obs/region`; `""` is the root.
-pub(super) trait Tree {
+pub(crate) trait Tree {
     /// Whether there is a group.
     fn has_group(&self, path: &str) -> bool;
     /// Whether there is an array.
@@ -42,7 +42,7 @@ pub(super) trait Tree {
 }
 
 /// Opens whichever it is.
-pub(super) fn open(path: &Path) -> Result<Box<dyn Tree>> {
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Tree>> {
     if path.is_dir() {
         return Ok(Box::new(Zarr { path: path.into(), root: Reader::open(path)? }));
     }

@@ -1,6 +1,8 @@
 //! Stage type `visium/import-embedding`: features that a foundation model made elsewhere.
 
-use std::collections::{BTreeMap, HashMap};
+mod rows;
+
+use std::collections::BTreeMap;
 
 use restage_stage::{
     Context, Error, InputPath, Ports, Result, Stage,
@@ -9,7 +11,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::text;
+use rows::Rows;
 
 /// The stage type.
 pub(crate) struct ImportEmbedding;
@@ -18,11 +20,20 @@ pub(crate) struct ImportEmbedding;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Params {
-    /// A CSV or TSV, gzipped or not, with a header: one column of spot ids or barcodes, the others numbers.
+    /// What has the features. A CSV or TSV, gzipped or not, with a header: one column of spot ids or barcodes, the others
+    /// numbers. A `.npy` of spots x features, with `names`. HDF5 (`.h5`, `.hdf5`) with an array of spots x features and one of
+    /// names. AnnData (`.h5ad`, `.zarr`) with features in `obsm`.
     path: InputPath,
-    /// The column with the spots. Default: the first.
+    /// The column with the spots. Default: the first. In HDF5 the array: by default `barcodes`, `barcode`, or the index of `obs`.
     #[serde(default)]
     spots: Option<String>,
+    /// In HDF5 and AnnData: the array with the features, like `obsm/X_uni`. Default: `features`, `embeddings`, or the only one
+    /// in `obsm`.
+    #[serde(default)]
+    features: Option<String>,
+    /// With a `.npy`: the spots of its rows, a `.npy` of texts or a text file with one a line.
+    #[serde(default)]
+    names: Option<InputPath>,
     /// The section, where the file has barcodes: spot ids are `<section>_<barcode>`. Default: the file has spot ids.
     #[serde(default)]
     section: Option<String>,
@@ -85,21 +96,30 @@ impl Stage for ImportEmbedding {
         let values: BTreeMap<String, f64> =
             values.into_iter().map(|(name, value)| (name.into(), value as f64)).collect();
         tracing::info!(
-            "{} spots x {} features of {} (licence {}, weights {}), file blake3 {digest}",
+            "{} spots x {} features of {} (licence {}, weights {}), file blake3 {}",
             embedding.spots.len(),
             embedding.dims,
             params.model,
             params.licence,
-            params.digest.as_deref().unwrap_or("without a digest")
+            params.digest.as_deref().unwrap_or("without a digest"),
+            digest.as_deref().unwrap_or("not asked for")
         );
         ctx.write("summary", &Metrics { values, ..Metrics::default() })?;
         ctx.write("embedding", &embedding)
     }
 }
 
-/// The file's digest, which must be the one that was declared.
-fn verify(params: &Params) -> Result<String> {
+/// The file's digest, which must be the one that was declared; none of a folder.
+fn verify(params: &Params) -> Result<Option<String>> {
     let path = params.path.as_path();
+    if path.is_dir() {
+        return match params.file_digest {
+            None => Ok(None),
+            Some(_) => {
+                Err(Error::invalid(format!("`file_digest` is of a file, and {} is a folder", path.display())))
+            }
+        };
+    }
     let mut hasher = blake3::Hasher::new();
     let file = std::fs::File::open(path).map_err(Error::io(path))?;
     hasher.update_reader(file).map_err(Error::io(path))?;
@@ -109,15 +129,14 @@ fn verify(params: &Params) -> Result<String> {
             "{} has the BLAKE3 digest {found}, but `file_digest` says {declared}: it is another file, or was changed",
             path.display()
         ))),
-        _ => Ok(found),
+        _ => Ok(Some(found)),
     }
 }
 
 /// The features in the table's order, and the number of rows in the file.
 fn import(params: &Params, table: &Table) -> Result<(Embedding, usize)> {
     let path = params.path.as_path();
-    let (dims, rows) = parse(&text::read(path)?, params.spots.as_deref())
-        .map_err(|problem| Error::invalid(format!("{}: {problem}", path.display())))?;
+    let Rows { dims, rows } = rows::read(params)?;
     let prefix = params.section.as_ref().map(|section| format!("{section}_")).unwrap_or_default();
     let (mut spots, mut values, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for spot in &table.obs.index {
@@ -142,51 +161,23 @@ fn import(params: &Params, table: &Table) -> Result<(Embedding, usize)> {
     Ok((Embedding { spots, dims, values }, rows.len()))
 }
 
-type Rows = HashMap<String, Vec<f32>>;
-
-/// Number of features, and the vector of each spot.
-fn parse(text: &str, spots: Option<&str>) -> Result<(usize, Rows), String> {
-    let delimiter = if text.lines().next().unwrap_or_default().contains('\t') { b'\t' } else { b',' };
-    let mut reader =
-        csv::ReaderBuilder::new().delimiter(delimiter).trim(csv::Trim::All).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|error| error.to_string())?.clone();
-    let key = match spots {
-        Some(name) => {
-            header.iter().position(|field| field == name).ok_or_else(|| format!("has no column `{name}`"))?
-        }
-        None => 0,
-    };
-    if header.len() < 2 {
-        return Err("should have a column of spots and at least one of numbers".into());
-    }
-    let mut rows = HashMap::new();
-    for (line, record) in (2..).zip(reader.records()) {
-        let record = record.map_err(|error| error.to_string())?;
-        let mut vector = Vec::with_capacity(header.len() - 1);
-        for (place, field) in record.iter().enumerate().filter(|&(place, _)| place != key) {
-            let value = field.parse::<f32>().ok().filter(|value| value.is_finite());
-            vector.push(value.ok_or_else(|| {
-                format!("line {line} has `{field}` for `{}`; expected a number", &header[place])
-            })?);
-        }
-        if rows.insert(record[key].to_owned(), vector).is_some() {
-            return Err(format!("line {line} gives spot `{}` a second time", &record[key]));
-        }
-    }
-    Ok((header.len() - 1, rows))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use restage_stage::artifact::Frame;
     use serde_json::json;
 
     use super::*;
+    use crate::{npy::tests::npy, python_test::python};
 
     fn with(text: &str, more: serde_json::Value) -> Result<(Embedding, usize)> {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("features.csv");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(folder.path().join("features.csv"), text).unwrap();
+        of(&folder.path().join("features.csv"), more)
+    }
+
+    fn of(path: &Path, more: serde_json::Value) -> Result<(Embedding, usize)> {
         let mut params = json!({"path": path, "model": "m", "licence": "CC0"});
         params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let index = ["A_x", "A_y"].map(str::to_owned).into();
@@ -224,5 +215,88 @@ mod tests {
         assert!(problem("s,f\nA_x,nan\n", json!({})).contains("line 2 has `nan` for `f`; expected a number"));
         assert!(problem("s,f\nA_x,1\nA_x,2\n", json!({})).contains("line 3 gives spot `A_x` a second time"));
         assert!(problem("s,f\nA_x,1,2\n", json!({})).contains("features.csv: "));
+    }
+
+    #[test]
+    fn arrays_have_their_names_beside_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: &[u8]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let bytes: Vec<u8> = [3.0_f32, 4.0, 1.0, 2.5].iter().flat_map(|value| value.to_le_bytes()).collect();
+        let array = write("f.npy", &npy("<f4", "(2, 2)", &bytes));
+        let names = write("names.txt", b"A_y\nA_x\n");
+        let (embedding, _) = of(&array, json!({"names": names})).unwrap();
+        assert_eq!((embedding.dims, &embedding.values[..]), (2, &[1.0, 2.5, 3.0, 4.0][..]));
+        let problem = |more| of(&array, more).unwrap_err().to_string();
+        assert!(problem(json!({})).contains("does not say whose its rows are: set `names`"));
+        let (one, twice) = (write("one.txt", b"A_x\n"), write("twice.txt", b"A_x\nA_x\n"));
+        assert!(problem(json!({"names": one})).contains("features of 2 spots, and names of 1"));
+        assert!(problem(json!({"names": twice})).contains("spot `A_x` a second time"));
+        assert!(problem(json!({"features": "f"})).contains("`features` is for HDF5"));
+        let table = with("s,f\nA_x,1\n", json!({"names": names})).unwrap_err().to_string();
+        assert!(table.contains("`names` is for a `.npy`"), "{table}");
+        let nan = write("nan.npy", &npy("<f4", "(2, 1)", &[f32::NAN, 1.0].map(f32::to_le_bytes).concat()));
+        let problem = of(&nan, json!({"names": names})).unwrap_err().to_string();
+        assert!(problem.contains("feature 0 of spot `A_y` is NaN"), "{problem}");
+    }
+
+    #[test]
+    fn files_of_python_s_programs_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = r#"
+import anndata, h5py, numpy as np
+x = np.array([[5, 6], [3, 4], [1, 2.5]], "float16")
+names = ["z", "y", "x"]
+with h5py.File("tiles.h5", "w") as f:
+    f["embeddings"], f["coords"] = x, np.zeros((3, 2), int)
+    f["barcodes"] = np.array(names, dtype="S")[:, None]
+with h5py.File("bare.h5", "w") as f:
+    f["x"] = x
+a = anndata.AnnData(np.zeros((3, 1), "float32"))
+a.obs_names = names
+a.obsm["spatial"], a.obsm["X_uni"] = np.zeros((3, 2)), x.astype("float32")
+a.write_h5ad("a.h5ad")
+a.write_zarr("a.zarr")
+a.obsm["X_other"] = x.astype("float64")
+a.write_h5ad("two.h5ad")
+np.save("x.npy", x.astype("float64"))
+np.save("names.npy", np.array(names))
+"#;
+        if python(folder.path(), script).is_none() {
+            return;
+        }
+        let read = |name: &str, mut more: serde_json::Value| {
+            more.as_object_mut().unwrap().insert("section".into(), "A".into());
+            of(&folder.path().join(name), more)
+        };
+        let names = json!({"names": folder.path().join("names.npy")});
+        for (name, more) in [
+            ("tiles.h5", json!({})),
+            ("a.h5ad", json!({})),
+            ("a.zarr", json!({})),
+            ("two.h5ad", json!({"features": "obsm/X_other"})),
+            ("bare.h5", json!({"features": "x", "spots": "none"})),
+            ("x.npy", names),
+        ] {
+            match read(name, more) {
+                Ok((embedding, rows)) => {
+                    assert_eq!((embedding.dims, rows), (2, 3), "{name}");
+                    assert_eq!(embedding.values, [1.0, 2.5, 3.0, 4.0], "{name}");
+                }
+                Err(error) => {
+                    assert_eq!(name, "bare.h5", "{error}");
+                    assert!(error.to_string().ends_with("set `spots` to one of its arrays: /x"), "{error}");
+                }
+            }
+        }
+        let problem = |name: &str| read(name, json!({})).unwrap_err().to_string();
+        let two = problem("two.h5ad");
+        assert!(two.contains("nor exactly one in `obsm`; set `features` to one of its arrays: "), "{two}");
+        assert!(two.contains("/obsm/X_other, /obsm/X_uni"), "{two}");
+        let folder = read("a.zarr", json!({"file_digest": "00"})).unwrap_err().to_string();
+        assert!(folder.contains("is a folder"), "{folder}");
     }
 }
