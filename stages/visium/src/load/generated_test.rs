@@ -173,8 +173,10 @@ proptest! {
         let bytes = std::fs::read(file).unwrap();
         let kept = (at * bytes.len() as f64) as usize;
         std::fs::write(file, &bytes[..kept]).unwrap();
+        // Positions and scale factors are plain text in every section.
+        let is_packed = file.extension().is_some_and(|name| name == "gz");
         match load(outs.path()) {
-            Ok(table) => prop_assert!(section.is(&table) || (!section.gzipped && is_in_last_line(&bytes, kept))),
+            Ok(table) => prop_assert!(section.is(&table) || (!is_packed && is_in_last_line(&bytes, kept))),
             Err(error) => prop_assert!(names_a_file(outs.path(), error)),
         }
     }
