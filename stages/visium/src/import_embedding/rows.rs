@@ -1,6 +1,9 @@
 //! Vectors by the names of their spots: of a text table, NumPy's arrays, HDF5, AnnData.
 
-use std::{collections::HashMap, path::Path};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
+};
 
 use restage_stage::{Error, InputPath, Result};
 
@@ -53,8 +56,11 @@ fn of_values(path: &Path, names: Vec<String>, dims: usize, values: &[f32]) -> Re
                 vector[feature]
             )));
         }
-        if let Some(name) = rows.insert(name.clone(), vector.to_vec()).map(|_| name) {
-            return Err(wrong(format!("it has spot `{name}` a second time")));
+        match rows.entry(name) {
+            Entry::Vacant(place) => drop(place.insert(vector.to_vec())),
+            Entry::Occupied(taken) => {
+                return Err(wrong(format!("it has spot `{}` a second time", taken.key())));
+            }
         }
     }
     Ok(Rows { dims, rows })

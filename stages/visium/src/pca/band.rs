@@ -86,8 +86,8 @@ impl Band {
 /// Of a vector in the plane. `f64::hypot` takes several times as long for its last bit.
 fn length(x: f64, y: f64) -> f64 {
     let square = x * x + y * y;
-    // Squares that are lost below or above what numbers hold.
-    if square.is_normal() && square < f64::MAX / 2.0 && square > LEAST { square.sqrt() } else { x.hypot(y) }
+    // Else something was lost below, or above, what numbers hold.
+    if (LEAST..f64::MAX).contains(&square) { square.sqrt() } else { x.hypot(y) }
 }
 
 /// A turn of a column and the one after it.

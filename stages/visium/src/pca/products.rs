@@ -102,7 +102,7 @@ impl<'a> Data<'a> {
             let first = at * WIDTH;
             let rows = &self.rows[first..];
             scores.resize(rows.len(), [0.0; WIDTH]);
-            Arch::new().dispatch(Forth { x: self.x, rows, weights, scores: &mut scores[..rows.len()] });
+            Arch::new().dispatch(Forth { x: self.x, rows, weights, scores });
             for (lane, products) in products.chunks_exact_mut(spots).enumerate() {
                 products[first..].iter_mut().zip(&*scores).for_each(|(to, scores)| *to = scores[lane]);
             }
