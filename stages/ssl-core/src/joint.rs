@@ -5,7 +5,7 @@
 use restage_nn::{
     Centre, Matrix, ParamId, Params, Prototypes, Recording, Scalar, VicRegWeights, barlow,
     dfdx::prelude::NoneTape, ema_cosine, info_nce, negative_cosine, nt_xent, sinkhorn, soft_cross_entropy,
-    values, vicreg,
+    tensor, values, vicreg,
 };
 
 use crate::{
@@ -34,8 +34,8 @@ pub(crate) enum Method {
     Simsiam(Projector),
     /// BYOL (Grill et al. 2020).
     Byol(Projector),
-    /// SwAV (Caron et al. 2020), without its queue.
-    Swav { temperature: f32, prototypes: Prototypes, count: usize },
+    /// SwAV (Caron et al. 2020); spots of former batches, if it keeps any, share the prototypes with the batch's.
+    Swav { temperature: f32, prototypes: Prototypes, count: usize, queue: usize },
     /// DINO (Caron et al. 2021).
     Dino { temperature: f32, prototypes: Prototypes, count: usize },
 }
@@ -127,10 +127,21 @@ impl<V: Views> Objective for Joint<V> {
                 let distance = |prediction, target: &[f32]| negative_cosine(prediction, target) * 2.0 + 2.0;
                 both([a, b].map(|z| predictor.forward(params, z)), targets, distance)
             }
-            Method::Swav { temperature, prototypes, count } => {
+            Method::Swav { temperature, prototypes, count, queue } => {
+                let width = self.projector.outputs();
+                let embeddings = [&a, &b].map(values);
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
-                let codes = |scores| sinkhorn(&values(scores), *count, EPSILON, TURNS);
-                let targets = [codes(&scores[1]), codes(&scores[0])];
+                // Until the queue is full, the batch shares the prototypes alone.
+                let full = *queue > 0 && memory.queue.len() == queue * 2 * width;
+                let codes = |view: usize| {
+                    let former = full.then(|| {
+                        let embeddings = of_view(&memory.queue, view, width);
+                        values(&prototypes.forward(params, tensor(embeddings, (*queue, width))))
+                    });
+                    codes_of(values(&scores[view]), &former.unwrap_or_default(), *count)
+                };
+                let targets = [codes(1), codes(0)];
+                seen = side_by_side(&embeddings, width);
                 let crops = crops(prototypes);
                 all(scores, targets, crops, |scores, codes| soft_cross_entropy(scores, codes, *temperature))
             }
@@ -154,11 +165,34 @@ impl<V: Views> Objective for Joint<V> {
         if let Some(centre) = &mut memory.centre {
             centre.follow(&seen, CENTRE_MOMENTUM);
         }
-        if let Method::Moco { queue, .. } = self.method {
+        let width = self.projector.outputs();
+        if let Some(kept) = match self.method {
+            Method::Moco { queue, .. } => Some(queue * width),
+            Method::Swav { queue, .. } => Some(queue * 2 * width),
+            _ => None,
+        } {
             memory.queue.splice(0..0, seen);
-            memory.queue.truncate(queue * self.projector.outputs());
+            memory.queue.truncate(kept);
         }
     }
+}
+
+/// Embeddings of both views, spot by spot: the first view's, then the second's.
+fn side_by_side([a, b]: &[Vec<f32>; 2], width: usize) -> Vec<f32> {
+    a.chunks_exact(width).zip(b.chunks_exact(width)).flat_map(|(a, b)| [a, b].concat()).collect()
+}
+
+/// One view's of those.
+fn of_view(both: &[f32], view: usize, width: usize) -> Vec<f32> {
+    both.chunks_exact(width).skip(view).step_by(2).flatten().copied().collect()
+}
+
+/// SwAV's codes of a batch whose spots share the prototypes with former ones.
+fn codes_of(batch: Vec<f32>, former: &[f32], prototypes: usize) -> Vec<f32> {
+    let length = batch.len();
+    let mut codes = sinkhorn(&[batch, former.to_vec()].concat(), prototypes, EPSILON, TURNS);
+    codes.truncate(length);
+    codes
 }
 
 /// The mean of a loss over both directions.
@@ -188,12 +222,34 @@ fn all(
 
 #[cfg(test)]
 mod tests {
-    use restage_nn::{
-        dfdx::prelude::{AsArray, Trace},
-        tensor,
-    };
+    use restage_nn::dfdx::prelude::{AsArray, Trace};
 
     use super::*;
+
+    /// Prototypes have equal shares of all spots: former ones that are the batch's over again change nothing, others do.
+    #[test]
+    fn former_spots_take_their_share_of_the_prototypes() {
+        let batch: Vec<f32> = (0..12).map(|at| 0.2 * (at as f32 * 1.7).sin()).collect();
+        let alone = sinkhorn(&batch, 3, EPSILON, TURNS);
+        let again = codes_of(batch.clone(), &batch.repeat(2), 3);
+        assert_eq!(again.len(), alone.len());
+        assert!(
+            again.iter().zip(&alone).all(|(again, alone)| (again - alone).abs() < 1e-5),
+            "{again:?} {alone:?}"
+        );
+        // The first prototype is taken by former spots, so the batch's have less of it.
+        let crowded = codes_of(batch.clone(), &[0.3, 0.1, 0.1].repeat(20), 3);
+        let first = |codes: &[f32]| codes.iter().step_by(3).sum::<f32>();
+        assert!(first(&crowded) < 0.5 * first(&alone), "{crowded:?} {alone:?}");
+    }
+
+    #[test]
+    fn a_queue_gives_back_each_view() {
+        let views = [vec![1.0, 2.0, 3.0, 4.0], vec![5.0, 6.0, 7.0, 8.0]];
+        let queue = side_by_side(&views, 2);
+        assert_eq!(queue, [1.0, 2.0, 5.0, 6.0, 3.0, 4.0, 7.0, 8.0]);
+        assert_eq!([0, 1].map(|view| of_view(&queue, view, 2)), views);
+    }
 
     /// SwAV's and DINO's own double loop: over targets, over views and crops, but for the view that the target is of.
     #[test]

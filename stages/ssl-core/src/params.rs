@@ -280,9 +280,11 @@ pub struct PretrainParams {
     /// others.
     #[serde(default)]
     pub temperature: Option<f64>,
-    /// `moco`: keys of former batches that are kept, at most half as many as there are training spots. Default 4096.
-    #[serde(default = "default::queue")]
-    pub queue: usize,
+    /// Spots of former batches that are kept, at most half as many as there are to train on. `moco`: their keys are negatives; default
+    /// 4096. `swav`: they share the prototypes with the batch's, once there are so many, for batches that are small beside the number
+    /// of prototypes; default none.
+    #[serde(default)]
+    pub queue: Option<usize>,
     /// `moco`, `byol`, `dino`: how much of the running mean of the encoder stays in the first step; it rises to 1 as half a
     /// cosine. Default 0.99.
     #[serde(default = "default::momentum")]
@@ -354,7 +356,6 @@ defaults! {
     norm_pixels: bool = true;
     sees: Sees = Sees::Grey;
     predictor: usize = 64;
-    queue: usize = 4096;
     momentum: f64 = 0.99;
     prototypes: usize = 100;
     off_weight: f64 = 0.005;
@@ -475,7 +476,7 @@ impl PretrainParams {
         at_least("checkpoint_every", self.checkpoint_every, 1)?;
         at_least("patience", self.patience.unwrap_or(1), 1)?;
         at_least("predictor", self.predictor, 1)?;
-        at_least("queue", self.queue, 1)?;
+        at_least("queue", self.queue.unwrap_or(1), 1)?;
         at_least("prototypes", self.prototypes, 2)?;
         at_least("projector: number of layers", self.projector.len(), 1)?;
         self.projector.iter().try_for_each(|size| at_least("projector", *size, 1))?;

@@ -440,6 +440,7 @@ fn joint<V: Views>(
     let projector = Projector::new(params, "projector", options.dim, &options.projector, rng);
     let outputs = projector.outputs();
     let temperature = |default: f64| options.temperature.unwrap_or(default) as f32;
+    let queue = |default: usize| options.queue.unwrap_or(default).min(views.items() / 2);
     let mut predictor = || Projector::new(params, "predictor", outputs, &[options.predictor, outputs], rng);
     let method = match contrast {
         Contrast::Vicreg => Method::Vicreg(VicRegWeights {
@@ -449,17 +450,14 @@ fn joint<V: Views>(
         }),
         Contrast::Barlow => Method::Barlow(options.off_weight as f32),
         Contrast::Simclr => Method::Simclr { temperature: temperature(0.2) },
-        Contrast::Moco => {
-            let queue = options.queue.min(views.items() / 2);
-            Method::Moco { temperature: temperature(0.2), queue }
-        }
+        Contrast::Moco => Method::Moco { temperature: temperature(0.2), queue: queue(4096) },
         Contrast::Byol => Method::Byol(predictor()),
         Contrast::Simsiam => Method::Simsiam(predictor()),
         Contrast::Swav | Contrast::Dino => {
             let (temperature, count) = (temperature(0.1), options.prototypes);
             let prototypes = Prototypes::new(params, "prototypes", outputs, count, rng);
             match contrast {
-                Contrast::Swav => Method::Swav { temperature, prototypes, count },
+                Contrast::Swav => Method::Swav { temperature, prototypes, count, queue: queue(0) },
                 _ => Method::Dino { temperature, prototypes, count },
             }
         }

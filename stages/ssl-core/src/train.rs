@@ -61,7 +61,7 @@ pub(crate) struct Memory {
     pub(crate) teacher: Option<Params>,
     /// Of the teacher's scores.
     pub(crate) centre: Option<Centre>,
-    /// Keys of former batches, the newest first.
+    /// Of former batches, the newest first: MoCo's keys, or SwAV's embeddings of both views.
     pub(crate) queue: Vec<f32>,
 }
 
