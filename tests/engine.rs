@@ -50,6 +50,18 @@ fn equal_actions_are_merged() {
 }
 
 #[test]
+fn an_ablation_by_its_name_is_every_value_that_it_varies() {
+    let sandbox = sandbox();
+    let plan = sandbox.json(&["plan", "--json", "w.yaml", "--only", "weights", "--only", "plus"]);
+    let actions = plan["actions"].as_array().unwrap().iter();
+    let b: Vec<_> = actions.filter(|action| action["stage"] == "b").map(|b| &b["variants"][0]).collect();
+    assert_eq!(b, ["plus", "weights = 2", "weights = 3"]);
+    let none = sandbox.run(&["plan", "w.yaml", "--only", "weight"]);
+    assert_eq!(none.code(), Some(2));
+    assert!(none.err().contains("did you mean `weights`?"), "{}", none.all());
+}
+
+#[test]
 fn a_late_param_reruns_late_stages_only_and_back_again_runs_nothing() {
     let sandbox = sandbox();
     sandbox.ran(&["w.yaml", "--only", "baseline"]);

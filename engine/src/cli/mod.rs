@@ -112,7 +112,7 @@ struct Target {
     /// Set a value of the workflow, e.g. `--set pretrain.temperature=0.2`; may be given again
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// Take only this variant of the sweep, e.g. `--only baseline`; may be given again
+    /// Take only this variant of the sweep, e.g. `--only baseline`, or those of this ablation; may be given again
     #[arg(long, value_name = "VARIANT")]
     only: Vec<String>,
     /// Take these seeds instead of the workflow's, e.g. `--seeds 0,1,2`

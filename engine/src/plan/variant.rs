@@ -1,6 +1,9 @@
 //! The variants of a sweep: the workflow as written, and with each change or combination of changes.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     plugin::Catalog,
@@ -146,7 +149,7 @@ fn changed(as_written: &Body, changes: &Changes, problems: &mut Diagnostics) -> 
     body
 }
 
-/// The variants that `--only` asks for, or else the sweep's `only:`.
+/// The variants that `--only` asks for, or else the sweep's `only:`; an ablation's name asks for each value that it varies.
 fn select(
     variants: Vec<Variant>,
     workflow: &Workflow,
@@ -160,9 +163,15 @@ fn select(
     if only.is_empty() {
         return variants;
     }
+    let of_ablations: HashSet<String> =
+        only.iter().flat_map(|only| of_ablation(workflow, &only.value)).collect();
     for Located { value, at } in only {
-        if value != BASELINE && !variants.iter().any(|variant| *variant.name == **value) {
-            let known = variants.iter().map(|variant| &*variant.name);
+        let is_known = variants.iter().any(|variant| *variant.name == **value)
+            || of_ablation(workflow, value).next().is_some();
+        if value != BASELINE && !is_known {
+            let ablations = workflow.sweep.ablate.iter().filter(|ablation| ablation.vary.is_some());
+            let ablations = ablations.map(|ablation| ablation.name.value.as_str());
+            let known = variants.iter().map(|variant| &*variant.name).chain(ablations);
             problems.push(
                 Diagnostic::new(at, format!("there is no variant `{value}`"), "asked for here")
                     .help(suggest(value, known)),
@@ -171,9 +180,16 @@ fn select(
     }
     let wanted = |variant: &Variant| {
         let name = &*variant.name;
-        only.iter().any(|only| only.value == name || (only.value == BASELINE && name == baseline))
+        of_ablations.contains(name)
+            || only.iter().any(|only| only.value == name || (only.value == BASELINE && name == baseline))
     };
     variants.into_iter().filter(wanted).collect()
+}
+
+/// The variants of the ablation that is called so.
+fn of_ablation<'a>(workflow: &'a Workflow, name: &'a str) -> impl Iterator<Item = String> + 'a {
+    let ablations = workflow.sweep.ablate.iter().filter(move |ablation| ablation.name.value == name);
+    ablations.flat_map(series).map(|(variant, _)| variant)
 }
 
 /// The variants of one ablation: itself, or one per value that it varies.
