@@ -1,6 +1,6 @@
 //! `restage run`: runs a workflow and prints its table.
 
-use std::{collections::HashMap, process::ExitCode};
+use std::{collections::HashMap, io::IsTerminal, process::ExitCode};
 
 use serde_json::json;
 use tokio::{
@@ -206,7 +206,8 @@ fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
 
 fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: &std::path::Path) {
     if summary.succeeded(plan) {
-        say!("{}", table.draw());
+        let terminal = std::io::stdout().is_terminal().then(screen::size).flatten();
+        say!("{}", table.draw(terminal.map(|(columns, _)| columns)));
     }
     let count = |wanted: fn(&End) -> bool| summary.ends.values().filter(|end| wanted(end)).count();
     let failed = count(|end| matches!(end, End::Failed(_)));

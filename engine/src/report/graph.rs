@@ -83,12 +83,12 @@ impl Graph {
 
     /// As a picture that needs nothing else.
     pub(crate) fn svg(&self) -> String {
-        svg::svg(self, true)
+        svg::svg(self, svg::Place::File)
     }
 
-    /// The same without its style sheet, for a page that has the `rg-` classes in its own.
+    /// The same for a page that has the `rg-` classes in its own style sheet, and lets it be scrolled.
     pub(crate) fn svg_for_page(&self) -> String {
-        svg::svg(self, false)
+        svg::svg(self, svg::Place::Page)
     }
 
     /// The edges between nodes that are there.
@@ -111,7 +111,12 @@ impl Node {
 impl Edge {
     /// What stands beside it.
     fn lines(&self) -> Vec<String> {
-        [self.label.clone(), only(&self.only_in)].into_iter().filter(|line| !line.is_empty()).collect()
+        let only = match self.only_in.len() {
+            0..=2 => only(&self.only_in),
+            // Names of some would say little and make the picture twice as wide; its tooltip has all.
+            many => format!("only in {many} variants"),
+        };
+        [self.label.clone(), only].into_iter().filter(|line| !line.is_empty()).collect()
     }
 }
 

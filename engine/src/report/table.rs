@@ -26,6 +26,9 @@ use crate::{
 pub(crate) struct Table {
     /// Names of the metrics, `stage.name`; differences are of the first.
     pub(crate) metrics: Vec<String>,
+    /// Per metric what its scores speak of, if that is not a new patient or section: `optimistic` or `transductive`, `partly` so where
+    /// that is not of all variants. Of metrics of the first one's stage each row says it.
+    pub(crate) claims: Vec<Option<String>>,
     pub(crate) baseline: String,
     /// Groups, as patients or sections, in which variants are compared. Empty if the first metric has none.
     pub(crate) groups: Vec<String>,
@@ -100,7 +103,7 @@ impl Series {
     }
 
     /// Whether several seeds gave the very same value.
-    fn is_level(&self) -> bool {
+    pub(super) fn is_level(&self) -> bool {
         self.values.len() > 1 && self.values.windows(2).all(|pair| pair[0].to_bits() == pair[1].to_bits())
     }
 }
@@ -108,6 +111,8 @@ impl Series {
 impl std::fmt::Display for Series {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.sd {
+            // What is nothing at all is not what is below 0.0005.
+            Some(_) if self.is_level() => write!(f, "{:.3} ± 0", self.mean),
             Some(sd) => write!(f, "{:.3} ± {sd:.3}", self.mean),
             None => write!(f, "{:.3}", self.mean),
         }
@@ -120,8 +125,17 @@ impl Table {
         let mut counted = BTreeSet::new();
         let comparison = &outcome.comparison;
         let alone = |variant: &String| comparison.streams.iter().any(|(name, _)| name == variant);
-        let variants = outcome.variants.iter().filter(|variant| !alone(variant));
-        let rows = variants.map(|variant| row(variant, outcome, &mut scores, &mut counted)).collect();
+        let variants: Vec<&String> = outcome.variants.iter().filter(|variant| !alone(variant)).collect();
+        let mut claim = |(place, metric): (usize, &MetricRef)| {
+            let settings = variants.iter().map(|variant| by_group(metric, variant, outcome, &mut scores).1);
+            // What the first one's stage says, the rows say.
+            let is_other =
+                place > 0 && comparison.metrics.first().is_some_and(|first| first.stage != metric.stage);
+            claim(settings.filter(|_| is_other).flatten())
+        };
+        let claims = comparison.metrics.iter().enumerate().map(&mut claim).collect();
+        let rows = variants.into_iter().map(|variant| row(variant, outcome, &mut scores, &mut counted));
+        let rows = rows.collect();
         let mut table = Self::of(
             comparison.metrics.iter().map(ToString::to_string).collect(),
             &outcome.baseline,
@@ -129,6 +143,7 @@ impl Table {
             &comparison.family,
             rows,
         );
+        table.claim(claims);
         let sd_of = |(name, stream): &(String, String)| {
             let series = series(comparison.metrics.first()?, outcome.of_variant(name), outcome)?;
             // A stream that changes nothing of the metric leaves one value: no spread.
@@ -136,6 +151,20 @@ impl Table {
         };
         table.attribute(comparison.streams.iter().filter_map(sd_of).collect());
         table
+    }
+
+    /// Says what metrics of other stages than the first one's speak of.
+    fn claim(&mut self, claims: Vec<Option<String>>) {
+        for (setting, meaning) in SETTINGS {
+            let named = |(metric, claim): (&String, &Option<String>)| {
+                claim.as_ref().filter(|claim| claim.ends_with(setting)).map(|_| format!("`{metric}`"))
+            };
+            let metrics: Vec<String> = self.metrics.iter().zip(&claims).filter_map(named).collect();
+            if !metrics.is_empty() {
+                self.notes.push(format!("{setting}: {}: {meaning}", metrics.join(", ")));
+            }
+        }
+        self.claims = claims;
     }
 
     /// Says where the baseline's spread comes from, given that over the seeds of each stream alone.
@@ -185,6 +214,7 @@ impl Table {
         let groups = groups.into_keys().collect();
         let mut table = Self {
             metrics,
+            claims: Vec::new(),
             baseline: baseline.to_owned(),
             groups,
             test,
@@ -229,16 +259,7 @@ impl Table {
             let of_it = self.rows.iter().filter(|row| row.setting.as_deref() == Some(setting));
             of_it.map(|row| format!("`{}`", row.variant)).collect::<Vec<_>>()
         };
-        for (setting, meaning) in [
-            (
-                "transductive",
-                "something was fitted on the test spots' inputs, so this says nothing of a patient not yet seen",
-            ),
-            (
-                "optimistic",
-                "test spots lie among training spots, so this says nothing of another section or patient",
-            ),
-        ] {
+        for (setting, meaning) in SETTINGS {
             let variants = said(setting);
             if variants.len() == self.rows.len() && variants.len() > 1 {
                 notes.push(format!("{setting}: all variants: {meaning}"));
@@ -248,6 +269,23 @@ impl Table {
         }
         notes
     }
+}
+
+/// What scores speak of, if it is not a patient or section not yet seen; the weakest claim last.
+const SETTINGS: [(&str, &str); 2] = [
+    (
+        "transductive",
+        "something was fitted on the test spots' inputs, so this says nothing of a patient not yet seen",
+    ),
+    ("optimistic", "test spots lie among training spots, so this says nothing of another section or patient"),
+];
+
+/// What a column of scores speaks of: the weakest of what its variants do.
+fn claim(settings: impl Iterator<Item = String>) -> Option<String> {
+    let all: Vec<String> = settings.collect();
+    let (weakest, _) = SETTINGS.iter().rev().find(|(setting, _)| all.iter().any(|own| own == setting))?;
+    let partly = if all.iter().all(|own| own == weakest) { "" } else { "partly " };
+    Some(format!("{partly}{weakest}"))
 }
 
 /// Why nothing is tested that has seeds alone.
@@ -446,6 +484,21 @@ mod tests {
     }
 
     #[test]
+    fn a_column_claims_what_its_weakest_variant_does() {
+        let of = |settings: &[&str]| claim(settings.iter().map(ToString::to_string));
+        assert_eq!(of(&["inductive", "inductive"]), None);
+        assert_eq!(of(&["optimistic", "optimistic"]).as_deref(), Some("optimistic"));
+        assert_eq!(of(&["optimistic", "transductive"]).as_deref(), Some("partly optimistic"));
+        assert_eq!(of(&["inductive", "transductive"]).as_deref(), Some("partly transductive"));
+        let mut table = table(3);
+        table.claim(vec![None, Some("optimistic".into())]);
+        assert!(
+            table.notes.last().unwrap().starts_with("optimistic: `evaluate.accuracy`: test spots lie among")
+        );
+        assert_eq!(table.claims[1].as_deref(), Some("optimistic"));
+    }
+
+    #[test]
     fn probabilities_are_printed_short() {
         let texts = [0.0625, 0.25, 0.00001, 0.031_25, 1.0, 0.5].map(p_text);
         assert_eq!(texts, ["0.0625", "0.25", "< 0.001", "0.0312", "1", "0.5"]);
@@ -453,7 +506,7 @@ mod tests {
 
     #[test]
     fn the_table_reads_like_one() {
-        insta::assert_snapshot!(table(8).draw());
+        insta::assert_snapshot!(table(8).draw(None));
     }
 
     #[test]

@@ -59,8 +59,20 @@ const STYLE: &str = "\
 }
 ";
 
-/// The graph as a picture; without the style sheet where a page brings it.
-pub(super) fn svg(graph: &Graph, with_style: bool) -> String {
+/// Where a picture is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In a file of its own.
+    File,
+    /// In a page, which brings the style sheet.
+    Page,
+}
+
+/// What a picture in a page is made smaller by at most: then its page scrolls.
+const SMALLEST: f64 = 0.72;
+
+/// The graph as a picture.
+pub(super) fn svg(graph: &Graph, place: Place) -> String {
     let edges: Vec<&Edge> = graph.edges().collect();
     let sizes: Vec<Size> = graph.nodes.iter().map(box_size).collect();
     let links: Vec<Link> =
@@ -74,12 +86,17 @@ pub(super) fn svg(graph: &Graph, with_style: bool) -> String {
     let height = size.height + head + foot + 2.0 * MARGIN;
 
     let mut svg = Svg(String::new());
+    let least = match place {
+        Place::File => String::new(),
+        Place::Page => format!(" style=\"min-width:{:.0}px\"", width * SMALLEST),
+    };
+    let title = if graph.title.is_empty() { "Graph of stages" } else { &graph.title };
     svg.line(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"rg-graph\" role=\"img\" \
-         viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\">"
+         viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\"{least}>"
     ));
-    svg.line(format!("<title>{}</title>", escape_xml(&graph.title)));
-    if with_style {
+    svg.line(format!("<title>{}</title>", escape_xml(title)));
+    if place == Place::File {
         svg.line(format!("<style>\n{STYLE}</style>"));
     }
     svg.line(
@@ -284,13 +301,13 @@ mod tests {
 
     #[test]
     fn a_diamond_in_svg() {
-        insta::assert_snapshot!(svg(&diamond(), true));
+        insta::assert_snapshot!(svg(&diamond(), Place::File));
     }
 
     #[test]
     fn every_picture_is_well_formed_and_says_what_the_names_are() {
         for graph in [diamond(), hostile(), Graph::default()] {
-            let picture = svg(&graph, true);
+            let picture = svg(&graph, Place::File);
             let document = roxmltree::Document::parse(&picture).unwrap();
             let texts: Vec<&str> = document.descendants().filter_map(|element| element.text()).collect();
             for node in &graph.nodes {

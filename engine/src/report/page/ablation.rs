@@ -23,8 +23,10 @@ pub(super) fn table(table: &Table, milliseconds: &[u64]) -> String {
     let _ = write!(html, "<caption><span>{}</span></caption>\n<thead><tr>", caption(table));
     let columns = Columns::of(table);
     head(&mut html, "variant", "variant", "");
-    for (name, said) in table.metrics.iter().zip(metrics(&table.metrics)) {
-        head(&mut html, &said, name, "number");
+    for (place, (name, said)) in table.metrics.iter().zip(metrics(&table.metrics)).enumerate() {
+        let claim = table.claims.get(place).and_then(Option::as_ref);
+        let label = claim.map_or(said.clone(), |claim| format!("{said}, {claim}"));
+        head(&mut html, &label, name, "number");
     }
     if !table.metrics.is_empty() {
         head(&mut html, "Δ", "mean over seeds of the difference to the baseline", "number");
@@ -47,7 +49,7 @@ pub(super) fn table(table: &Table, milliseconds: &[u64]) -> String {
     if columns.setting {
         head(&mut html, "setting", "what the scores speak of", "");
     }
-    head(&mut html, "ran / reused", "actions that ran for it, and that did not have to", "number");
+    head(&mut html, "ran / reused", "actions that ran for it, and that did not have to", "number spent");
     head(&mut html, "time", "stages of this variant, each as long as it took when it was computed", "number");
     html += "</tr></thead>\n<tbody>\n";
     for (row, time) in table.rows.iter().zip(milliseconds.iter().copied().chain(std::iter::repeat(0))) {
@@ -57,8 +59,9 @@ pub(super) fn table(table: &Table, milliseconds: &[u64]) -> String {
     if !table.notes.is_empty() {
         html += "<ul class=\"notes\">\n";
         for note in &table.notes {
-            let alarm =
-                ["underpowered", "suspicious", "optimistic"].iter().any(|word| note.starts_with(word));
+            let alarm = ["underpowered", "suspicious", "optimistic", "transductive"]
+                .iter()
+                .any(|word| note.starts_with(word));
             let class = if alarm { " class=\"alarm\"" } else { "" };
             let _ = writeln!(html, "<li{class}>{}.</li>", prose(&sentence(note)));
         }
@@ -77,9 +80,13 @@ fn caption(table: &Table) -> String {
         BASELINE => String::new(),
         name => format!(" They are compared with {}.", escape(name)),
     };
-    format!(
-        "{variants}{groups}. Mean ± standard deviation over seeds; dots are seeds, the bar is their mean.{baseline}"
-    )
+    let seeds = |row: &Row| row.values.iter().flatten().map(|series| series.values.len()).max();
+    let values = match table.rows.iter().filter_map(seeds).max() {
+        None => "",
+        Some(0 | 1) => " One seed, or none that matters: there is no spread over seeds.",
+        Some(_) => " Mean ± standard deviation over seeds; dots are seeds, the bar is their mean.",
+    };
+    format!("{variants}{groups}.{values}{baseline}")
 }
 
 fn head(html: &mut String, label: &str, about: &str, class: &str) {
@@ -160,13 +167,18 @@ fn body(html: &mut String, row: &Row, table: &Table, columns: &Columns, time: u6
         let setting = escape(row.setting.as_deref().unwrap_or_default());
         let _ = write!(html, "<td data-sort=\"{setting}\">{setting}</td>");
     }
-    let _ = write!(html, "<td class=\"number\" data-sort=\"{}\">{} / {}</td>", row.ran, row.ran, row.reused);
+    let _ = write!(
+        html,
+        "<td class=\"number spent\" data-sort=\"{}\">{} / {}</td>",
+        row.ran, row.ran, row.reused
+    );
     let _ =
         writeln!(html, "<td class=\"number\" data-sort=\"{time}\">{}</td></tr>", super::text::duration(time));
 }
 
 fn shown(series: &Series) -> String {
     match series.sd {
+        Some(_) if series.is_level() => format!("{:.3}<span class=\"sd\"> ± 0</span>", series.mean),
         Some(sd) => format!("{:.3}<span class=\"sd\"> ± {sd:.3}</span>", series.mean),
         None => format!("{:.3}", series.mean),
     }
@@ -191,7 +203,7 @@ fn compared(html: &mut String, row: &Row, table: &Table, columns: &Columns) {
     };
     let _ = write!(
         html,
-        "<td class=\"number\" data-sort=\"{}\">{}{interval}{drawn}</td>",
+        "<td class=\"number interval\" data-sort=\"{}\">{}{interval}{drawn}</td>",
         paired.mean,
         signed(paired.mean)
     );

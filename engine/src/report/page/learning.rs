@@ -97,6 +97,7 @@ fn lines(outcome: &Outcome, stage: &str, name: &str, of_actions: &[BTreeMap<Stri
     let everyone = compared(outcome).count();
     let line = |(actions, variants): (BTreeSet<usize>, Vec<&str>)| {
         let is_baseline = variants.contains(&outcome.baseline.as_str());
+        let place = compared(outcome).position(|variant| Some(&variant.as_str()) == variants.first());
         let name_of = match variants[..] {
             [only] => only.to_owned(),
             _ if variants.len() == everyone => "all variants".to_owned(),
@@ -108,7 +109,7 @@ fn lines(outcome: &Outcome, stage: &str, name: &str, of_actions: &[BTreeMap<Stri
         };
         let all: Vec<&Points> =
             actions.iter().filter_map(|action| of_actions.get(*action)?.get(name)).collect();
-        Line { name: name_of, is_baseline, points: bands(&all) }
+        Line { name: name_of, is_baseline, place: place.unwrap_or(0), points: bands(&all) }
     };
     shared.into_iter().map(line).collect()
 }

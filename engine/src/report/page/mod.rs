@@ -168,7 +168,7 @@ impl<'a> Page<'a> {
             part("ablation", "Ablation", ablation::table(self.table, &self.variant_times)),
             part("values", "Every seed and group", figures_html(self.strips.iter())),
             part("tissue", "Regions on the tissue", self.tissue_html()),
-            part("confusion", "What is taken for what", self.confusion_html()),
+            part("confusion", "Confusion matrices", self.confusion_html()),
             part("curves", "Learning curves", self.curves_html()),
             part("time", "Time", self.time_html()),
             part("workflow", "Workflow", self.workflow_html()),
@@ -251,7 +251,10 @@ impl<'a> Page<'a> {
             }
             html += "</select></label>\n";
         }
-        html += "</div>\n<div class=\"figures\" id=\"confusion-figures\">\n";
+        // Beside each other they could not be read.
+        let widest = self.confusions.iter().map(|confusion| confusion.figure.width).fold(0.0, f64::max);
+        let large = if widest > 640.0 { " large" } else { "" };
+        let _ = writeln!(html, "</div>\n<div class=\"figures{large}\" id=\"confusion-figures\">");
         for (index, confusion) in self.confusions.iter().enumerate() {
             let _ = write!(
                 html,
@@ -328,12 +331,14 @@ fn assemble(title: &str, header: &str, parts: &[Part], script: Option<&str>) -> 
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <meta name=\"referrer\" content=\"no-referrer\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
-         <title>{} – restage report</title>\n<style>\n{}{STYLE}</style>\n</head>\n<body>\n\
+         <title>{} – restage report</title>\n<style>\n{}{}{}{STYLE}</style>\n</head>\n<body>\n\
          <a class=\"skip\" href=\"#main\">Skip to the results</a>\n<header>\n{header}</header>\n\
          <nav aria-label=\"Parts of the report\">\n{links}</nav>\n<main id=\"main\">\n{body}</main>\n\
          <footer><p>Made by restage; this file needs nothing else. Regions are coloured with Okabe and Ito’s palette.</p></footer>\n\
          <script nonce=\"{nonce}\">\n{SCRIPT}</script>\n{more}</body>\n</html>\n",
         escape(title),
         plot::STYLE,
+        palette::line_style(),
+        palette::line_colours(),
     )
 }

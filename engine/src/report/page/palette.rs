@@ -4,10 +4,45 @@ use std::collections::BTreeMap;
 
 /// For names, of Okabe and Ito (2008) and of Tol (2021); those that H&E hides come late. A region has one of them everywhere in
 /// a report.
-const NAMED: [&str; 14] = [
+const NAMED: [&str; 20] = [
     "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#882255", "#f0e442", "#cc79a7", "#d55e00", "#332288",
-    "#44aa99", "#999933", "#661100", "#aa4499", "#888888",
+    "#44aa99", "#999933", "#661100", "#aa4499",
+    "#888888", // Twenty regions have twenty colours, some of them near each other.
+    "#111111", "#a8e05f", "#7b4fd0", "#00c2e0", "#f7b6c9", "#b5803a",
 ];
+
+/// For lines of variants, on light and on dark paper: what is thin needs more contrast than discs do.
+pub(super) const LINES: [[&str; 2]; 13] = [
+    ["#0072b2", "#56a8f0"],
+    ["#d55e00", "#f58b4c"],
+    ["#00845f", "#33c79a"],
+    ["#b5508c", "#e79bc4"],
+    ["#a87200", "#e6b84a"],
+    ["#332288", "#a496ff"],
+    ["#2f8fce", "#9ad6ff"],
+    ["#882255", "#e0648f"],
+    ["#7a7a1f", "#c9c966"],
+    ["#2b8577", "#6fd6c8"],
+    ["#8a3b12", "#d99a7c"],
+    ["#a03fa0", "#d48be0"],
+    ["#6f757c", "#a9b0b8"],
+];
+
+/// The style of lines: a class for each place, of variables that [`line_colours`] sets.
+pub(super) fn line_style() -> String {
+    let of = |at: usize| {
+        format!(".fig .curve.l{at}{{stroke:var(--line-{at})}}\n.fig .spread.l{at}{{fill:var(--line-{at})}}\n")
+    };
+    (0..LINES.len()).map(of).collect()
+}
+
+/// The variables of a page.
+pub(super) fn line_colours() -> String {
+    let of = |paper: usize| -> String {
+        LINES.iter().enumerate().map(|(at, colours)| format!("--line-{at}:{};", colours[paper])).collect()
+    };
+    format!(":root{{{}}}\n@media screen and (prefers-color-scheme:dark){{:root{{{}}}}}\n", of(0), of(1))
+}
 
 /// The colour of the name at a position; they begin again after the last one.
 pub(super) fn named(position: usize) -> &'static str {
@@ -55,6 +90,25 @@ mod tests {
         assert_eq!(a, b);
         assert_eq!((a["fat"], a["tumour"]), (NAMED[0], NAMED[1]));
         assert_eq!(named(NAMED.len()), named(0));
+    }
+
+    #[test]
+    fn lines_can_be_told_from_the_paper() {
+        let luminance = |colour: &str| -> f64 {
+            let channel = |at: usize| f64::from(u8::from_str_radix(&colour[at..at + 2], 16).unwrap()) / 255.0;
+            let linear = |c: f64| if c <= 0.040_45 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) };
+            let [red, green, blue] = [1, 3, 5].map(|at| linear(channel(at)));
+            0.2126 * red + 0.7152 * green + 0.0722 * blue
+        };
+        // WCAG 2.2, 1.4.11: 3 to 1 for what is no text.
+        let contrast = |a: &str, b: &str| {
+            let [a, b] = [luminance(a), luminance(b)];
+            (a.max(b) + 0.05) / (a.min(b) + 0.05)
+        };
+        for [light, dark] in LINES {
+            let found = [contrast(light, "#ffffff"), contrast(dark, "#171a20")];
+            assert!(found.iter().all(|contrast| *contrast >= 3.0), "{light} {dark}: {found:?}");
+        }
     }
 
     #[test]

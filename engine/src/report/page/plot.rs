@@ -2,7 +2,7 @@
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-use super::text::escape;
+use super::{palette, text::escape};
 
 /// A drawing with what it shows in words. Its classes are those of `figure.css`, which a page has and a file brings along.
 #[derive(Clone, Debug)]
@@ -31,10 +31,13 @@ const PAPER: [(&str, &str); 8] = [
     ("bad", "#b3471a"),
 ];
 
+/// What a figure in a page is made smaller by at most.
+const SMALLEST: f64 = 0.58;
+
 impl Figure {
-    /// As part of a page.
+    /// As part of a page, which can be scrolled where letters would become too small.
     pub(super) fn in_page(&self) -> String {
-        self.svg("")
+        self.svg(&format!(" style=\"min-width:{:.0}px\"", self.width * SMALLEST), "")
     }
 
     /// As a file of its own: in vectors, with light colours, at 96 pixels to the inch.
@@ -42,17 +45,24 @@ impl Figure {
         let on_paper =
             |style: String, (name, colour): &(&str, &str)| style.replace(&format!("var(--{name})"), colour);
         let style = PAPER.iter().fold(STYLE.to_owned(), on_paper);
-        self.svg(&format!(
-            "<style>\n{style}</style>\n<rect class=\"fig-paper\" width=\"100%\" height=\"100%\"/>\n"
-        ))
+        let lines = (0..).zip(palette::LINES);
+        let style = lines.fold(style + &palette::line_style(), |style, (at, [light, _])| {
+            style.replace(&format!("var(--line-{at})"), light)
+        });
+        self.svg(
+            "",
+            &format!(
+                "<style>\n{style}</style>\n<rect class=\"fig-paper\" width=\"100%\" height=\"100%\"/>\n"
+            ),
+        )
     }
 
-    fn svg(&self, style: &str) -> String {
+    fn svg(&self, attribute: &str, style: &str) -> String {
         let Self { title, width, height, body, .. } = self;
         let title = escape(title);
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"fig\" role=\"img\" aria-label=\"{title}\" \
-             viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\">\n<title>{title}</title>\n\
+             viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" height=\"{height:.0}\"{attribute}>\n<title>{title}</title>\n\
              {style}{body}</svg>\n"
         )
     }

@@ -134,6 +134,7 @@ fn table() -> Table {
     };
     Table {
         metrics: vec!["evaluate.macro_f1".into()],
+        claims: vec![None],
         baseline: "baseline".into(),
         groups: ["A", "B", HOSTILE].map(str::to_owned).into(),
         test: Test::SignFlip,

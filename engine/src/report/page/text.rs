@@ -70,10 +70,10 @@ pub(super) fn duration(milliseconds: u64) -> String {
     }
 }
 
-/// With a sign, and a true minus.
+/// With a sign, and a true minus; what is below 0 has it even where it rounds to 0, as ends of intervals do.
 pub(super) fn signed(value: f64) -> String {
-    let text = format!("{value:+.3}");
-    if text == "-0.000" { "+0.000".into() } else { text.replace('-', "\u{2212}") }
+    // Of -0 it makes 0.
+    format!("{:+.3}", value + 0.0).replace('-', "\u{2212}")
 }
 
 /// Names as `a, b and c`; of many, how many more.
@@ -152,6 +152,7 @@ mod tests {
             ["", "a", "a and b", "a, b, c and d", "a, b, c and 2 more"]
         );
         assert_eq!([signed(-0.0), signed(0.25), signed(-0.1)], ["+0.000", "+0.250", "\u{2212}0.100"]);
+        assert_eq!([signed(-0.0001), signed(0.0001)], ["\u{2212}0.000", "+0.000"]);
     }
 
     #[test]

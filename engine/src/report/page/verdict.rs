@@ -234,6 +234,7 @@ mod tests {
         };
         let table = Table {
             metrics: vec![metric.to_owned()],
+            claims: Vec::new(),
             baseline: "baseline".into(),
             groups,
             test: Test::SignFlip,

@@ -73,9 +73,10 @@ pub(super) fn graph(outcome: &Outcome, records: &Records) -> Graph {
             }
         }
     }
+    let known: IndexSet<&str> = compared(outcome).map(String::as_str).collect();
     let some = |variants: &IndexSet<&str>| -> Vec<String> {
-        let all = variants.len() == outcome.variants.len();
-        if all { Vec::new() } else { variants.iter().map(ToString::to_string).collect() }
+        let named: Vec<String> = variants.intersection(&known).map(ToString::to_string).collect();
+        if named.len() == known.len() { Vec::new() } else { named }
     };
     let nodes = stages.iter().map(|(name, stage)| {
         let time: u64 = stage.actions.iter().map(|action| records.milliseconds(outcome, *action)).sum();

@@ -1,6 +1,8 @@
 //! The table as people take it along: for the terminal, for a README, a spreadsheet, a program, a paper.
 
-use comfy_table::{CellAlignment, Table as Drawing, presets::UTF8_HORIZONTAL_ONLY};
+use comfy_table::{CellAlignment, ContentArrangement, Table as Drawing, presets::UTF8_HORIZONTAL_ONLY};
+
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::{Row, Table, p_text};
 
@@ -16,6 +18,9 @@ pub(crate) enum Format {
     /// LaTeX, with booktabs.
     Tex,
 }
+
+/// Columns of what ran: nothing that a paper has.
+const SPENT: [&str; 2] = ["run", "reused"];
 
 /// A column's head and what a row has there.
 struct Column {
@@ -38,27 +43,47 @@ impl Table {
         }
     }
 
-    /// For the terminal.
-    pub(crate) fn draw(&self) -> String {
-        let columns = self.columns();
+    /// For the terminal; in one of so many columns as much as there is room for: names and heads go on in further lines, then what
+    /// ran is left out.
+    pub(crate) fn draw(&self, terminal: Option<usize>) -> String {
+        let room = terminal.unwrap_or(usize::MAX);
+        let fits = |drawn: &String| drawn.lines().next().is_none_or(|line| line.width() <= room);
+        let forms = [(usize::MAX, true), (28, true), (18, true), (18, false)];
+        let drawn = forms.iter().map(|(name, spent)| self.drawing(*name, *spent).trim_fmt()).find(fits);
+        let drawn = drawn.unwrap_or_else(|| {
+            let mut drawing = self.drawing(18, false);
+            drawing.set_content_arrangement(ContentArrangement::Dynamic);
+            drawing.set_width(u16::try_from(room).unwrap_or(u16::MAX)).trim_fmt()
+        });
+        let notes: String = self.notes.iter().map(|note| format!("\n{note}")).collect();
+        drawn + &notes
+    }
+
+    /// With names in lines of so many columns, and with what ran or without.
+    fn drawing(&self, name: usize, spent: bool) -> Drawing {
+        let mut columns = self.columns(false);
+        columns.retain(|column| spent || !SPENT.contains(&column.head.as_str()));
         let mut drawing = Drawing::new();
         drawing.load_style(UTF8_HORIZONTAL_ONLY);
-        drawing.set_header(columns.iter().map(|column| column.head.as_str()));
+        let head = |head: &str| if name == usize::MAX { head.to_owned() } else { narrow(head) };
+        drawing.set_header(columns.iter().map(|column| head(&column.head)));
         for row in &self.rows {
-            drawing.add_row(columns.iter().map(|column| (column.cell)(row)));
+            let cells = columns.iter().map(|column| (column.cell)(row)).enumerate();
+            drawing.add_row(cells.map(|(place, cell)| if place == 0 { wrapped(&cell, name) } else { cell }));
         }
         for column in drawing.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        let notes: String = self.notes.iter().map(|note| format!("\n{note}")).collect();
-        drawing.trim_fmt() + &notes
+        drawing
     }
 
-    /// What there is to show; columns that would be empty are not.
-    fn columns(&self) -> Vec<Column> {
+    /// What there is to show; columns that would be empty are not. Effect sizes are for what is read at leisure.
+    fn columns(&self, at_leisure: bool) -> Vec<Column> {
         let mut columns = vec![column("variant", |row| row.variant.clone())];
         for (place, metric) in self.metrics.iter().enumerate() {
-            columns.push(column(metric, move |row| {
+            let claim = self.claims.get(place).and_then(Option::as_ref);
+            let head = claim.map_or(metric.clone(), |claim| format!("{metric}\n({claim})"));
+            columns.push(column(head, move |row| {
                 row.values.get(place).and_then(Option::as_ref).map_or("-".to_owned(), ToString::to_string)
             }));
         }
@@ -72,6 +97,12 @@ impl Table {
                 let Some(paired) = &row.comparison else { return String::new() };
                 let interval = paired.interval.map(|[low, high]| format!(" [{low:+.3}, {high:+.3}]"));
                 format!("{:+.3}{}", paired.mean, interval.unwrap_or_default())
+            }));
+        }
+        if at_leisure && any(|row| row.comparison.as_ref().is_some_and(|paired| paired.dz.is_some())) {
+            columns.push(column("d_z", |row| {
+                let dz = row.comparison.as_ref().and_then(|paired| paired.dz);
+                dz.map_or(String::new(), |dz| format!("{dz:+.2}"))
             }));
         }
         if any(|row| row.comparison.as_ref().is_some_and(|paired| paired.p_adjusted.is_some())) {
@@ -89,7 +120,7 @@ impl Table {
 
     fn markdown(&self) -> String {
         let escaped = |text: &str| text.replace('\\', "\\\\").replace('|', "\\|").replace('\n', " ");
-        let columns = self.columns();
+        let columns = self.columns(true);
         let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
         let mut text = line(columns.iter().map(|column| escaped(&column.head)).collect());
         text +=
@@ -107,6 +138,13 @@ impl Table {
         for metric in &self.metrics {
             heads.extend(["mean", "sd", "seeds"].map(|what| format!("{metric} {what}")));
         }
+        let claims: Vec<_> = self
+            .metrics
+            .iter()
+            .zip(&self.claims)
+            .filter_map(|(metric, claim)| Some((metric, claim.as_ref()?)))
+            .collect();
+        heads.extend(claims.iter().map(|(metric, _)| format!("{metric} setting")));
         let comparison = [
             "difference",
             "group_difference",
@@ -132,6 +170,7 @@ impl Table {
                 ]);
                 cells.push(seeds);
             }
+            cells.extend(claims.iter().map(|(_, claim)| (*claim).clone()));
             let paired = row.comparison.as_ref();
             let [low, high] = [0, 1].map(|end| paired.and_then(|paired| Some(paired.interval?[end])));
             cells.push(number(row.difference));
@@ -164,25 +203,49 @@ impl Table {
     }
 
     fn tex(&self) -> String {
-        let columns: Vec<Column> = self
-            .columns()
-            .into_iter()
-            .filter(|column| !["run", "reused"].contains(&column.head.as_str()))
-            .collect();
+        let columns: Vec<Column> =
+            self.columns(true).into_iter().filter(|column| !SPENT.contains(&column.head.as_str())).collect();
         let line = |cells: Vec<String>| format!("{} \\\\\n", cells.join(" & "));
         let mut text = format!(
             "% needs \\usepackage{{booktabs}}\n\\begin{{tabular}}{{l{}}}\n\\toprule\n",
             "r".repeat(columns.len() - 1)
         );
-        text += &line(columns.iter().map(|column| tex(&column.head)).collect());
+        let head =
+            |column: &Column| if column.head == "d_z" { "$d_z$".to_owned() } else { tex(&column.head) };
+        text += &line(columns.iter().map(head).collect());
         text += "\\midrule\n";
         for row in &self.rows {
-            text += &line(columns.iter().map(|column| tex(&(column.cell)(row))).collect());
+            let name = tex_start(tex(&row.variant));
+            let others = columns.iter().skip(1).map(|column| tex_number(&(column.cell)(row)));
+            text += &line([name].into_iter().chain(others).collect());
         }
         text += "\\bottomrule\n\\end{tabular}\n";
         self.notes.iter().for_each(|note| text += &format!("% {}\n", note.replace('\n', " ")));
         text
     }
+}
+
+/// A head in more lines: the stage above the metric, what is in brackets below.
+fn narrow(head: &str) -> String {
+    head.replace('.', ".\n").replace(" (", "\n(").replace(" [", "\n[")
+}
+
+/// Text in lines of so many columns, broken at blanks, and inside of words that are longer.
+fn wrapped(text: &str, columns: usize) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_inclusive(' ') {
+        let mut fits = line.width() + word.trim_end().width() <= columns;
+        for letter in word.chars() {
+            let beyond = !fits || line.width() + letter.width().unwrap_or(0) > columns;
+            if beyond && letter != ' ' && !line.is_empty() {
+                lines.push(std::mem::take(&mut line));
+            }
+            line.push(letter);
+            fits = true;
+        }
+    }
+    lines.push(line);
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
 /// With a full stop, if it has no mark of its own.
@@ -196,6 +259,56 @@ fn csv_cell(cell: String) -> String {
     if formula { format!("'{cell}") } else { cell }
 }
 
+/// What begins a row of LaTeX: a bracket or a star there would belong to the end of the row before.
+fn tex_start(text: String) -> String {
+    if text.starts_with(['[', '*']) { format!("{{}}{text}") } else { text }
+}
+
+/// Numbers as LaTeX sets them: with a minus instead of a hyphen.
+fn tex_number(text: &str) -> String {
+    if text == "-" {
+        return "--".to_owned();
+    }
+    let mut set = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut letters = tex(text).chars().collect::<Vec<_>>().into_iter().peekable();
+    while let Some(letter) = letters.next() {
+        let begins = matches!(before, ' ' | '[') && letters.peek().is_some_and(char::is_ascii_digit);
+        match letter {
+            '-' | '+' if begins => set.extend(['$', letter, '$']),
+            _ => set.push(letter),
+        }
+        before = letter;
+    }
+    set
+}
+
+/// Letters that fonts of text lack in LaTeX, as mathematics.
+const TEX_SYMBOLS: [(char, &str); 22] = [
+    ('±', "\\pm"),
+    ('×', "\\times"),
+    ('·', "\\cdot"),
+    ('→', "\\to"),
+    ('≤', "\\leq"),
+    ('≥', "\\geq"),
+    ('≈', "\\approx"),
+    ('∞', "\\infty"),
+    ('\u{2212}', "-"),
+    ('<', "<"),
+    ('>', ">"),
+    ('|', "|"),
+    ('Δ', "\\Delta"),
+    ('α', "\\alpha"),
+    ('β', "\\beta"),
+    ('γ', "\\gamma"),
+    ('ε', "\\varepsilon"),
+    ('λ', "\\lambda"),
+    ('μ', "\\mu"),
+    ('µ', "\\mu"),
+    ('σ', "\\sigma"),
+    ('τ', "\\tau"),
+];
+
 /// Text as LaTeX sets it.
 fn tex(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -205,11 +318,11 @@ fn tex(text: &str) -> String {
             '\\' => escaped.push_str("\\textbackslash{}"),
             '~' => escaped.push_str("\\textasciitilde{}"),
             '^' => escaped.push_str("\\textasciicircum{}"),
-            '±' => escaped.push_str("$\\pm$"),
-            '<' => escaped.push_str("$<$"),
-            '>' => escaped.push_str("$>$"),
             '\n' => escaped.push(' '),
-            _ => escaped.push(letter),
+            _ => match TEX_SYMBOLS.iter().find(|(symbol, _)| *symbol == letter) {
+                Some((_, command)) => escaped.extend(["$", command, "$"]),
+                None => escaped.push(letter),
+            },
         }
     }
     escaped
@@ -223,9 +336,36 @@ mod tests {
     fn each_format_reads_well() {
         let mut table = table(8);
         table.rows[2].variant = "a|b, \"c\" & 50 %".into();
+        table.claims = vec![None, Some("optimistic".into())];
         for format in [Format::Md, Format::Csv, Format::Json, Format::Tex] {
             insta::assert_snapshot!(format!("{format:?}"), table.write(format));
         }
+    }
+
+    #[test]
+    fn a_terminal_that_is_narrow_has_more_lines() {
+        let mut table = table(8);
+        table.rows[2].variant =
+            "an encoder that a student has called so: crops of 224 px, third attempt".into();
+        insta::assert_snapshot!([130, 110, 100].map(|room| table.draw(Some(room))).join("\n\n"));
+        for room in 50..160 {
+            let drawn = table.draw(Some(room));
+            let lines = drawn.lines().take_while(|line| !line.starts_with("by group:"));
+            assert!(lines.map(|line| line.width()).all(|wide| wide <= room), "{room}\n{drawn}");
+        }
+        assert_eq!(wrapped("組織の領域 of Supercali", 8), "組織の領\n域 of\nSupercal\ni");
+        assert_eq!(wrapped("baseline", usize::MAX), "baseline");
+    }
+
+    #[test]
+    fn latex_sets_names_and_numbers() {
+        assert_eq!(
+            tex("τ_0 = 10^-3 & 50 % ~ {a}\\b"),
+            "$\\tau$\\_0 = 10\\textasciicircum{}-3 \\& 50 \\% \\textasciitilde{} \\{a\\}\\textbackslash{}b"
+        );
+        assert_eq!(tex_number("-0.337 [-0.382, +0.297]"), "$-$0.337 [$-$0.382, $+$0.297]");
+        assert_eq!(["-", "1e-5", "< 0.001"].map(tex_number), ["--", "1e-5", "$<$ 0.001"]);
+        assert_eq!([tex_start("[1, 2]".into()), tex_start("a".into())], ["{}[1, 2]", "a"]);
     }
 
     #[test]

@@ -19,13 +19,15 @@ pub(crate) struct Bar {
 const WIDTH: f64 = 520.0;
 const ROW: f64 = 26.0;
 const TOP: f64 = 30.0;
-/// For the numbers at the ends of the bars.
-const ENDS: f64 = 66.0;
+/// What a letter of the numbers at the ends of the bars takes, and what is left free beside them.
+const LETTER: f64 = 6.6;
+const BESIDE: f64 = 12.0;
 
 pub(crate) fn bars(name: &str, title: &str, rows: &[Bar]) -> Figure {
     let (left, columns) = side(rows.iter().map(|row| row.name.as_str()), 26);
     let longest = rows.iter().map(|row| row.ran + row.saved).max().unwrap_or(0).max(1);
-    let x = Scale::exact(0.0, longest as f64, left, WIDTH - ENDS);
+    let numbers = rows.iter().map(|row| duration(row.ran + row.saved).chars().count()).max().unwrap_or(0);
+    let x = Scale::exact(0.0, longest as f64, left, WIDTH - BESIDE - LETTER * numbers as f64);
     let bottom = TOP + ROW * rows.len() as f64;
     let mut body = String::new();
     for (place, (class, word)) in
@@ -58,4 +60,24 @@ pub(crate) fn bars(name: &str, title: &str, rows: &[Bar]) -> Figure {
         body += &text("tick", end + 6.0, y + 16.0, "start", &duration(row.ran + row.saved));
     }
     Figure { name: name.to_owned(), title: title.to_owned(), width: WIDTH, height: bottom + 8.0, body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_at_the_ends_of_bars_are_in_the_picture() {
+        let row = |ran| Bar { name: "pretrain".into(), ran, saved: 0 };
+        for longest in [12, 99_900, 6_521_000, 7_199_000, 500 * 3_600_000] {
+            let drawn = bars("time", "Time", &[row(longest), row(1)]).body;
+            let number = format!(">{}</text>", duration(longest));
+            let line = drawn.lines().find(|line| line.ends_with(&number)).unwrap();
+            let at: f64 =
+                line.split("x=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap().parse().unwrap();
+            // 11 px of a sans-serif are at most 0.6 em a letter on average.
+            let end = at + duration(longest).chars().count() as f64 * 6.6;
+            assert!(end <= WIDTH, "{line} ends at {end}");
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub(crate) fn confusion(name: &str, title: &str, matrix: &Confusion) -> Figure {
                 share * 100.0,
                 shade(share),
             );
-            let ink = if share > 0.5 { "#ffffff" } else { "#1a1d21" };
+            let ink = if share > 0.6 { "#ffffff" } else { "#1a1d21" };
             let (x, y) = (x + CELL / 2.0, y + CELL / 2.0);
             if total > 0.0 {
                 let _ = writeln!(

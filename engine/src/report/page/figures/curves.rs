@@ -14,6 +14,8 @@ pub(crate) struct Line {
     /// The variant, and others whose line is the same one.
     pub(crate) name: String,
     pub(crate) is_baseline: bool,
+    /// The variant's place among all: it has one colour in all figures.
+    pub(crate) place: usize,
     /// Step, mean, lowest, highest; by step.
     pub(crate) points: Vec<Band>,
 }
@@ -56,9 +58,9 @@ pub(crate) fn curves(name: &str, title: &str, (x_axis, y_axis): (&str, &str), li
     body += &text("soft", f64::midpoint(LEFT, WIDTH - RIGHT), TOP + PLOT + 34.0, "middle", x_axis);
     // The baseline on top.
     let mut order: Vec<usize> = (0..lines.len()).collect();
-    order.sort_by_key(|place| lines[*place].is_baseline);
-    for place in order {
-        body += &drawn(&lines[place], place, (x, y));
+    order.sort_by_key(|series| lines[*series].is_baseline);
+    for series in order {
+        body += &drawn(&lines[series], series, (x, y));
     }
     let top = TOP + PLOT + 58.0;
     let across = if lines.iter().any(|line| line.name.chars().count() > 30) { 1 } else { 2 };
@@ -68,9 +70,9 @@ pub(crate) fn curves(name: &str, title: &str, (x_axis, y_axis): (&str, &str), li
         let _ = writeln!(body, "<g class=\"key\" data-series=\"{place}\">");
         let _ = writeln!(
             body,
-            "<path class=\"curve{}\" {} d=\"M{left:.1} {:.1}h24\"/>",
-            base(entry),
-            look(entry, place, "stroke"),
+            "<path class=\"curve{}\"{} d=\"M{left:.1} {:.1}h24\"/>",
+            class(entry),
+            dashes(entry),
             middle - 4.0
         );
         let class = if entry.is_baseline { "name strong" } else { "name" };
@@ -87,34 +89,30 @@ pub(crate) fn curves(name: &str, title: &str, (x_axis, y_axis): (&str, &str), li
     }
 }
 
-fn base(line: &Line) -> &'static str {
-    if line.is_baseline { " curve-base" } else { "" }
-}
-
-/// Its colour; and dashes, where colours begin again.
-fn look(line: &Line, place: usize, property: &str) -> String {
+/// What says its colour.
+fn class(line: &Line) -> String {
     if line.is_baseline {
-        return String::new();
+        " curve-base".to_owned()
+    } else {
+        format!(" l{}", line.place % palette::LINES.len())
     }
-    let dashes = ["", " stroke-dasharray=\"6 3\"", " stroke-dasharray=\"2 3\""][(place / 13).min(2)];
-    format!("{property}=\"{}\"{dashes}", palette::named(place))
 }
 
-fn drawn(line: &Line, place: usize, (x, y): (Scale, Scale)) -> String {
-    let mut body = format!("<g data-series=\"{place}\">\n");
+/// Dashes, where colours begin again.
+fn dashes(line: &Line) -> &'static str {
+    let again = if line.is_baseline { 0 } else { line.place / palette::LINES.len() };
+    ["", " stroke-dasharray=\"6 3\"", " stroke-dasharray=\"2 3\""][again.min(2)]
+}
+
+fn drawn(line: &Line, series: usize, (x, y): (Scale, Scale)) -> String {
+    let mut body = format!("<g data-series=\"{series}\">\n");
     let points: Vec<&Band> = line.points.iter().filter(|point| point.mean.is_finite()).collect();
     let at = |step: f64, value: f64| format!("{:.1} {:.1}", x.at(step), y.at(value));
     if points.iter().any(|point| point.high > point.low) {
         let there = points.iter().map(|point| at(point.step, point.high));
         let back = points.iter().rev().map(|point| at(point.step, point.low));
         let way: Vec<String> = there.chain(back).collect();
-        let class = if line.is_baseline { " spread-base" } else { "" };
-        let _ = writeln!(
-            body,
-            "<path class=\"spread{class}\" {} d=\"M{}Z\"/>",
-            look(line, place, "fill"),
-            way.join("L")
-        );
+        let _ = writeln!(body, "<path class=\"spread{}\" d=\"M{}Z\"/>", class(line), way.join("L"));
     }
     let name = escape(&line.name);
     match points[..] {
@@ -122,9 +120,8 @@ fn drawn(line: &Line, place: usize, (x, y): (Scale, Scale)) -> String {
         [only] => {
             let _ = writeln!(
                 body,
-                "<circle class=\"curve{}\" {} cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{name}</title></circle>",
-                base(line),
-                look(line, place, "stroke"),
+                "<circle class=\"curve{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{name}</title></circle>",
+                class(line),
                 x.at(only.step),
                 y.at(only.mean)
             );
@@ -133,9 +130,9 @@ fn drawn(line: &Line, place: usize, (x, y): (Scale, Scale)) -> String {
             let way: Vec<String> = points.iter().map(|point| at(point.step, point.mean)).collect();
             let _ = writeln!(
                 body,
-                "<path class=\"curve{}\" {} d=\"M{}\"><title>{name}</title></path>",
-                base(line),
-                look(line, place, "stroke"),
+                "<path class=\"curve{}\"{} d=\"M{}\"><title>{name}</title></path>",
+                class(line),
+                dashes(line),
                 way.join("L")
             );
         }
