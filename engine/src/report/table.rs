@@ -233,7 +233,9 @@ impl Table {
         let tested = compared().filter(|paired| paired.p_adjusted.is_some()).count();
         if tested > 0 {
             notes.push(tested_by_group(&self.groups, self.test, tested));
-        } else if self.rows.len() > 1 && !self.metrics.is_empty() {
+        } else if self.rows.len() > 1
+            && self.rows.iter().any(|row| row.values.first().is_some_and(Option::is_some))
+        {
             let baseline_is_there = self.rows.iter().any(|row| row.variant == self.baseline);
             notes.push(match self.groups.len() {
                 _ if !baseline_is_there => {
@@ -515,6 +517,13 @@ mod tests {
         rows.remove(0);
         let alone = Table::of(vec!["evaluate.macro_f1".into()], "baseline", Test::SignFlip, &[], rows);
         assert!(alone.notes[0].starts_with("no comparison: `baseline`"), "{:?}", alone.notes);
+    }
+
+    #[test]
+    fn of_what_is_not_yet_there_nothing_is_said() {
+        let rows = ["baseline", "other"].map(|variant| row(variant, &[&[]], &[])).into();
+        let table = Table::of(vec!["evaluate.macro_f1".into()], "baseline", Test::SignFlip, &[], rows);
+        assert_eq!(table.notes, [] as [String; 0]);
     }
 
     #[test]

@@ -140,6 +140,7 @@
           const placed = document.getElementById(part.id);
           if (typeof sortable === "function") placed.querySelectorAll("table.sortable").forEach(sortable);
           if (typeof keyed === "function") placed.querySelectorAll("svg.fig").forEach(keyed);
+          if (part.id === "workflow" && typeof graphs === "function") graphs();
         }
       }
     } catch { /* The events tell that the server is gone. */ }

@@ -9,7 +9,7 @@ use super::{
     super::outcome::{Outcome, Scores},
     figures::{self, Confusion},
     plot::Figure,
-    text::slug,
+    text::{natural, slug},
     workflow::compared,
 };
 
@@ -36,6 +36,7 @@ pub(super) fn confusions(outcome: &Outcome, store: &Store, stage: &str) -> Vec<O
             return None;
         }
         sum.counts.iter_mut().flatten().for_each(|count| *count /= seeds.len() as f64);
+        let sum = ordered(sum);
         let over =
             if seeds.len() > 1 { format!(", mean counts over {} seeds", seeds.len()) } else { String::new() };
         let title = format!("Confusion of {variant}: shares of each true region{over}");
@@ -68,9 +69,31 @@ fn add(sum: &mut Confusion, one: &Confusion) {
     *sum = Confusion { classes, counts };
 }
 
+/// With classes in the order in which people count.
+fn ordered(matrix: Confusion) -> Confusion {
+    let Confusion { classes, counts } = matrix;
+    let mut order: Vec<usize> = (0..classes.len()).collect();
+    order.sort_by(|a, b| natural(&classes[*a], &classes[*b]));
+    Confusion {
+        classes: order.iter().map(|class| classes[*class].clone()).collect(),
+        counts: order.iter().map(|row| order.iter().map(|column| counts[*row][*column]).collect()).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn classes_that_are_numbers_are_counted() {
+        let matrix = Confusion {
+            classes: ["1", "10", "2"].map(str::to_owned).into(),
+            counts: vec![vec![11.0, 110.0, 12.0], vec![101.0, 1010.0, 102.0], vec![21.0, 210.0, 22.0]],
+        };
+        let found = ordered(matrix);
+        assert_eq!(found.classes, ["1", "2", "10"]);
+        assert_eq!(found.counts, [[11.0, 12.0, 110.0], [21.0, 22.0, 210.0], [101.0, 102.0, 1010.0]]);
+    }
 
     #[test]
     fn folds_that_know_other_regions_add_up() {

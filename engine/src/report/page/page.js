@@ -62,6 +62,16 @@ function confusion() {
   show();
 }
 
+// --- a graph that is wider than the page: first what comes first ---
+function graphs() {
+  for (const part of document.querySelectorAll(".scroll.graph")) {
+    const first = part.querySelector(".rg-box");
+    if (!first) continue;
+    const [box, all] = [first.getBoundingClientRect(), part.getBoundingClientRect()];
+    part.scrollLeft += box.left + box.width / 2 - all.left - all.width / 2;
+  }
+}
+
 // --- where in the page one is ---
 function spy() {
   const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
@@ -419,5 +429,6 @@ function check() {
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("main svg.fig").forEach(keyed);
 confusion();
+graphs();
 spy();
 maps().then(check);

@@ -1,6 +1,8 @@
 //! Colours that people with any kind of colour vision tell apart, on white, on black and on H&E.
 
-use std::collections::BTreeMap;
+use indexmap::IndexMap;
+
+use super::text::natural;
 
 /// For names, of Okabe and Ito (2008) and of Tol (2021); those that H&E hides come late. A region has one of them everywhere in
 /// a report.
@@ -50,8 +52,10 @@ pub(super) fn named(position: usize) -> &'static str {
 }
 
 /// Colours of regions, by name: in the order of the names, so that the same regions have the same colours in every report.
-pub(super) fn regions<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, &'static str> {
-    let names: std::collections::BTreeSet<&str> = names.into_iter().collect();
+pub(super) fn regions<'a>(names: impl IntoIterator<Item = &'a str>) -> IndexMap<String, &'static str> {
+    let mut names: Vec<&str> = names.into_iter().collect();
+    names.sort_by(|a, b| natural(a, b));
+    names.dedup();
     names.into_iter().zip(0..).map(|(name, position)| (name.to_owned(), named(position))).collect()
 }
 

@@ -190,6 +190,19 @@ fn a_run_that_goes_on_or_has_no_metric_has_a_page() {
 }
 
 #[test]
+fn an_interrupted_run_says_how_it_goes_on() {
+    let mut outcome = outcome();
+    outcome.actions[3].state = State::Pending;
+    outcome.actions[4].state = State::Pending;
+    let text = words(&page(&outcome));
+    assert!(
+        text.contains("interrupted") && text.contains("3 of 5 actions done: the same command goes on"),
+        "{text}"
+    );
+    assert!(!text.contains("What failed"), "{text}");
+}
+
+#[test]
 fn text_of_users_is_text() {
     let page = page(&outcome());
     assert!(!page.contains("<img"));

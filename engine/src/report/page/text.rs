@@ -1,5 +1,7 @@
 //! Words and numbers of a page.
 
+use std::cmp::Ordering;
+
 pub(super) use super::super::graph::escape_xml as escape;
 
 /// A name of a metric for people: `evaluate.macro_f1` is `macro F1`.
@@ -87,6 +89,30 @@ pub(super) fn listed(names: &[String]) -> String {
     }
 }
 
+/// How names follow each other: by their letters, and numbers in them by what they count, so that 10 comes after 9.
+pub(super) fn natural(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a, b);
+    while let (Some(x), Some(y)) = (left.chars().next(), right.chars().next()) {
+        let order = if x.is_ascii_digit() && y.is_ascii_digit() {
+            let number = |text: &str| {
+                let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+                let digits = text[..end].trim_start_matches('0').to_owned();
+                (digits.len(), digits, end)
+            };
+            let (m, n) = (number(left), number(right));
+            (left, right) = (&left[m.2..], &right[n.2..]);
+            (m.0, m.1).cmp(&(n.0, n.1))
+        } else {
+            (left, right) = (&left[x.len_utf8()..], &right[y.len_utf8()..]);
+            x.cmp(&y)
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+    left.len().cmp(&right.len()).then(a.cmp(b))
+}
+
 /// A name of a metric or variant as part of a file's name.
 pub(super) fn slug(text: &str) -> String {
     let mut slug = String::new();
@@ -153,6 +179,14 @@ mod tests {
         );
         assert_eq!([signed(-0.0), signed(0.25), signed(-0.1)], ["+0.000", "+0.250", "\u{2212}0.100"]);
         assert_eq!([signed(-0.0001), signed(0.0001)], ["\u{2212}0.000", "+0.000"]);
+    }
+
+    #[test]
+    fn numbers_in_names_are_counted() {
+        let mut names = ["10", "9", "Layer_10", "Layer_2", "WM", "Layer_02", "1", "Layer", "tumour"];
+        names.sort_by(|a, b| natural(a, b));
+        assert_eq!(names, ["1", "9", "10", "Layer", "Layer_02", "Layer_2", "Layer_10", "WM", "tumour"]);
+        assert_eq!(natural("a", "a"), Ordering::Equal);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Regions on the tissue, as a part of the page, which its script draws, and as files.
 
-use std::fmt::Write;
+use std::{collections::HashSet, fmt::Write};
+
+use indexmap::IndexMap;
+use serde_json::Value;
 
 use super::{
     Figure, Page,
@@ -14,6 +17,46 @@ use super::{
 const RIGHT: &str = "#c9d3dc";
 const WRONG: &str = "#d55e00";
 
+/// Bytes of all variants' maps, beyond which some are left out: browsers and mail take pages of this size.
+const LARGEST: usize = 24_000_000;
+
+/// Names of the variants that a judge has.
+fn variants_of(judge: &Value) -> impl Iterator<Item = &str> {
+    judge["variants"].as_array().into_iter().flatten().filter_map(|variant| variant["name"].as_str())
+}
+
+/// Leaves variants out until the others take no more than so many bytes; those that are to be kept, and as many as there is room for from
+/// the first on, stay. How many are gone.
+fn limit(data: &mut Value, kept: &[&str], most: usize) -> usize {
+    let mut sizes: IndexMap<String, usize> = IndexMap::new();
+    for variant in data["judges"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|judge| judge["variants"].as_array())
+        .flatten()
+    {
+        let name = variant["name"].as_str().unwrap_or_default();
+        *sizes.entry(name.to_owned()).or_default() += variant.to_string().len();
+    }
+    let is_kept = |name: &String| kept.contains(&name.as_str());
+    let mut taken: usize = sizes.iter().filter(|(name, _)| is_kept(name)).map(|(_, size)| size).sum();
+    let others = sizes.iter().filter(|(name, _)| !is_kept(name));
+    let gone: HashSet<String> = others
+        .filter(|(_, size)| {
+            taken += *size;
+            taken > most
+        })
+        .map(|(name, _)| name.clone())
+        .collect();
+    for judge in data["judges"].as_array_mut().into_iter().flatten() {
+        if let Some(variants) = judge["variants"].as_array_mut() {
+            variants.retain(|variant| !variant["name"].as_str().is_some_and(|name| gone.contains(name)));
+        }
+    }
+    gone.len()
+}
+
 impl Page<'_> {
     /// What the script draws from, with what there is to choose.
     pub(super) fn tissue_html(&self) -> String {
@@ -23,6 +66,18 @@ impl Page<'_> {
             let _ = writeln!(html, "<p class=\"alarm\">{}.</p>", escape(&maps.problems.join("; ")));
         }
         let Some(first) = maps.judges.first().filter(|_| !maps.sections.is_empty()) else { return html };
+        let mut data = maps.to_json();
+        let best = self.best();
+        let kept = [Some(self.table.baseline.as_str()), best].into_iter().flatten().collect::<Vec<_>>();
+        let left_out = limit(&mut data, &kept, LARGEST);
+        if left_out > 0 {
+            let _ = writeln!(
+                html,
+                "<p class=\"alarm\">{} are not drawn, for a page with all of them would be too large: here are the baseline, the best one, \
+                 and the first of the others. A run with <code>--only</code> those that are wanted has their maps in its own report.</p>",
+                text::counted(left_out, "further variant")
+            );
+        }
         let seeds = maps.judges.iter().flat_map(|judge| &judge.variants).map(|mapped| mapped.seeds).max();
         let seeds = seeds.unwrap_or(1);
         let names = |wanted: Kind| -> Option<String> {
@@ -68,13 +123,8 @@ impl Page<'_> {
         let shown = (0..maps.sections.len()).find(|place| is_judged(*place)).unwrap_or(0);
         let names = maps.sections.iter().enumerate();
         let sections = options(&mut names.map(|(place, section)| (section.name.as_str(), place == shown)));
-        let best = self.best();
-        let variants = options(
-            &mut first
-                .variants
-                .iter()
-                .map(|mapped| (mapped.variant.as_str(), Some(mapped.variant.as_str()) == best)),
-        );
+        let drawn: Vec<String> = variants_of(&data["judges"][0]).map(str::to_owned).collect();
+        let variants = options(&mut drawn.iter().map(|name| (name.as_str(), Some(name.as_str()) == best)));
         let votes = if seeds > 1 { "<option value=\"votes\">disagreement of seeds</option>" } else { "" };
         let _ = write!(
             html,
@@ -88,7 +138,7 @@ impl Page<'_> {
              <p id=\"map-readout\" class=\"readout\" aria-live=\"polite\">Point at a spot, or focus a map and use the arrow keys; + and − zoom, 0 shows the whole.</p>\n\
              <ul class=\"legend\" id=\"map-legend\" aria-label=\"Regions\"></ul>\n</div>\n\
              <script type=\"application/json\" id=\"map-data\">{}</script>\n",
-            text::json(&maps.to_json())
+            text::json(&data)
         );
         html
     }
@@ -203,4 +253,37 @@ fn tissue_of(section: &Section, discs: Vec<Disc>, keys: Vec<Key>) -> Tissue<'_> 
 fn discs(section: &Section, colour: impl Fn(usize) -> Option<String>) -> Vec<Disc> {
     let disc = |(spot, [x, y]): (usize, &[f64; 2])| Disc { x: *x, y: *y, colour: colour(spot) };
     section.at.iter().enumerate().map(disc).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_leaves_variants_out_and_never_the_baseline_or_the_best() {
+        let all = ["baseline", "a", "b", "c", "best"];
+        let judge = |of: &[&str]| -> Value {
+            let variants = of.iter().map(|name| json!({ "name": name, "sections": ["x".repeat(1_000)] }));
+            json!({ "variants": variants.collect::<Vec<_>>() })
+        };
+        let data = json!({ "judges": [judge(&all), judge(&all[..2])] });
+        let limited = |most: usize| {
+            let mut data = data.clone();
+            let gone = limit(&mut data, &["baseline", "best"], most);
+            let left =
+                |judge: usize| variants_of(&data["judges"][judge]).map(str::to_owned).collect::<Vec<_>>();
+            (gone, left(0), left(1))
+        };
+        assert_eq!(limited(1_000_000).0, 0);
+        assert_eq!(limited(1_000_000).1, all);
+        // Two judges have `a`: with it and the two that are kept there are five maps.
+        assert_eq!(limited(5_500).1, ["baseline", "a", "best"]);
+        let (gone, first, second) = limited(10);
+        assert_eq!(
+            (gone, first, second),
+            (3, vec!["baseline".into(), "best".into()], vec!["baseline".into()])
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     super::{
-        outcome::Outcome,
+        outcome::{Outcome, State},
         table::{Row, Series, Table, p_text},
     },
     text::{counted, less_is_better, listed, metric, signed},
@@ -50,8 +50,14 @@ pub(super) fn verdict(outcome: &Outcome, table: &Table) -> String {
                 "The run has not ended: {done} of {} are done, and this is how it stands.",
                 counted(all, "action")
             ),
+            Some(_) if outcome.actions.iter().any(|action| matches!(action.state, State::Failed { .. })) => {
+                format!(
+                    "The run ended with {done} of {} done; what failed stands below.",
+                    counted(all, "action")
+                )
+            }
             Some(_) => format!(
-                "The run ended with {done} of {} done; what is missing is listed below.",
+                "The run was interrupted with {done} of {} done: the same command goes on from there.",
                 counted(all, "action")
             ),
         });

@@ -57,7 +57,7 @@ pub(crate) fn confusion(name: &str, title: &str, matrix: &Confusion) -> Figure {
             }
             let _ = writeln!(
                 body,
-                "<text style=\"fill:{ink}\" fill-opacity=\".75\" font-size=\"10.5\" x=\"{x:.1}\" y=\"{:.1}\" \
+                "<text style=\"fill:{ink}\" fill-opacity=\".9\" font-size=\"10.5\" x=\"{x:.1}\" y=\"{:.1}\" \
                  text-anchor=\"middle\">{}</text></g>",
                 y + 15.0,
                 amount(*count),

@@ -8,7 +8,7 @@ use std::{
 use restage_cache::Store;
 
 use super::{
-    super::{artifact::Predictions, palette},
+    super::{artifact::Predictions, palette, text::natural},
     BySeed, Cluster, Position, Said, Section, folder,
 };
 
@@ -48,13 +48,15 @@ fn add(
 
 fn said(found: BTreeMap<String, Vec<(usize, f32)>>, truth: &[Option<usize>]) -> Said {
     let count = found.len();
+    let mut found: Vec<(String, Vec<(usize, f32)>)> = found.into_iter().collect();
+    found.sort_by(|(a, _), (b, _)| natural(a, b));
     let mut said = Said {
         probabilities: vec![0.0; truth.len() * count],
         predicted: vec![None; truth.len()],
         agreement: vec![1.0; truth.len()],
         clusters: Vec::new(),
     };
-    for (cluster, spots) in found.values().enumerate() {
+    for (cluster, (_, spots)) in found.iter().enumerate() {
         for (spot, p) in spots {
             said.probabilities[spot * count + cluster] = *p;
             // The first of equal ones.
@@ -79,7 +81,8 @@ fn said(found: BTreeMap<String, Vec<(usize, f32)>>, truth: &[Option<usize>]) -> 
         })
         .collect();
     said.clusters = found
-        .into_keys()
+        .into_iter()
+        .map(|(name, _)| name)
         .zip(colours(&mostly))
         .zip(&mostly)
         .map(|((name, colour), most)| Cluster { name, colour, mostly: most.map(|(_, region)| region) })
