@@ -237,6 +237,47 @@ mod tests {
         }
     }
 
+    /// Every number of the golden file that is of what is here; statistics t are within their p, and `bh` is not here: families are
+    /// corrected by Holm.
+    #[test]
+    fn the_golden_file_is_what_is_computed() {
+        let shared = std::env::var_os("RESTAGE_SHARED").map(std::path::PathBuf::from);
+        let shared =
+            shared.unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
+        let Ok(text) = std::fs::read_to_string(shared.join("golden/stats.json")) else {
+            println!("skipped: no golden/stats.json in {}", shared.display());
+            return;
+        };
+        let golden: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let list = |value: &serde_json::Value| -> Vec<f64> { serde_json::from_value(value.clone()).unwrap() };
+        assert_eq!((list(&golden["a"]), list(&golden["b"])), (A.to_vec(), B.to_vec()));
+        let (compared, differences) = (paired(&A, &B, Test::SignFlip), differences());
+        let (sd, ranks) = (sd(&differences).unwrap(), signed_ranks(&differences));
+        let adjusted = holm(&list(&golden["holm"]["p"]));
+        let (paired_t, wilcoxon) = (list(&golden["paired_t"]), list(&golden["wilcoxon_exact"]));
+        let found = [
+            ("mean_diff", compared.mean, golden["mean_diff"].as_f64().unwrap()),
+            ("sd", sd, golden["sd"].as_f64().unwrap()),
+            // Folds that share nothing.
+            ("paired_t: p", nadeau_bengio(&differences, 0.0), paired_t[1]),
+            ("wilcoxon: W", -ranks.iter().filter(|rank| **rank < 0.0).sum::<f64>(), wilcoxon[0]),
+            ("wilcoxon: p", wilcoxon_approximate(&ranks), wilcoxon[1]),
+            ("cohens_dz", compared.dz.unwrap(), golden["cohens_dz"].as_f64().unwrap()),
+            (
+                "nadeau_bengio_p",
+                nadeau_bengio(&differences, 0.25),
+                golden["nadeau_bengio_p"].as_f64().unwrap(),
+            ),
+            ("cliffs_delta", compared.cliffs_delta, golden["cliffs_delta"].as_f64().unwrap()),
+            ("signflip_exact_p", compared.p.unwrap(), golden["signflip_exact_p"].as_f64().unwrap()),
+        ];
+        let holm =
+            adjusted.into_iter().zip(list(&golden["holm"]["adj"])).map(|(is, should)| ("holm", is, should));
+        for (name, is, should) in found.into_iter().chain(holm) {
+            assert!(near(is, should), "{name}: {is} is not {should}");
+        }
+    }
+
     #[test]
     fn folds_are_tested_with_the_share_that_they_test_on() {
         // Five folds: each tests on a quarter as much as it trains on.

@@ -196,14 +196,13 @@ impl Table {
             let (own, theirs): (Vec<f64>, Vec<f64>) = shared.unzip();
             row.comparison = (!own.is_empty()).then(|| paired(&own, &theirs, test));
         }
-        let is_of_family = |variant: &str| {
-            let named = |name: &String| {
-                variant
-                    .strip_prefix(name.as_str())
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(" = "))
-            };
-            family.is_empty() || family.iter().any(named)
+        let is_named = |name: &str, variant: &str| {
+            variant.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(" = "))
         };
+        let is_of_family =
+            |variant: &str| family.is_empty() || family.iter().any(|name| is_named(name, variant));
+        let is_absent = |name: &&String| !rows.iter().any(|row| is_named(name, &row.variant));
+        let absent: Vec<String> = family.iter().filter(is_absent).map(|name| format!("`{name}`")).collect();
         let (mut corrected, others): (Vec<_>, Vec<_>) = rows
             .iter_mut()
             .filter_map(|row| Some((row.variant.as_str(), row.comparison.as_mut()?)))
@@ -223,6 +222,13 @@ impl Table {
             notes: Vec::new(),
         };
         table.notes = table.notes();
+        let is_tested = |row: &Row| row.comparison.as_ref().is_some_and(|paired| paired.p_adjusted.is_some());
+        if !absent.is_empty() && table.rows.iter().any(is_tested) {
+            table.notes.push(format!(
+                "not all of the family is in this run: p is corrected for what is, and would be larger with {}",
+                shortened(&absent)
+            ));
+        }
         table
     }
 
@@ -472,6 +478,15 @@ mod tests {
         let named = Table::of(whole.metrics, "baseline", Test::SignFlip, &["genes".into()], whole.rows);
         assert!(matches!(rows(&named)[..], [None, None, Some(p)] if p > 0.05));
         assert_eq!(named.rows[1].comparison.as_ref().unwrap().p, None);
+        assert!(
+            !named.notes.iter().any(|note| note.starts_with("not all of the family")),
+            "{:?}",
+            named.notes
+        );
+        let family = ["genes", "head"].map(str::to_owned);
+        let part = Table::of(named.metrics, "baseline", Test::SignFlip, &family, named.rows);
+        let note = part.notes.iter().find(|note| note.starts_with("not all of the family"));
+        assert!(note.is_some_and(|note| note.ends_with("larger with `head`")), "{:?}", part.notes);
     }
 
     #[test]

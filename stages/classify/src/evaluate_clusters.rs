@@ -1,4 +1,5 @@
-//! `classify/evaluate-clusters`: clusters against the expert's regions, and how they lie in space, section by section.
+//! `classify/evaluate-clusters`: clusters against the expert's regions, and how they lie in space, section by section. What is compared
+//! over groups are patients: sections of one are no independent observations.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,7 +31,7 @@ impl Stage for EvaluateClusters {
     fn ports() -> Ports {
         Ports::new(
             "Scores clusters on the expert's regions, whatever the clusters are called, and by how they lie in space; each section for \
-             itself, and the mean over sections. Nothing may have been chosen by these labels: for that there are splits.",
+             itself, their mean, and that of each patient's. Nothing may have been chosen by these labels: for that there are splits.",
         )
         .many::<Predictions>("predictions", "the cluster of each spot")
         .many::<Labels>("labels", "the expert's regions; spots without one are left out and counted")
@@ -53,7 +54,7 @@ impl Stage for EvaluateClusters {
         for (section, score) in in_features(&clusters, &labels, &tables, &features)? {
             groups.entry(section).or_default().insert("silhouette".into(), score);
         }
-        ctx.write("metrics", &metrics(groups, clusters.len()))
+        ctx.write("metrics", &metrics(groups, &patients(&labels, &tables), clusters.len()))
     }
 }
 
@@ -179,25 +180,50 @@ fn in_features(
     Ok(sections.into_iter().filter_map(score).collect())
 }
 
-/// The sections' scores, and their means.
-fn metrics(groups: Groups, spots: usize) -> Metrics {
+/// The patient of each section.
+fn patients<'a>(labels: &'a [Labels], tables: &'a [Table]) -> BTreeMap<&'a str, &'a str> {
+    let rows = tables.iter().flat_map(|table| (0..table.n_spots()).map(move |row| (table, row)));
+    let of_tables = rows.filter_map(|(table, row)| Some((table.section(row)?, table.patient(row)?)));
+    let labelled = labels.iter().flat_map(|labels| labels.sections.iter().zip(&labels.patients));
+    of_tables.chain(labelled.map(|(section, patient)| (section.as_str(), patient.as_str()))).collect()
+}
+
+/// Means of scores, of which counts are sums.
+fn means<'a>(all: impl Iterator<Item = &'a BTreeMap<String, f64>>) -> BTreeMap<String, f64> {
     let mut lists: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for scores in groups.values() {
+    for scores in all {
         scores.iter().for_each(|(name, value)| lists.entry(name).or_default().push(*value));
     }
-    let mut values: BTreeMap<String, f64> = lists
-        .into_iter()
-        .map(|(name, list)| {
-            let sum = list.iter().sum::<f64>();
-            let is_count = ["n", "undetermined"].contains(&name);
-            (name.to_owned(), if is_count { sum } else { sum / list.len() as f64 })
-        })
-        .collect();
+    let mean = |(name, list): (&str, Vec<f64>)| {
+        let sum: f64 = list.iter().sum();
+        let is_count = ["n", "undetermined"].contains(&name);
+        (name.to_owned(), if is_count { sum } else { sum / list.len() as f64 })
+    };
+    lists.into_iter().map(mean).collect()
+}
+
+/// The sections' scores as means: of all sections, and of each patient's where one has several.
+fn metrics(sections: Groups, patients: &BTreeMap<&str, &str>, spots: usize) -> Metrics {
+    let mut values = means(sections.values());
     let labelled = values.get("n").copied().unwrap_or_default();
     values.insert("unlabelled".into(), spots as f64 - labelled);
-    let details = json!({ "conventions": {
+    let mut of: BTreeMap<&str, Vec<&BTreeMap<String, f64>>> = BTreeMap::new();
+    for (section, scores) in &sections {
+        of.entry(patients.get(section.as_str()).unwrap_or(&section.as_str())).or_default().push(scores);
+    }
+    let by_patient = of.len() < sections.len();
+    let grouped = of.into_iter().map(|(patient, scores)| (patient.to_owned(), means(scores.into_iter())));
+    let (groups, about) = match by_patient {
+        true => (
+            grouped.collect(),
+            "per patient: means over the patient's sections, which are no independent observations; n and undetermined are sums; \
+             `sections` has each",
+        ),
+        false => (sections.clone(), "per section, each of another patient"),
+    };
+    let details = json!({ "sections": sections, "conventions": {
         "values": "unweighted mean over the sections that have the score; n, undetermined and unlabelled are sums",
-        "groups": "per section",
+        "groups": about,
         "n": "spots with a cluster and a region, on which clusters are compared with regions; all others are left out there",
         "undetermined": "spots with a cluster that the expert saw and left without a region",
         "unlabelled": "spots with a cluster and without a region, the undetermined ones too",
@@ -281,6 +307,7 @@ mod tests {
         let mut other = labels.clone();
         other.spots = (0..10).map(|spot| format!("B1_{spot}")).collect();
         other.sections.fill("B1".into());
+        other.patients.fill("B".into());
         let perfect = certain(&other.spots, &[0, 0, 0, 1, 1, 1, 2, 2, 2, 2], 3);
         let table = table(&[[("A1", "A"); 10], [("B1", "B"); 10]].concat());
         let names: Vec<String> = labels.spots.iter().chain(&other.spots).cloned().collect();
@@ -305,6 +332,36 @@ mod tests {
             assert!((metrics.values[name] - f64::midpoint(a, b)).abs() < 1e-12, "{name}");
         }
         assert!(!metrics.values.contains_key("pas_10"), "10 spots have no 10 others");
+    }
+
+    #[test]
+    fn sections_of_one_patient_are_one_group() {
+        let spots = |section: &str| (0..4).map(|spot| format!("{section}_{spot}")).collect::<Vec<_>>();
+        let labels = |section: &str, patient: &str| Labels {
+            spots: spots(section),
+            sections: vec![section.into(); 4],
+            patients: vec![patient.into(); 4],
+            regions: ["fat", "fat", "glands", "glands"].map(|region| Some(region.to_owned())).into(),
+        };
+        // Two sections of A: one is found as it is, the other not at all; and one of B.
+        let found = [("A1", [0, 0, 1, 1]), ("A2", [0, 1, 0, 1]), ("B1", [0, 0, 1, 1])];
+        let of_patients = |patients: [&str; 3]| -> Metrics {
+            let bench =
+                found.iter().zip(patients).fold(Bench::new(), |bench, ((section, clusters), patient)| {
+                    let predictions = certain(&spots(section), clusters, 2);
+                    bench.input("predictions", &predictions).input("labels", &labels(section, patient))
+                });
+            bench.run::<EvaluateClusters>(json!({})).unwrap().output("metrics")
+        };
+        let metrics = of_patients(["A", "A", "B"]);
+        assert_eq!(metrics.groups.keys().collect::<Vec<_>>(), ["A", "B"]);
+        // ARI of the second: no pair is together in both, 2 in each: (0 - 4 / 6) / (2 - 4 / 6) = -0.5.
+        assert!((metrics.groups["A"]["ari"] - 0.25).abs() < 1e-12 && metrics.groups["B"]["ari"] == 1.0);
+        assert_eq!((metrics.groups["A"]["n"], metrics.values["n"]), (8.0, 12.0));
+        assert!((metrics.values["ari"] - 0.5).abs() < 1e-12, "the mean over sections");
+        assert_eq!(metrics.details["sections"]["A2"]["ari"], json!(-0.5));
+        assert!(metrics.details["conventions"]["groups"].as_str().unwrap().starts_with("per patient"));
+        assert_eq!(of_patients(["A", "B", "C"]).groups.keys().collect::<Vec<_>>(), ["A1", "A2", "B1"]);
     }
 
     #[test]

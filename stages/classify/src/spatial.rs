@@ -149,6 +149,9 @@ mod tests {
             let (found, expected) = (found.unwrap(), golden["spatial"][name].as_f64().unwrap());
             assert!((found - expected).abs() < 1e-12, "{name}: {found} is not {expected}");
         }
+        // R's `scale` divides by n - 1, which is another unit of length.
+        let in_r = chaos(&places, &clusters).unwrap() * (63.0_f64 / 64.0).sqrt();
+        assert!((in_r - golden["spatial"]["chaos_R_scale_ddof1"].as_f64().unwrap()).abs() < 1e-12);
     }
 
     #[test]

@@ -368,3 +368,31 @@ fn folder(digest: &Digest, store: &Store) -> Result<PathBuf, String> {
         Err(error) => Err(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uncertainty_is_the_golden_entropy() {
+        let shared = std::env::var_os("RESTAGE_SHARED").map(PathBuf::from);
+        let shared =
+            shared.unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
+        let Ok(text) = std::fs::read_to_string(shared.join("golden/stats.json")) else {
+            println!("skipped: no golden/stats.json in {}", shared.display());
+            return;
+        };
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        let rows: Vec<Vec<f32>> = serde_json::from_value(golden["calib"]["P"].clone()).unwrap();
+        let said = Said {
+            probabilities: rows.concat(),
+            predicted: vec![Some(0); rows.len()],
+            agreement: vec![1.0; rows.len()],
+            clusters: Vec::new(),
+        };
+        let mean = (0..rows.len()).map(|spot| said.entropy(spot, 3)).sum::<f64>() / rows.len() as f64;
+        // Ours is a share of the largest possible one; probabilities are single-precision.
+        let (found, expected) = (mean * 3.0_f64.ln(), golden["calib"]["entropy_mean"].as_f64().unwrap());
+        assert!((found - expected).abs() < 1e-7, "{found} is not {expected}");
+    }
+}
