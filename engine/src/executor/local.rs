@@ -12,7 +12,7 @@ use restage_stage::task::{Event, Task};
 use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
 
-use super::{Circumstances, Computed, ExecuteError, Job, Share, memory};
+use super::{Circumstances, Computed, ExecuteError, Job, Share, awake, memory};
 use crate::{
     machine::Gpu,
     plugin::{Access, Failure, Host, Sandbox},
@@ -169,7 +169,7 @@ impl Supervised {
     ) -> Result<Sandbox, Failure> {
         let late = async {
             match self.timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
+                Some(timeout) => awake::sleep(timeout).await,
                 None => std::future::pending().await,
             }
         };

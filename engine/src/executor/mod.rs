@@ -1,5 +1,6 @@
 //! Where an action runs. `local`: in a host process on this machine. `slurm`: in an allocation, in a host process of a pilot.
 
+pub(crate) mod awake;
 mod local;
 mod memory;
 #[cfg(test)]

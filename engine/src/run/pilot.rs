@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cache::Cache,
     executor::{
-        ExecuteError, Executor, Local, host,
+        ExecuteError, Executor, Local, awake, host,
         slurm::{Attempt, MARGIN, Outcome, PILOT, Pilot, Queue, Shape, Ticket},
     },
     machine::{Machine, VISIBLE},
@@ -65,14 +65,23 @@ struct Place {
     executor: Arc<Executor>,
     leases: Arc<Leases>,
     cancel: watch::Receiver<bool>,
-    /// When it has to stop, where that is known.
-    end: Option<Instant>,
+    /// When it has to stop, where that is known: later than was thought, by the time for which Slurm suspends it.
+    end: Option<Mutex<Instant>>,
 }
 
 impl Place {
     /// How much time is left for work.
     fn left(&self) -> Option<Duration> {
-        self.end.map(|end| end.saturating_duration_since(Instant::now()))
+        let end = *self.end.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(end.saturating_duration_since(Instant::now()))
+    }
+
+    /// It was stopped for so long, which is no time of its own.
+    fn was_stopped(&self, long: Duration) {
+        say(&format!("pilot {} was stopped for {} s, and goes on", self.pilot, long.as_secs()));
+        if let Some(end) = &self.end {
+            *end.lock().unwrap_or_else(PoisonError::into_inner) += long;
+        }
     }
 
     fn has_ended(&self) -> bool {
@@ -115,7 +124,7 @@ pub(crate) async fn pilot(
         executor: Arc::new(Executor::Local(Local::new(store, orders.grace))),
         leases: Arc::new(Leases::new(machine(&orders.shape))),
         cancel,
-        end: lasts.map(|lasts| began + lasts),
+        end: lasts.map(|lasts| Mutex::new(began + lasts)),
     });
     let left = || place.left();
     let mut working = JoinSet::new();
@@ -147,10 +156,15 @@ pub(crate) async fn pilot(
             beaten = Instant::now();
             queue.beat(&pilot.id);
         }
+        let (meant, begun) = (pace, Instant::now());
         tokio::select! {
             _ = working.join_next(), if !working.is_empty() => pace = SOON,
             Ok(()) = stop.changed() => {}
             () = tokio::time::sleep(pace) => pace = (pace * 5 / 4).min(SELDOM),
+        }
+        match awake::stopped(meant, begun.elapsed()) {
+            Duration::ZERO => {}
+            long => place.was_stopped(long),
         }
     }
     pilot.ended = Some(now());

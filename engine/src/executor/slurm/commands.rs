@@ -174,10 +174,15 @@ fn arguments(order: &Order<'_>) -> Vec<String> {
         Some(seconds) => arguments.push(format!("--time={}", seconds / 60)),
         None => arguments.push(format!("--signal=B:TERM@{}", notice.as_secs())),
     }
-    if let (Some(gres), 1..) = (&profile.gres, shape.gpus) {
-        arguments.push(format!("--gres={gres}:{}", shape.gpus));
+    let (others, gres) = profile.arguments();
+    let mut gres: Vec<String> = gres.into_iter().map(str::to_owned).collect();
+    if let (Some(gpu), 1..) = (&profile.gres, shape.gpus) {
+        gres.push(format!("{gpu}:{}", shape.gpus));
     }
-    arguments.extend(profile.args.iter().cloned());
+    if !gres.is_empty() {
+        arguments.push(format!("--gres={}", gres.join(",")));
+    }
+    arguments.extend(others.into_iter().map(str::to_owned));
     arguments
 }
 
@@ -190,29 +195,28 @@ fn exported(settings: &Settings) -> String {
 
 /// Whether what Slurm says may change. What is not known to be final is tried again.
 fn refused(complaint: &str) -> Refused {
-    const FINAL: [&str; 14] = [
-        "invalid partition",
-        "invalid account",
-        "invalid qos",
-        "invalid generic resource",
-        "invalid gres",
+    const FINAL: [&str; 13] = [
+        "invalid",
         "configuration is not available",
         "memory specification",
         "cpu count",
         "node count",
         "time limit specification",
-        "requested time limit is invalid",
         "unrecognized option",
-        "invalid option",
+        "option requires",
+        "mutually exclusive",
+        "unable to open file",
+        "not permitted",
+        "permission denied",
         "more processors requested than permitted",
     ];
-    let line = complaint.trim().lines().last().unwrap_or("it said nothing").to_owned();
+    // What `munge` and the directory of users say while they are away.
+    const PASSING: [&str; 3] = ["credential", "authentication", "user id"];
+    let mut lines = complaint.trim().lines();
+    let line = lines.rfind(|line| !line.starts_with("Try ")).unwrap_or("it said nothing").to_owned();
     let complaint = complaint.to_lowercase();
-    if FINAL.iter().any(|known| complaint.contains(known)) {
-        Refused::Never(line)
-    } else {
-        Refused::NotNow(line)
-    }
+    let is = |known: &&str| complaint.contains(*known);
+    if FINAL.iter().any(is) && !PASSING.iter().any(is) { Refused::Never(line) } else { Refused::NotNow(line) }
 }
 
 /// All jobs of ours that Slurm knows of, those that ended lately too. An error says nothing about any job.
@@ -265,7 +269,9 @@ async fn cancel_some(how: Cancelling, which: Vec<String>) -> Result<(), String> 
     }
     command.arg("--quiet").args(which);
     let output = ask(command, None).await.map_err(Unanswered::message)?;
-    if output.ok { Ok(()) } else { Err(output.complaint.trim().to_owned()) }
+    // A job that is over, or not begun where it is signalled, makes it fail without a word.
+    let complaint = output.complaint.trim();
+    if output.ok || complaint.is_empty() { Ok(()) } else { Err(complaint.to_owned()) }
 }
 
 /// The most jobs that one array may have; 1,000 where Slurm does not tell.
@@ -345,7 +351,7 @@ mod tests {
     #[test]
     fn an_order_is_what_sbatch_takes() {
         let settings: Settings = toml::from_str(
-            "[[profile]]\npartition = \"gpu\"\ngres = \"gpu:fake\"\ntime = \"4h\"\nargs = [\"--account=lab\"]",
+            "[[profile]]\npartition = \"gpu\"\ngres = \"gpu:fake\"\ntime = \"4h\"\nargs = [\"--account=lab\", \"--gres=lscratch:20\"]",
         )
         .unwrap();
         let shape =
@@ -368,7 +374,7 @@ mod tests {
             "--cpus-per-task=4",
             "--mem=1664M",
             "--time=240",
-            "--gres=gpu:fake:1",
+            "--gres=lscratch:20,gpu:fake:1",
             "--array=0-199%8",
             "--partition=gpu",
             "--account=lab",
@@ -401,10 +407,24 @@ mod tests {
         let unavailable =
             "sbatch: error: Batch job submission failed: Requested node configuration is not available";
         assert!(matches!(refused(unavailable), Refused::Never(_)));
+        let option = "sbatch: unrecognized option '--foo=3'\nTry \"sbatch --help\" for more information\n";
+        assert_eq!(refused(option), Refused::Never("sbatch: unrecognized option '--foo=3'".into()));
+        // Slurm 22.05's words.
+        for why in [
+            "Batch job submission failed: Invalid feature specification",
+            "Batch job submission failed: Requested reservation is invalid",
+            "Batch job submission failed: Invalid node name specified",
+            "Batch job submission failed: Invalid license specification",
+            "Invalid --begin specification",
+            "Unable to open file extra",
+        ] {
+            assert!(matches!(refused(&format!("sbatch: error: {why}")), Refused::Never(_)), "{why}");
+        }
         for later in [
             "sbatch: error: Batch job submission failed: Unable to contact slurm controller (connect failure)",
             "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
             "sbatch: error: QOSMaxSubmitJobPerUserLimit",
+            "sbatch: error: Batch job submission failed: Invalid authentication credential",
             "",
         ] {
             assert!(matches!(refused(later), Refused::NotNow(_)), "{later}");

@@ -11,6 +11,7 @@
 //!   jobs/<nonce>.json                    what was asked of Slurm
 //!   drivers/<name>.json                  touched by runs that wait for results
 //!   shapes/<shape>.json                  what pilots of a shape have to know
+//!   kept/<pilot>                         an allocation in which something failed: its log outlives the queue
 //!   logs/                                what allocations printed
 //! ```
 
@@ -35,6 +36,7 @@ use crate::executor::host;
 const BUCKET: &str = "slurm";
 
 const LOGS: &str = "logs";
+const KEPT: &str = "kept";
 
 /// Who has not been touched for so long is gone, or cannot be seen: five beats.
 pub(super) const STALE: Duration = Duration::from_secs(5 * BEAT.as_secs());
@@ -97,16 +99,27 @@ impl Queue {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is somebody else's"));
         }
         fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
-        for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", LOGS] {
+        for name in ["running", "ended", "events", "pilots", "jobs", "drivers", "shapes", KEPT, LOGS] {
             fs::create_dir_all(self.folder.join(name))?;
         }
         Ok(())
     }
 
-    /// Removes it with all that is in it, but for what these allocations printed.
-    pub(super) fn remove(&self, kept: &BTreeSet<String>) -> io::Result<()> {
-        let kept: BTreeSet<PathBuf> =
-            kept.iter().map(|pilot| self.log(pilot)).filter(|log| log.exists()).collect();
+    /// Has an allocation's log outlive the queue.
+    pub(super) fn keep(&self, pilot: &str) {
+        let _ = fs::write(self.folder.join(KEPT).join(pilot), "");
+    }
+
+    /// What was kept for people to read need not be kept any longer.
+    pub(super) fn keep_nothing(&self) {
+        let folder = self.folder.join(KEPT);
+        names(&folder).into_iter().for_each(|pilot| drop(fs::remove_file(folder.join(pilot))));
+    }
+
+    /// Removes it with all that is in it, but for logs that are kept, whichever run said so.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let kept = names(&self.folder.join(KEPT)).into_iter().map(|pilot| self.log(&pilot));
+        let kept: BTreeSet<PathBuf> = kept.filter(|log| log.exists()).collect();
         if kept.is_empty() {
             return fs::remove_dir_all(&self.folder);
         }

@@ -41,8 +41,82 @@ pub(crate) struct Profile {
     /// Memory of an allocation that actions share.
     memory: Option<Size>,
     /// Further arguments of `sbatch`, e.g. `--account=pathology`.
-    pub(super) args: Vec<String>,
+    args: Vec<Argument>,
 }
+
+/// An argument of `sbatch` that says nothing which restage says itself: Slurm believes the last one, so what stages ask for would
+/// not count.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Argument(String);
+
+const GPUS_INSTEAD: &str =
+    "say what a GPU is called as `gres` of this profile, and how many as `resources: { gpus: … }` of a stage";
+
+/// Arguments that restage gives, with their letters, and where to say what they say.
+const GIVEN: [(&[&str], &str, &str); 8] = [
+    (
+        &["mem", "mem-per-cpu", "mem-per-gpu"],
+        "",
+        "say `memory` of this profile, for an allocation that actions share, or `resources: { memory: … }` of a stage",
+    ),
+    (
+        &["cpus-per-task", "cpus-per-gpu"],
+        "c",
+        "say `cpus` of this profile, for an allocation that actions share, or `resources: { cpus: … }` of a stage",
+    ),
+    (&["time", "time-min"], "t", "say `time` of this profile"),
+    (&["partition"], "p", "say `partition` of this profile"),
+    (&["gpus", "gpus-per-node", "gpus-per-task", "gpus-per-socket"], "G", GPUS_INSTEAD),
+    (&["export", "export-file"], "", "say names of variables as `export` of `[slurm]`"),
+    (&["wrap"], "", "say lines of shell as `setup` of `[slurm]`"),
+    (
+        &[
+            "array",
+            "job-name",
+            "output",
+            "open-mode",
+            "chdir",
+            "nodes",
+            "ntasks",
+            "parsable",
+            "wait",
+            "test-only",
+        ],
+        "aJoDNnW",
+        "restage says it itself, and finds its jobs again by that",
+    ),
+];
+
+impl TryFrom<String> for Argument {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').unwrap_or((&text, ""));
+        let long = name.strip_prefix("--").filter(|long| !long.is_empty());
+        let letter = name.strip_prefix('-').filter(|_| long.is_none()).and_then(|short| short.chars().next());
+        // `sbatch` takes beginnings of names too.
+        let is = |known: &&str| {
+            long.is_some_and(|long| *known == long || long.len() > 2 && known.starts_with(long))
+        };
+        let given = GIVEN.iter().find(|(names, letters, _)| {
+            names.iter().any(&is) || letter.is_some_and(|letter| letters.contains(letter))
+        });
+        if let Some((_, _, instead)) = given {
+            return Err(format!("`{name}` would override what restage asks of `sbatch`: {instead}"));
+        }
+        match long {
+            Some("gres") if value.is_empty() => Err("write it in one piece: `--gres=NAME:N`".into()),
+            Some("gres") if value.contains("gpu") => {
+                Err(format!("`{text}` asks for GPUs that no stage would see: {}", GPUS_INSTEAD))
+            }
+            _ => Ok(Self(text)),
+        }
+    }
+}
+
+/// Slurm believes the last argument of a name, so there may be one.
+const GRES: &str = "--gres=";
 
 /// A time as people write it: `4h`.
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -98,6 +172,13 @@ pub(crate) const PILOT: u64 = 128 << 20;
 const SPARE: Duration = Duration::from_secs(120);
 
 impl Profile {
+    /// What the site wants to say to `sbatch` besides, with what it wants besides GPUs.
+    pub(super) fn arguments(&self) -> (Vec<&str>, Vec<&str>) {
+        let all = self.args.iter().map(|Argument(text)| &**text);
+        let (gres, others): (Vec<_>, Vec<_>) = all.partition(|text| text.starts_with(GRES));
+        (others, gres.into_iter().filter_map(|text| text.strip_prefix(GRES)).collect())
+    }
+
     /// Memory of an allocation whose actions have so much: there is a pilot besides, but for where the site says how large
     /// its allocations are.
     pub(super) fn memory_for(&self, actions: u64) -> u64 {
@@ -253,5 +334,33 @@ mod tests {
         assert!(told("look = \"soon\"").contains("e.g. `30s`"));
         assert!(told("[[profile]]\nmemory = \"much\"").contains("e.g. `512MiB`"));
         assert!(told("[[profile]]\npartitions = \"a\"").contains("`partition`"));
+    }
+
+    #[test]
+    fn an_argument_that_overrides_what_stages_ask_for_is_told_with_its_place() {
+        let told = |arguments: &str| {
+            let text = format!("[[profile]]\nargs = [\"--account=lab\", {arguments}]");
+            toml::from_str::<Settings>(&text).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for (arguments, instead) in [
+            ("\"--mem=4G\"", "`memory` of this profile"),
+            ("\"--mem\", \"4G\"", "`resources: { memory: … }`"),
+            ("\"--comment\", \"x\", \"--mem-per-cpu=2G\"", "`memory`"),
+            ("\"-t10\"", "`time`"),
+            ("\"--cpus-per-t=2\"", "`cpus`"),
+            ("\"--gpus=1\"", "`gres`"),
+            ("\"--gres=gpu:2\"", "`gres`"),
+            ("\"--gres\", \"lscratch:20\"", "in one piece"),
+            ("\"-Jmine\"", "itself"),
+        ] {
+            let told = told(arguments);
+            assert!(told.contains("line 2") && told.contains(instead), "{arguments}: {told}");
+        }
+        for arguments in [
+            "\"--exclusive\", \"--mem-bind=local\", \"--requeue\", \"-A\", \"x\", \"-C\", \"a100\"",
+            "\"--gres=lscratch:20\"",
+        ] {
+            assert_eq!(told(arguments), "", "{arguments}");
+        }
     }
 }

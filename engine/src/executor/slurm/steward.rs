@@ -62,8 +62,6 @@ pub(super) struct Steward {
     looked: Option<Instant>,
     /// What Slurm says of jobs that was told already.
     odd: HashSet<String>,
-    /// Allocations in which something failed: their logs outlive the queue.
-    failed: BTreeSet<String>,
     is_away: bool,
     most_in_array: Option<usize>,
 }
@@ -96,6 +94,8 @@ struct Asking {
     since: Instant,
     not_before: Option<Instant>,
     pause: Duration,
+    /// How many a submission may have, by what Slurm has taken so far.
+    most: usize,
     /// Ended without ever having begun to work.
     stillborn: HashSet<String>,
 }
@@ -126,7 +126,6 @@ impl Steward {
             missing: HashMap::new(),
             looked: None,
             odd: HashSet::new(),
-            failed: BTreeSet::new(),
             is_away: false,
             most_in_array: None,
         }
@@ -162,7 +161,9 @@ impl Steward {
             }
             if beaten.elapsed() > BEAT {
                 beaten = Instant::now();
-                let _ = self.queue.drive(&self.name);
+                if self.queue.drive(&self.name).is_err() {
+                    self.restore();
+                }
             }
             let content = self.content().await;
             let happened = self.hear(&content).await;
@@ -186,10 +187,9 @@ impl Steward {
         if !is_driven {
             // What is wanted still will be put in again; nobody knows of the rest.
             self.queue.take_back(None);
+            self.queue.keep_nothing();
         }
-        for submission in self.queue.submissions() {
-            self.submissions.insert(submission.nonce.clone(), Submitted { submission, missing: 0 });
-        }
+        self.learn(|_| true);
         if !self.submissions.is_empty() {
             let content = self.content().await;
             self.look(&content).await;
@@ -197,10 +197,19 @@ impl Steward {
                 content.pilots.values().filter(|(pilot, age)| pilot.ended.is_none() && *age < STALE);
             match working.count() {
                 0 => {}
+                1 => self.notice("an allocation of an earlier run goes on".into()),
                 count => self.notice(format!("{count} allocations of an earlier run go on")),
             }
         }
         Ok(())
+    }
+
+    /// Learns what other runs have asked for, as far as it is to be believed.
+    fn learn(&mut self, is_meant: fn(&Submission) -> bool) {
+        for submission in self.queue.submissions().into_iter().filter(is_meant) {
+            let nonce = submission.nonce.clone();
+            self.submissions.entry(nonce).or_insert(Submitted { submission, missing: 0 });
+        }
     }
 
     fn notice(&self, message: String) {
@@ -267,25 +276,30 @@ impl Steward {
     fn know(&mut self, shape: Shape) -> String {
         let name = shape.name();
         if !self.shapes.contains_key(&name) {
-            let orders = Orders {
-                store: self.store.root().to_owned(),
-                shape: shape.clone(),
-                grace: self.grace,
-                idle: self.settings.idle(),
-            };
-            if let Err(error) = self.queue.order(&orders) {
-                self.notice(format!("cannot write to the queue: {error}"));
-            }
+            self.order(&shape);
         }
         let asking = Asking {
             shape,
             since: Instant::now(),
             not_before: None,
             pause: FIRST_PAUSE,
+            most: usize::MAX,
             stillborn: HashSet::new(),
         };
         self.shapes.entry(name.clone()).or_insert(asking).since = Instant::now();
         name
+    }
+
+    fn order(&self, shape: &Shape) {
+        let orders = Orders {
+            store: self.store.root().to_owned(),
+            shape: shape.clone(),
+            grace: self.grace,
+            idle: self.settings.idle(),
+        };
+        if let Err(error) = self.queue.order(&orders) {
+            self.notice(format!("cannot write to the queue: {error}"));
+        }
     }
 
     fn put(&mut self, key: &ActionKey) {
@@ -294,6 +308,15 @@ impl Steward {
         if let Err(error) = self.queue.put(&wanted.ticket, &wanted.shape) {
             // It is nowhere then, and is put in again after a while.
             tracing::warn!("cannot write to the queue: {error}");
+            self.restore();
+        }
+    }
+
+    /// Makes the queue again, which another run took for its own as it left.
+    fn restore(&self) {
+        let made = self.queue.create().and_then(|()| self.queue.drive(&self.name));
+        if made.is_ok() {
+            self.shapes.values().for_each(|asking| self.order(&asking.shape));
         }
     }
 
@@ -372,8 +395,8 @@ impl Steward {
     }
 
     /// Where an attempt failed, for people; its log is kept.
-    fn place(&mut self, pilot: &str) -> String {
-        self.failed.insert(pilot.to_owned());
+    fn place(&self, pilot: &str) -> String {
+        self.queue.keep(pilot);
         format!("allocation {pilot}, its log: {}", self.queue.log(pilot).display())
     }
 
@@ -393,7 +416,7 @@ impl Steward {
         };
         if wanted.larger >= MOST_LARGER {
             let message = format!(
-                "{message}; it was asked for with more memory {MOST_LARGER} times: does `args` of its profile say how much it gets?"
+                "{message}; it was asked for with more memory {MOST_LARGER} times: does the site give all jobs the same?"
             );
             return self.answer(key, Err(ExecuteError::Elsewhere { message }));
         }
@@ -451,7 +474,10 @@ impl Steward {
             return;
         }
         let _ = self.cancel(Cancelling::All).await;
-        let _ = self.queue.remove(&self.failed);
+        // Slurm may have taken its time for that, and another run has come meanwhile.
+        if !self.queue.is_driven(None) {
+            let _ = self.queue.remove();
+        }
     }
 }
 

@@ -38,6 +38,7 @@ impl Steward {
         if !is_time || self.submissions.is_empty() {
             return;
         }
+        self.learn(|submission| submission.job.is_some());
         // What was submitted just now is not missed yet.
         let begun = now();
         self.looked = Some(Instant::now());
@@ -74,6 +75,9 @@ impl Steward {
             }
             let odd = match seen.odd_reason() {
                 Some(reason) => format!("waits: Slurm's reason is {reason}"),
+                None if seen.state == "SUSPENDED" => {
+                    "is suspended by Slurm: it goes on when that lets it".into()
+                }
                 None if seen.fate() == Fate::Unknown => {
                     format!("is in the state {}, which is not known here: it is waited for", seen.state)
                 }
@@ -265,6 +269,7 @@ impl Steward {
     async fn submit(&mut self, name: &str, count: usize) -> usize {
         let Some(asking) = self.shapes.get(name) else { return 0 };
         let shape = asking.shape.clone();
+        let count = count.min(asking.most);
         let most = match self.most_in_array {
             Some(most) => most,
             None if count == 1 => 1,
@@ -315,11 +320,17 @@ impl Steward {
             }
             Err(Refused::NotNow(message)) => {
                 let Some(asking) = self.shapes.get_mut(name) else { return 0 };
-                if asking.not_before.is_none() {
-                    let _ = self.notices.send(format!("slurm: takes no jobs now; trying again ({message})"));
+                if count > 1 && is_limit(&message) {
+                    // An array counts as all of its jobs: fewer may be taken.
+                    asking.most = count / 2;
+                } else {
+                    if asking.not_before.is_none() {
+                        let message = format!("slurm: takes no jobs now; trying again ({message})");
+                        let _ = self.notices.send(message);
+                    }
+                    asking.not_before = Some(Instant::now() + asking.pause);
+                    asking.pause = (asking.pause * 2).min(LONGEST_PAUSE);
                 }
-                asking.not_before = Some(Instant::now() + asking.pause);
-                asking.pause = (asking.pause * 2).min(LONGEST_PAUSE);
                 // It may have been taken all the same; if so it is found by its nonce, and one too many does no harm.
                 submitted.submission.count = 0;
             }
@@ -345,14 +356,23 @@ impl Steward {
         )
     }
 
-    /// Ends all jobs that may be there, those too whose number was never heard.
-    pub(super) async fn cancel(&self, how: Cancelling) -> Result<(), String> {
+    /// Ends all jobs that may be there, those too whose number was never heard; its own only while another run waits here too.
+    pub(super) async fn cancel(&mut self, how: Cancelling) -> Result<(), String> {
+        self.learn(|submission| submission.job.is_some());
+        let own = format!("{}-", self.name);
+        let is_alone = !self.queue.is_driven(Some(&self.name));
         let all = self.submissions.values().map(|submitted| &submitted.submission);
+        let all = all.filter(|submission| is_alone || submission.nonce.starts_with(&own));
         let (known, unknown): (Vec<_>, Vec<_>) = all.partition(|submission| submission.job.is_some());
         let numbers: Vec<u64> = known.iter().filter_map(|submission| submission.job).collect();
         let nonces: Vec<&str> = unknown.iter().map(|submission| &*submission.nonce).collect();
         commands::cancel(&numbers, &nonces, how).await
     }
+}
+
+/// Whether Slurm says that a user would have too many jobs.
+fn is_limit(message: &str) -> bool {
+    message.to_lowercase().contains("limit")
 }
 
 /// What an allocation printed last, for a sentence.
