@@ -4,28 +4,24 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{Sandbox, checkout, hosts, kill};
+use harness::{Sandbox, hosts, kill};
 
 const KILLS: usize = 20;
 
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    let plugins = ["stages/visium", "stages/ssl"]
-        .map(|path| format!("  - path: {}\n", checkout().join(path).display()));
-    sandbox.write(
+    sandbox.workflow_of(
         "w.yaml",
-        &format!(
-            "restage: 1\nplugins:\n{}stages:
-  section: {{ uses: visium/simulate, with: {{ section: P1, seed: 7 }} }}
-  clean: {{ uses: visium/qc, in: {{ table: section.table }} }}
-  normalized: {{ uses: visium/normalize, in: {{ table: clean.table }} }}
+        &["stages/visium", "stages/ssl"],
+        "stages:
+  section: { uses: visium/simulate, with: { section: P1, seed: 7 } }
+  clean: { uses: visium/qc, in: { table: section.table } }
+  normalized: { uses: visium/normalize, in: { table: clean.table } }
   pretrain:
     uses: ssl/pretrain
-    in: {{ table: normalized }}
-    with: {{ objective: gene_mask, epochs: 400, checkpoint_every: 1 }}
+    in: { table: normalized }
+    with: { objective: gene_mask, epochs: 400, checkpoint_every: 1 }
 ",
-            plugins.concat()
-        ),
     );
     sandbox
 }

@@ -7,7 +7,7 @@ mod harness;
 
 use std::process::Command;
 
-use harness::{Sandbox, checkout, children_of_all, ends, hosts};
+use harness::{Sandbox, children_of_all, ends, hosts};
 use serde_json::Value;
 
 /// Writes to its output what it was given; what it imports says hello.
@@ -62,9 +62,7 @@ fn python() -> bool {
 }
 
 fn workflow(sandbox: &Sandbox, rest: &str) {
-    let plugins = ["stages/command", "tests/plugin"]
-        .map(|path| format!("  - path: {}\n", checkout().join(path).display()));
-    sandbox.write("w.yaml", &format!("restage: 1\nplugins:\n{}{rest}", plugins.concat()));
+    sandbox.workflow_of("w.yaml", &["stages/command", "tests/plugin"], rest);
 }
 
 fn sandbox(rest: &str) -> Sandbox {

@@ -3,17 +3,16 @@
 
 mod harness;
 
-use harness::{Sandbox, checkout};
+use harness::Sandbox;
 
 /// A workflow in which both plugins train and embed; `device` is what those of `ssl-cuda` compute on.
 fn sandbox(device: &str) -> Sandbox {
     let sandbox = Sandbox::new();
-    let plugins = ["stages/visium", "stages/ssl", "stages/ssl-cuda"]
-        .map(|path| format!("  - path: {}\n", checkout().join(path).display()));
-    sandbox.write(
+    sandbox.workflow_of(
         "w.yaml",
+        &["stages/visium", "stages/ssl", "stages/ssl-cuda"],
         &format!(
-            "restage: 1\nplugins:\n{}stages:
+            "stages:
   section: {{ uses: visium/simulate, with: {{ section: P1, seed: 7 }} }}
   clean: {{ uses: visium/qc, in: {{ table: section.table }} }}
   table: {{ uses: visium/normalize, in: {{ table: clean.table }} }}
@@ -21,8 +20,7 @@ fn sandbox(device: &str) -> Sandbox {
   gpu: {{ uses: ssl-cuda/pretrain, in: {{ table: table }}, with: {{ objective: gene_mask, epochs: 3, device: {device} }}, resources: {{ gpus: 1 }} }}
   cpu_by_gpu: {{ uses: ssl-cuda/embed, in: {{ model: cpu.model, table: table }}, with: {{ device: {device} }}, resources: {{ gpus: 1 }} }}
   gpu_by_cpu: {{ uses: ssl/embed, in: {{ model: gpu.model, table: table }} }}
-",
-            plugins.concat()
+"
         ),
     );
     sandbox

@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tar::{Archive, Builder, Entry as Member, EntryType, Header};
+use tar::{Archive, Builder, Entry as Member, EntryType};
 
 use crate::action::{self, Lookup, Record, Recorded};
 use crate::assemble::Assembly;
@@ -19,6 +19,7 @@ use crate::digest::{ActionKey, Digest};
 use crate::error::{Error, Result};
 use crate::layout::{Layout, MANIFEST, RECORD, TREE};
 use crate::manifest::{Entry, MAX_FILES, Manifest};
+use crate::member::{Hashed, damage, plain_header};
 use crate::store::{Staging, Store, check_format, format_line};
 
 /// A manifest or a record that is longer is none.
@@ -130,7 +131,7 @@ impl Store {
                 let from = self.layout().artifact(digest).join(TREE).join(&entry.path);
                 let file = File::open(&from).map_err(Error::io("read", &from))?;
                 let mut hashed = Hashed::new(file.take(entry.size));
-                let header = header(entry.size);
+                let header = plain_header(entry.size);
                 tar.append_data(&mut header.clone(), names.file(&entry.digest), &mut hashed).map_err(told)?;
                 // A file that is damaged here must not travel under a good name.
                 if hashed.digest() != entry.digest {
@@ -170,12 +171,12 @@ impl Store {
             records: BTreeMap::new(),
         };
         // Raw: no long names, no sparse files, no headers of others that have to be believed.
-        let members = archive.entries().map_err(|error| taking.refused("", &error.to_string()))?.raw(true);
+        let members = archive.entries().map_err(|error| taking.refused("", &damage(&error)))?.raw(true);
         for (number, member) in members.enumerate() {
             if number >= MAX_MEMBERS {
                 return Err(taking.refused("", "it has more members than a bundle may have"));
             }
-            let member = member.map_err(|error| taking.refused("", &error.to_string()))?;
+            let member = member.map_err(|error| taking.refused("", &damage(&error)))?;
             taking.take(member)?;
         }
         taking.finish()
@@ -217,7 +218,7 @@ impl Taking<'_> {
         if !matches!(member.header().entry_type(), EntryType::Regular) {
             return Err(refused("it is no plain file"));
         }
-        let size = member.header().size().map_err(|error| refused(&error.to_string()))?;
+        let size = member.header().size().map_err(|error| refused(&damage(&error)))?;
         let name = parse(&path).ok_or_else(|| refused("it has a name that nothing of a bundle has"))?;
         if !self.format && !matches!(name, Name::Format) {
             return Err(refused("it comes before `FORMAT`: this is no bundle"));
@@ -236,7 +237,7 @@ impl Taking<'_> {
             return Err(refused("it is far too long for what it should be"));
         }
         let mut bytes = Vec::new();
-        member.read_to_end(&mut bytes).map_err(|error| refused(&error.to_string()))?;
+        member.read_to_end(&mut bytes).map_err(|error| refused(&damage(&error)))?;
         match name {
             Name::Format => {
                 check_format(&bytes, self.from, self.from)?;
@@ -287,7 +288,7 @@ impl Taking<'_> {
             (&mut hashed)
                 .take(PART as u64)
                 .read_to_end(&mut part)
-                .map_err(|error| refused(&error.to_string()))?;
+                .map_err(|error| refused(&damage(&error)))?;
             if part.is_empty() {
                 break;
             }
@@ -374,41 +375,8 @@ fn parse(path: &str) -> Option<Name> {
     }
 }
 
-/// Bytes that are hashed while they are read.
-struct Hashed<R> {
-    inner: R,
-    hasher: blake3::Hasher,
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(inner: R) -> Hashed<R> {
-        Hashed { inner, hasher: blake3::Hasher::new() }
-    }
-
-    fn digest(&self) -> Digest {
-        self.hasher.finalize().into()
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(buffer.get(..read).unwrap_or_default());
-        Ok(read)
-    }
-}
-
-/// The same for everybody at any time, so that equal results are equal bundles.
-fn header(size: u64) -> Header {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(0o644);
-    header.set_size(size);
-    header
-}
-
 fn append(tar: &mut Builder<impl io::Write>, name: &Path, bytes: &[u8]) -> io::Result<()> {
-    tar.append_data(&mut header(bytes.len() as u64), name, bytes)
+    tar.append_data(&mut plain_header(bytes.len() as u64), name, bytes)
 }
 
 /// Where the bundle is written before it has its name.

@@ -66,8 +66,14 @@ impl Sandbox {
 
     /// Writes a workflow of `test` stages.
     pub(crate) fn workflow(&self, name: &str, rest: &str) -> PathBuf {
-        let plugin = checkout().join("tests/plugin");
-        self.write(name, &format!("restage: 1\nplugins: [{{ path: {} }}]\n{rest}", plugin.display()))
+        self.workflow_of(name, &["tests/plugin"], rest)
+    }
+
+    /// Writes a workflow of stages of these plugins, as they lie in the checkout.
+    pub(crate) fn workflow_of(&self, name: &str, plugins: &[&str], rest: &str) -> PathBuf {
+        let place = |path: &&str| format!("{{ path: {} }}", checkout().join(path).display());
+        let plugins: Vec<String> = plugins.iter().map(place).collect();
+        self.write(name, &format!("restage: 1\nplugins: [{}]\n{rest}", plugins.join(", ")))
     }
 
     /// The binary, in the sandbox, with its store.

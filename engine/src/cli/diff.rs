@@ -1,7 +1,7 @@
 //! `restage diff`: two workflows, two runs, or what two people shared, side by side.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -14,7 +14,11 @@ use crate::{
     plan::{Plan, name},
     plugin::{SourceList, changed_sources, source_list},
     report::{Comparison, Entry, Outcome, Scores, Side},
-    run::{self, event::InstanceHead, journal},
+    run::{
+        self,
+        event::{ActionId, InstanceHead, Reads},
+        journal,
+    },
     share::{self, Opened},
     site::Site,
     workflow::{MetricRef, Test},
@@ -31,6 +35,9 @@ pub(super) struct Arguments {
     a: PathBuf,
     /// Another one; without it, the last two runs of the first are compared
     b: Option<PathBuf>,
+    /// Show all metrics, not only those that a sweep compares
+    #[arg(long, short)]
+    all: bool,
     /// Print JSON for programs
     #[arg(long)]
     pub(super) json: bool,
@@ -57,7 +64,7 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         print_json(&compared);
     } else {
         // Names in it may be anybody's.
-        let text = compared.draw();
+        let text = compared.draw(arguments.all);
         say!("{}", text.lines().map(share::clean).collect::<Vec<_>>().join("\n"));
     }
     Ok(ExitCode::SUCCESS)
@@ -125,7 +132,36 @@ async fn side(what: What) -> Result<Known, Failure> {
     }
 }
 
+/// What stages are called, by variant and action: by several names where equal stages are one action.
+struct Names<'a>(HashMap<(&'a str, ActionId), BTreeSet<&'a str>>);
+
+impl<'a> Names<'a> {
+    fn of(instances: impl Iterator<Item = (&'a str, ActionId, &'a str)>) -> Self {
+        let mut names = HashMap::<_, BTreeSet<_>>::new();
+        for (variant, action, stage) in instances {
+            names.entry((variant, action)).or_default().insert(stage);
+        }
+        Self(names)
+    }
+
+    fn of_heads(instances: &'a [InstanceHead]) -> Self {
+        Self::of(instances.iter().map(|instance| (&*instance.variant, instance.action, &*instance.stage)))
+    }
+
+    /// What an action reads in a variant.
+    fn reads(&self, variant: &str, inputs: &Reads) -> BTreeMap<String, BTreeSet<String>> {
+        let names = |(action, output): &(ActionId, String)| {
+            let stages = self.0.get(&(variant, *action)).into_iter().flatten();
+            stages.map(|stage| format!("{stage}.{output}")).collect::<Vec<_>>()
+        };
+        inputs.iter().map(|(port, read)| (port.clone(), read.iter().flat_map(names).collect())).collect()
+    }
+}
+
 fn of_plan(path: &Path, plan: &Plan, test: Test, store: &Store) -> Side {
+    let instances = plan.instances.iter();
+    let names =
+        Names::of(instances.map(|instance| (&*instance.variant, instance.action.index(), &*instance.stage)));
     let entries = plan.instances.iter().map(|instance| {
         let action = &plan.graph[instance.action];
         let outputs = action.step.outputs.iter().filter(|(_, kind)| *kind == PortType::Metrics);
@@ -136,6 +172,7 @@ fn of_plan(path: &Path, plan: &Plan, test: Test, store: &Store) -> Side {
             uses: action.step.uses.clone(),
             identity: action.step.code.identity,
             params: (*action.step.keyed_params).clone(),
+            reads: names.reads(&instance.variant, &run::reads(action)),
             outputs: action.artifacts.clone(),
             metrics: run::metrics(action, store),
             scores: digests.filter_map(|digest| Scores::read(digest, store)).collect(),
@@ -158,6 +195,7 @@ fn of_time(outcome: &Outcome) -> String {
 }
 
 fn of_run(title: String, outcome: &Outcome, scores: &dyn Fn(&Digest) -> Option<Scores>) -> Side {
+    let names = Names::of_heads(&outcome.instances);
     let entry = |instance: &InstanceHead| {
         let action = outcome.actions.get(instance.action)?;
         let done = action.done()?;
@@ -167,6 +205,7 @@ fn of_run(title: String, outcome: &Outcome, scores: &dyn Fn(&Digest) -> Option<S
             uses: done.past.uses.clone(),
             identity: done.past.identity,
             params: done.past.keyed_params.clone(),
+            reads: names.reads(&instance.variant, &action.head.inputs),
             outputs: done.outputs.clone(),
             metrics: done.metrics.clone(),
             scores: action.outputs(PortType::Metrics).filter_map(|(_, digest)| scores(&digest)).collect(),
@@ -191,6 +230,7 @@ fn of_share(path: &Path, opened: &Opened) -> Side {
         return of_run(title, &outcome, &|digest| scores.get(digest).cloned());
     }
     let plan = &opened.plan;
+    let names = Names::of_heads(&plan.instances);
     let entry = |instance: &InstanceHead| {
         let action = plan.actions.get(instance.action)?;
         let entry = Entry {
@@ -199,6 +239,7 @@ fn of_share(path: &Path, opened: &Opened) -> Side {
             uses: action.uses.clone(),
             identity: action.identity,
             params: action.params.clone(),
+            reads: names.reads(&instance.variant, &action.inputs),
             outputs: BTreeMap::new(),
             metrics: BTreeMap::new(),
             scores: Vec::new(),

@@ -34,6 +34,20 @@ pub(crate) struct Side {
     pub(crate) note: Option<String>,
 }
 
+impl Side {
+    /// The stage of that place, variant and seed. One that has no seed here is like each that has one there.
+    fn like(&self, id: &Id) -> Option<(&Id, &Entry)> {
+        let (variant, place, seed) = id;
+        let of_any = || {
+            let (least, most) = (Some(0), Some(u64::MAX));
+            let [least, most] = [least, most].map(|seed| (variant.clone(), place.clone(), seed));
+            self.entries.range(least..=most).next()
+        };
+        let without = || self.entries.get_key_value(&(variant.clone(), place.clone(), None));
+        self.entries.get_key_value(id).or_else(|| if seed.is_some() { without() } else { of_any() })
+    }
+}
+
 /// A stage of one side.
 pub(crate) struct Entry {
     /// The stage's name, without its place.
@@ -46,6 +60,8 @@ pub(crate) struct Entry {
     pub(crate) identity: Digest,
     /// Its params; data files by their content.
     pub(crate) params: Value,
+    /// Per input port what it reads, `stage.output`, by all names that it has there.
+    pub(crate) reads: BTreeMap<String, BTreeSet<String>>,
     /// Its artifacts, where they are known.
     pub(crate) outputs: BTreeMap<String, Digest>,
     /// Its numbers.
@@ -59,6 +75,8 @@ pub(crate) struct Entry {
 pub(crate) struct Comparison {
     a: String,
     b: String,
+    /// Stages of which all that both sides have are the same: type, params, data, code.
+    same: Vec<String>,
     /// Variants and stages that one side has alone.
     only: Vec<Row>,
     /// Stage types and params; the same change of many variants and seeds is one row.
@@ -88,6 +106,8 @@ struct Row {
 struct MetricRow {
     variant: String,
     metric: String,
+    /// Whether a sweep compares it, or none compares any.
+    compared: bool,
     a: Option<Series>,
     b: Option<Series>,
     /// B - A, over the seeds that both have; one without seeds meets each of the other.
@@ -120,10 +140,18 @@ impl Comparison {
     /// Compares two sides. `sources` tells what differs between two states of a plugin's code.
     pub(crate) fn new(a: &Side, b: &Side, sources: impl Fn(&Digest, &Digest) -> Vec<String>) -> Self {
         let mut rows = Rows::default();
+        let (mut both, mut changed) = (BTreeSet::new(), BTreeSet::new());
         let mut artifacts = Artifacts::default();
         for (id, left) in &a.entries {
-            let Some(right) = b.entries.get(id) else { continue };
-            compare(left, right, &sources, &mut rows);
+            let Some((other, right)) = b.like(id) else { continue };
+            both.insert(left.stage.as_str());
+            if compare(left, right, &sources, &mut rows) {
+                changed.insert(left.stage.as_str());
+            }
+            if other != id {
+                rows.params.add(format!("{} draws", left.stage), draws(id), draws(other));
+                continue;
+            }
             for (port, digest) in &left.outputs {
                 match right.outputs.get(port) {
                     Some(other) if other == digest => artifacts.same += 1,
@@ -139,6 +167,7 @@ impl Comparison {
         Self {
             a: a.title.clone(),
             b: b.title.clone(),
+            same: both.difference(&changed).map(|stage| (*stage).to_owned()).collect(),
             only: only(a, b),
             params: rows.params.rows(),
             data: rows.data.rows(),
@@ -155,9 +184,15 @@ impl Comparison {
         nothing && self.artifacts.different == 0
     }
 
-    /// For the terminal.
-    pub(crate) fn draw(&self) -> String {
+    /// For the terminal; `all` metrics, or those that a sweep compares.
+    pub(crate) fn draw(&self, all: bool) -> String {
         let mut parts = vec![format!("A  {}\nB  {}", self.a, self.b)];
+        if !self.same.is_empty() && !self.is_same() {
+            parts.push(format!(
+                "the same stages, with the same params, data and code: {}",
+                self.same.join(", ")
+            ));
+        }
         for (title, rows) in
             [("stages", &self.only), ("params", &self.params), ("data", &self.data), ("code", &self.code)]
         {
@@ -171,11 +206,19 @@ impl Comparison {
             }
         }
         let (different, same): (Vec<_>, Vec<_>) = self.metrics.iter().partition(|row| row.a != row.b);
-        if !different.is_empty() {
-            parts.push(drawn(&different));
+        let (shown, hidden): (Vec<_>, Vec<_>) = different.into_iter().partition(|row| all || row.compared);
+        if !shown.is_empty() {
+            parts.push(drawn(&shown));
         }
+        let mut counts = Vec::new();
         if !same.is_empty() {
-            parts.push(format!("metrics: {} the same", same.len()));
+            counts.push(format!("{} the same", same.len()));
+        }
+        if !hidden.is_empty() {
+            counts.push(format!("{} that no sweep compares are different: `--all` shows them", hidden.len()));
+        }
+        if !counts.is_empty() {
+            parts.push(format!("metrics: {}", counts.join(", ")));
         }
         let Artifacts { same, different, stages } = &self.artifacts;
         if same + different > 0 {
@@ -222,12 +265,24 @@ struct Rows {
     code: Counted,
 }
 
-fn compare(a: &Entry, b: &Entry, sources: &impl Fn(&Digest, &Digest) -> Vec<String>, rows: &mut Rows) {
+/// Whether anything differs.
+fn compare(
+    a: &Entry,
+    b: &Entry,
+    sources: &impl Fn(&Digest, &Digest) -> Vec<String>,
+    rows: &mut Rows,
+) -> bool {
     if a.uses != b.uses {
         rows.params.add(format!("{} uses", a.stage), Some(a.uses.clone()), Some(b.uses.clone()));
-        return;
+        return true;
     }
-    for change in differences(&a.stage, &a.params, &b.params) {
+    let changes = differences(&a.stage, &a.params, &b.params);
+    let rewired = rewired(a, b);
+    let differs = !changes.is_empty() || !rewired.is_empty() || a.identity != b.identity;
+    for (port, from, to) in rewired {
+        rows.params.add(format!("{}.in.{port}", a.stage), from, to);
+    }
+    for change in changes {
         let digest =
             |value: &Value| Some(value.get("$digest")?.as_str()?.chars().take(12).collect::<String>());
         let value = |value: &Value| (!value.is_null()).then(|| value.to_string());
@@ -244,6 +299,25 @@ fn compare(a: &Entry, b: &Entry, sources: &impl Fn(&Digest, &Digest) -> Vec<Stri
         let short = |digest: &Digest| Some(format!("{digest:.12}"));
         rows.code.add(what, short(&a.identity), short(&b.identity));
     }
+    differs
+}
+
+/// Ports that read something else. What is one action may have several names, of which one is enough.
+fn rewired<'a>(a: &'a Entry, b: &'a Entry) -> Vec<(&'a str, Option<String>, Option<String>)> {
+    let ports: BTreeSet<&String> = a.reads.keys().chain(b.reads.keys()).collect();
+    let names = |entry: &Entry, port: &String| {
+        let names: Vec<&str> = entry.reads.get(port)?.iter().map(String::as_str).collect();
+        Some(names.join(" or "))
+    };
+    let is_other = |port: &&String| match (a.reads.get(*port), b.reads.get(*port)) {
+        (Some(from), Some(to)) => from.is_disjoint(to),
+        _ => true,
+    };
+    // Journals of before that was written down say nothing.
+    if a.reads.is_empty() != b.reads.is_empty() {
+        return Vec::new();
+    }
+    ports.into_iter().filter(is_other).map(|port| (port.as_str(), names(a, port), names(b, port))).collect()
 }
 
 /// Variants, and stages of variants that both have, which one side has alone.
@@ -258,7 +332,7 @@ fn only(a: &Side, b: &Side) -> Vec<Row> {
         counted.add(format!("variant {variant}"), there(&of_a), there(&of_b));
     }
     let alone = |id: &Id, other: &Side, variants: &BTreeSet<String>| {
-        variants.contains(&id.0) && !other.entries.contains_key(id)
+        variants.contains(&id.0) && other.like(id).is_none()
     };
     for (id, entry) in a.entries.iter().filter(|(id, _)| alone(id, b, &of_b)) {
         counted.add(seeded(entry, id), Some(entry.uses.clone()), None);
@@ -267,6 +341,11 @@ fn only(a: &Side, b: &Side) -> Vec<Row> {
         counted.add(seeded(entry, id), None, Some(entry.uses.clone()));
     }
     counted.rows()
+}
+
+/// Whether a stage draws random numbers, or reads what was drawn.
+fn draws((_, _, seed): &Id) -> Option<String> {
+    Some(if seed.is_some() { "by seed" } else { "without seeds" }.to_owned())
 }
 
 fn seeded(entry: &Entry, (_, _, seed): &Id) -> String {
@@ -312,6 +391,7 @@ fn values(side: &Side) -> BTreeMap<(String, String), Values> {
 fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
     let (of_a, of_b) = (values(a), values(b));
     let ids: BTreeSet<&(String, String)> = of_a.keys().chain(of_b.keys()).collect();
+    let compared: BTreeSet<&String> = a.compares.union(&b.compares).collect();
     let row = |id: &(String, String)| {
         let (left, right) = (of_a.get(id), of_b.get(id));
         let series = |values: Option<&Values>| Series::new(values?.seeds.values().copied().collect());
@@ -322,6 +402,7 @@ fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
         MetricRow {
             variant: id.0.clone(),
             metric: id.1.clone(),
+            compared: compared.is_empty() || compared.contains(&id.1),
             a: series(left),
             b: series(right),
             difference: both.and_then(|(left, right)| difference(&left.seeds, &right.seeds)),
@@ -330,9 +411,7 @@ fn metrics(a: &Side, b: &Side) -> Vec<MetricRow> {
         }
     };
     let mut rows: Vec<MetricRow> = ids.into_iter().map(row).collect();
-    let compared: BTreeSet<&String> = a.compares.union(&b.compares).collect();
-    let is_of_family =
-        |row: &MetricRow| row.a != row.b && (compared.is_empty() || compared.contains(&row.metric));
+    let is_of_family = |row: &MetricRow| row.a != row.b && row.compared;
     let (family, others): (Vec<_>, Vec<_>) = rows.iter_mut().partition(|row| is_of_family(row));
     let mut family: Vec<&mut Paired> =
         family.into_iter().filter_map(|row: &mut MetricRow| row.by_group.as_mut()).collect();
@@ -445,6 +524,7 @@ mod tests {
     use super::*;
 
     fn side(title: &str, code: &[u8], rate: f64, data: &str, scores: [f64; 2]) -> Side {
+        let table = if data == "bbbb" { "pca" } else { "counts" };
         let mut side = Side { title: title.into(), ..Side::default() };
         for (seed, score) in [0, 1].into_iter().zip(scores) {
             let params = json!({ "rate": rate, "path": { "$digest": data } });
@@ -453,6 +533,7 @@ mod tests {
                 uses: "ssl/pretrain".into(),
                 identity: Digest::of(code),
                 params,
+                reads: BTreeMap::from([("table".into(), BTreeSet::from([format!("{table}.table")]))]),
                 outputs: BTreeMap::from([("model".into(), Digest::of(score.to_string().as_bytes()))]),
                 metrics: BTreeMap::from([("f1".into(), score)]),
                 place: String::new(),
@@ -468,14 +549,15 @@ mod tests {
         let (a, b) = (side("a", b"1", 0.1, "aaaa", [0.5, 0.7]), side("b", b"2", 0.2, "bbbb", [0.5, 0.9]));
         let compared = Comparison::new(&a, &b, |_, _| vec!["ssl/src/pretrain.rs".into()]);
         assert!(!compared.is_same());
-        insta::assert_snapshot!(compared.draw());
+        insta::assert_snapshot!(compared.draw(false));
     }
 
     #[test]
     fn a_side_is_the_same_as_itself() {
         let a = side("a", b"1", 0.1, "aaaa", [0.5, 0.7]);
         let compared = Comparison::new(&a, &a, |_, _| Vec::new());
-        assert!(compared.is_same() && compared.draw().ends_with("no difference"));
+        assert!(compared.is_same() && compared.draw(false).ends_with("no difference"));
+        assert_eq!(compared.same, ["train"]);
     }
 
     #[test]
@@ -487,6 +569,21 @@ mod tests {
         let compared = Comparison::new(&a, &b, |_, _| Vec::new());
         let told: Vec<&str> = compared.only.iter().map(|row| row.what.as_str()).collect();
         assert_eq!(told, ["variant image only", "train seed 1"]);
+    }
+
+    #[test]
+    fn a_stage_that_needs_a_seed_on_one_side_alone_is_compared_all_the_same() {
+        let a = side("a", b"1", 0.1, "aaaa", [0.5, 0.7]);
+        let mut b = side("b", b"1", 0.2, "aaaa", [0.5, 0.7]);
+        let entry = b.entries.pop_last().map(|(_, entry)| entry).unwrap();
+        b.entries = [(("baseline".into(), "train".into(), None), entry)].into();
+        for (a, b) in [(&a, &b), (&b, &a)] {
+            let compared = Comparison::new(a, b, |_, _| Vec::new());
+            assert!(compared.only.is_empty());
+            let told: Vec<&str> = compared.params.iter().map(|row| row.what.as_str()).collect();
+            assert_eq!(told, ["train.rate", "train draws"]);
+            assert_eq!(compared.artifacts.different, 0, "they cannot be told apart");
+        }
     }
 
     /// Eight patients over two seeds; `golden/stats.json` has them, as means over seeds.
@@ -523,7 +620,7 @@ mod tests {
         assert!((paired.mean - 0.02).abs() < 1e-12 && (paired.p.unwrap() - 0.03125).abs() < 1e-12);
         let difference = row.difference.as_ref().unwrap();
         assert!((difference.mean - 0.1).abs() < 1e-12 && difference.pairs == 2);
-        insta::assert_snapshot!(compared.draw());
+        insta::assert_snapshot!(compared.draw(false));
     }
 
     #[test]

@@ -14,6 +14,9 @@ use crate::{
 /// Position of an action in its plan.
 pub(crate) type ActionId = usize;
 
+/// Per input port what it reads: which action, which output.
+pub(crate) type Reads = BTreeMap<String, Vec<(ActionId, String)>>;
+
 /// One thing that happened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
@@ -135,9 +138,9 @@ pub(crate) enum How {
 pub(crate) struct ActionHead {
     pub(crate) name: String,
     pub(crate) uses: String,
-    /// Per input port what it reads: which action, which output.
+    /// What it reads.
     #[serde(default)]
-    pub(crate) inputs: BTreeMap<String, Vec<(ActionId, String)>>,
+    pub(crate) inputs: Reads,
     /// Its output ports.
     #[serde(default)]
     pub(crate) outputs: BTreeMap<String, PortType>,

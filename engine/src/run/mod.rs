@@ -14,7 +14,7 @@ mod tries;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 
 use attempt::{Attempts, Became};
-use event::{ActionHead, Comparison, Event, How, InstanceHead, Started};
+use event::{ActionHead, Comparison, Event, How, InstanceHead, Reads, Started};
 use give::Giving;
 use lease::Leases;
 use petgraph::{Direction, graph::NodeIndex};
@@ -104,15 +104,10 @@ pub(crate) enum RunError {
 
 /// What a run begins with.
 pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
-    let source = |(node, port): &(NodeIndex, Arc<str>)| (node.index(), port.to_string());
     let head = |action: &Action| ActionHead {
         name: action.name(),
         uses: action.step.uses.clone(),
-        inputs: action
-            .inputs
-            .iter()
-            .map(|(port, sources)| (port.to_string(), sources.iter().map(source).collect()))
-            .collect(),
+        inputs: reads(action),
         outputs: action.step.outputs.iter().map(|(port, kind)| (port.to_string(), *kind)).collect(),
     };
     let instances = plan.instances.iter().map(|instance| InstanceHead {
@@ -143,6 +138,13 @@ pub(crate) fn started(workflow: &Workflow, plan: &Plan) -> Started {
             family: workflow.sweep.family.iter().map(|name| name.value.clone()).collect(),
         },
     }
+}
+
+/// What an action reads.
+pub(crate) fn reads(action: &Action) -> Reads {
+    let source = |(node, port): &(NodeIndex, Arc<str>)| (node.index(), port.to_string());
+    let inputs = action.inputs.iter();
+    inputs.map(|(port, sources)| (port.to_string(), sources.iter().map(source).collect())).collect()
 }
 
 /// Who runs this, and where.

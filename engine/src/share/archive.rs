@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use restage_cache::{Bundled, Digest, Store};
+use restage_cache::{Bundled, Digest, Hashed, Store, damage};
 use serde::{Deserialize, de::DeserializeOwned};
 use tar::{Archive, EntryType};
 
@@ -92,7 +92,8 @@ impl Opened {
         if compressed.iter().any(|magic| begin.starts_with(magic)) {
             return Err(refused("", "it is compressed; what `restage share pack` writes is a plain tar"));
         }
-        let damaged = |error: io::Error| refused("", &format!("it is no tar, or is damaged: {error}"));
+        let damaged =
+            |error: io::Error| refused("", &format!("it is no tar, or is damaged: {}", damage(&error)));
         file.seek(SeekFrom::Start(0)).map_err(ShareError::io("read", path))?;
         let mut archive = Archive::new(BufReader::with_capacity(PART, &file));
         // Raw: no long names, no sparse files, no headers of others that have to be believed.
@@ -363,28 +364,4 @@ fn padded(size: u64) -> u64 {
 /// Where a path of the workflow leads when it lies in `folder`.
 pub(crate) fn led(folder: &Path, below: &str, path: &str) -> PathBuf {
     plain(&folder.join(below).join(path))
-}
-
-/// Bytes that are hashed while they are read.
-pub(super) struct Hashed<R> {
-    inner: R,
-    hasher: blake3::Hasher,
-}
-
-impl<R: Read> Hashed<R> {
-    pub(super) fn new(inner: R) -> Self {
-        Self { inner, hasher: blake3::Hasher::new() }
-    }
-
-    pub(super) fn digest(&self) -> Digest {
-        self.hasher.finalize().into()
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.hasher.update(buffer.get(..read).unwrap_or_default());
-        Ok(read)
-    }
 }

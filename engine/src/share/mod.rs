@@ -36,7 +36,7 @@ pub(crate) use sketch::Sketch;
 
 use crate::{
     report::Scores,
-    run::event::InstanceHead,
+    run::event::{InstanceHead, Reads},
     workflow::{MetricRef, Test},
 };
 
@@ -151,6 +151,9 @@ pub(crate) struct ActionHead {
     pub(crate) identity: Digest,
     /// Data files by their content.
     pub(crate) params: Value,
+    /// What it reads.
+    #[serde(default)]
+    pub(crate) inputs: Reads,
 }
 
 /// Metrics artifacts by their digest.

@@ -10,10 +10,10 @@ use std::{
 };
 
 use files::{Files, common};
-use restage_cache::{ActionKey, Bundled, Digest, Store};
+use restage_cache::{ActionKey, Bundled, Digest, Hashed, Store, plain_header};
 use restage_stage::catalogue::PortType;
 use serde_json::Value;
-use tar::{Builder, EntryType, Header};
+use tar::Builder;
 
 use super::{
     ActionHead, AllScores, CODE, DATA, DataHead, FORMAT, JOURNAL, MANIFEST, Manifest, Member, PLAN, PlanHead,
@@ -26,6 +26,7 @@ use crate::{
     plugin::{Catalog, source_list},
     report::{Outcome, Scores, Table, page::Page},
     run::{
+        self,
         event::{Event, InstanceHead},
         journal, past,
     },
@@ -257,6 +258,7 @@ fn plan(plan: &Plan, workflow: &Workflow, hidden: &Hidden) -> PlanHead {
             uses: step.uses.clone(),
             identity: step.code.identity,
             params: hidden.params(&step.stage, &step.keyed_params),
+            inputs: run::reads(action),
         }
     });
     let instances = plan.instances.iter().map(|instance| InstanceHead {
@@ -369,7 +371,7 @@ fn write(to: &Path, manifest: &Manifest, members: &[(String, From)]) -> Result<(
             From::Bytes(bytes) => append(&mut tar, &member.name, member.size, bytes.as_slice()),
             From::File(path) => {
                 let file = File::open(path).map_err(ShareError::io("read", path))?;
-                let mut hashed = super::archive::Hashed::new(file.take(member.size));
+                let mut hashed = Hashed::new(file.take(member.size));
                 let appended = append(&mut tar, &member.name, member.size, &mut hashed);
                 if appended.is_ok() && hashed.digest() != member.digest {
                     let why = "it changes while it is read".to_owned();
@@ -385,12 +387,8 @@ fn write(to: &Path, manifest: &Manifest, members: &[(String, From)]) -> Result<(
     file.and_then(|file| file.sync_all()).map_err(told)
 }
 
-/// The same for everybody at any time.
 fn append(tar: &mut Builder<impl Write>, name: &str, size: u64, bytes: impl Read) -> io::Result<()> {
-    let mut header = Header::new_ustar();
-    header.set_entry_type(EntryType::Regular);
-    header.set_mode(0o644);
-    header.set_size(size);
+    let mut header = plain_header(size);
     // Not `append_data`, which would write a member for a long name that nobody takes.
     header.set_path(name)?;
     header.set_cksum();
