@@ -24,7 +24,7 @@
   #live figcaption{font-size:12px;max-width:200px;white-space:nowrap;overflow:hidden;text-overflow:ellipsis}
   #live svg{display:block;width:200px;height:64px}
   #live path{fill:none;stroke:light-dark(#0b5cad,#6cb0f5);stroke-width:1.5;vector-effect:non-scaling-stroke}
-  #live .failure{margin:6px 0 0;color:light-dark(#b3471a,#f59a6d);overflow-wrap:anywhere}
+  #live .failure{margin:6px 0 0;color:light-dark(#b3471a,#f59a6d);overflow-wrap:anywhere;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:3;overflow:hidden}
   @media(max-width:640px){#live{width:calc(100% - 20px);margin-top:10px;padding:12px 14px}#live li{grid-template-columns:1fr auto;margin-bottom:6px}#live li>:first-child{grid-column:1/-1}#live li progress,#live li .metric{display:none}}
   @media print{#live{display:none}}`;
 
@@ -113,7 +113,9 @@
     }
     const curves = now.curves.filter(({ points }) => points.filter(([, value]) => value !== null).length > 1);
     if (curves.length > 0) parts.push(make("div", { class: "curves" }, ...curves.map(curve)));
-    parts.push(...now.failures.map(({ name, message }) => make("p", { class: "failure" }, `${name}: ${message}`)));
+    // All of them, and the whole of each, stand in the report.
+    parts.push(...now.failures.slice(0, 4).map(({ name, message }) => make("p", { class: "failure" }, `${name}: ${message}`)));
+    if (now.failures.length > 4) parts.push(make("p", { class: "soft" }, `and ${now.failures.length - 4} more that failed`));
     strip.replaceChildren(...parts);
   }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use restage_stage::{
-    Context, Error, Ports, Result, Stage,
+    Context, Ports, Result, Stage,
     artifact::{Embedding, Metrics, Predictions, TrainLabels},
 };
 use schemars::JsonSchema;
@@ -24,7 +24,7 @@ pub enum Knn {}
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Params {
-    /// How many training spots vote. Default 20.
+    /// How many training spots vote; where fewer train, as in a small budget, all do. Default 20.
     #[schemars(range(min = 1))]
     pub k: usize,
     /// What is near. Default `cosine`.
@@ -85,12 +85,12 @@ impl Stage for Knn {
         let features = Features::join(ctx.read_all::<Embedding>("features")?)?;
         let TrainLabels(labels) = ctx.read("train")?;
         let training = Training::of(features.spots(), &labels, "features")?;
-        if params.k > training.len() {
-            return Err(Error::invalid(format!(
-                "`k` is {}, but only {} spots train: lower it to at most that",
-                params.k,
-                training.len()
-            )));
+        let k = params.k.min(training.len());
+        if k < params.k {
+            tracing::warn!(
+                "`k` is {}, but only {k} spots train: all of them vote, everywhere, so lower it for budgets as small as this",
+                params.k
+            );
         }
         let scaling = match params.standardize {
             true => Scaling::standard(&features, &training.spots),
@@ -104,16 +104,12 @@ impl Stage for Knn {
         let points: Vec<f64> =
             training.spots.iter().flat_map(|spot| &rows[spot * dims..(spot + 1) * dims]).copied().collect();
         ctx.check_cancelled()?;
-        let found = nearest(dims, &points, &rows, params.k, false);
+        let found = nearest(dims, &points, &rows, k, false);
         let predictions = predictions(features.spots(), &training.classes, |spot, to| {
             vote(&found[spot], &training.targets, &params, to);
         });
-        let values = [
-            ("k", params.k),
-            ("train_spots", training.len()),
-            ("spots", features.len()),
-            ("dims", features.dims()),
-        ];
+        let values =
+            [("k", k), ("train_spots", training.len()), ("spots", features.len()), ("dims", features.dims())];
         ctx.write("predictions", &predictions)?;
         ctx.write(
             "training",
@@ -234,9 +230,17 @@ mod tests {
     }
 
     #[test]
-    fn more_neighbours_than_spots_are_refused() {
-        let error = knn(json!({ "k": 81 })).unwrap_err().to_string();
-        assert_eq!(error, "`k` is 81, but only 80 spots train: lower it to at most that");
+    fn of_fewer_spots_than_neighbours_all_vote() {
+        let (features, train) = overlapping(&["A"], 80);
+        let bench = Bench::new().input("features", &features).input("train", &train);
+        let done = bench.run::<Knn>(json!({ "k": 1000 })).unwrap();
+        assert_eq!(done.output::<Metrics>("training").values["k"], 80.0);
+        let (all, found) = (knn(json!({ "k": 80 })).unwrap(), done.output::<Predictions>("predictions"));
+        assert_eq!(found.probabilities, all.probabilities);
+        assert!(
+            found.probabilities.chunks_exact(3).all(|row| row == &found.probabilities[..3]),
+            "the shares of regions"
+        );
         assert!(knn(json!({ "k": 0 })).is_err());
     }
 

@@ -263,7 +263,9 @@ async function maps() {
       panel.canvas.setAttribute("aria-label", `${section.name}, ${panel.kind}${panel.kind === "annotated" ? "" : `, ${name}`}: ${$("map-score").textContent}. Arrow keys go from spot to spot.`);
     }
     panels[2].note.textContent = all ? `${all - right} of ${all}` : "";
-    panels[3].note.textContent = $("map-doubt").selectedOptions[0].textContent;
+    // k-means is never unsure: that is no finding.
+    const sure = said && $("map-doubt").value !== "votes" && said.predicted.some((place) => place !== NONE) && said.p.every((p) => p === 0 || p === 100);
+    panels[3].note.textContent = sure ? "it gives no probabilities" : $("map-doubt").selectedOptions[0].textContent;
   }
   // Regions, and clusters where there are some; one that is pressed dims the others.
   function legend() {

@@ -191,7 +191,8 @@ pub(super) fn failures(outcome: &Outcome) -> Option<String> {
         }
     }
     let mut html = String::new();
-    for (id, action) in outcome.actions.iter().enumerate() {
+    let labels = outcome.labels();
+    for (id, (action, label)) in outcome.actions.iter().zip(&labels).enumerate() {
         let State::Failed { message, milliseconds } = &action.state else { continue };
         let variants: IndexSet<&str> = outcome
             .instances
@@ -203,7 +204,7 @@ pub(super) fn failures(outcome: &Outcome) -> Option<String> {
         let _ = write!(
             html,
             "<article class=\"failure\">\n<h3>{} <span class=\"soft\">{}</span></h3>\n<pre>{}</pre>\n<p>After {}, in {}",
-            escape(&action.head.name),
+            escape(label),
             escape(&action.head.uses),
             escape_lines(message),
             duration(*milliseconds),
