@@ -215,13 +215,16 @@ fn how_it_fails_is_told() {
         return;
     }
     for (code, expected) in [
-        ("import sys\nsys.exit('the slide is empty')", "`python3` ended with status 1:\nthe slide is empty"),
-        ("import os\nos.kill(os.getpid(), 11)", "`python3` was killed by SIGSEGV"),
+        ("import sys\nsys.exit('the slide is empty')", "`s.py` ended with status 1:\nthe slide is empty"),
+        ("import os\nos.kill(os.getpid(), 11)", "`s.py` was killed by SIGSEGV"),
         (
             "print('done')",
-            "it ended well without writing its output `text`: the folder that RESTAGE_OUTPUT_TEXT names",
+            "`s.py` ended well without writing its output `text`: the folder that RESTAGE_OUTPUT_TEXT names",
         ),
-        ("import os\nopen(os.environ['RESTAGE_OUTPUT_TEXT'], 'w')", "it wrote its output `text` as a file"),
+        (
+            "import os\nopen(os.environ['RESTAGE_OUTPUT_TEXT'], 'w')",
+            "`s.py` wrote its output `text` as a file",
+        ),
         ("raise ValueError('x' * 100)", "ValueError: xxxx"),
     ] {
         let sandbox = sandbox(

@@ -95,8 +95,8 @@ fn tell_setting(details: &mut Value, marks: &[Mark], test: &[TestLabels]) {
     details["setting_because"] = told.iter().map(|mark| mark.what.as_str()).collect();
     details["permuted_labels"] = json!(is(MarkKind::Permuted));
     details["conventions"]["setting"] = json!(
-        "inductive: nothing was fitted on what is tested on; transductive: something was, without its labels; optimistic: \
-         the split lets test spots resemble training spots more than new tissue would"
+        "inductive: nothing was fitted on what is tested on; transductive: something was, without its labels, or a script may have \
+         been that does not say; optimistic: the split lets test spots resemble training spots more than new tissue would"
     );
 }
 

@@ -37,16 +37,16 @@ enum Said {
     Error(String),
 }
 
-/// Runs a program to its end. Its standard output is the stage's; of its errors the last lines are in the stage's error.
+/// Runs a program, which messages call by `name`, to its end. Its standard output is the stage's; of its errors the last lines are in the stage's error.
 ///
 /// # Errors
 /// If it cannot be started, ends with another status than 0, or was asked to stop.
-pub(crate) fn run(mut command: Command, ctx: &Context) -> Result<()> {
+pub(crate) fn run(mut command: Command, name: &str, ctx: &Context) -> Result<()> {
     let (ours, theirs) = UnixStream::pair().map_err(Error::other("cannot make a socket"))?;
     // Its events come back through its standard input: handing over another descriptor needs unsafe code.
     command.stdin(Stdio::from(OwnedFd::from(theirs))).stderr(Stdio::piped()).env("RESTAGE_EVENTS_FD", "0");
-    let name = command.get_program().to_string_lossy().into_owned();
-    let mut child = Guarded(command.spawn().map_err(Error::other(format!("cannot start `{name}`")))?);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = Guarded(command.spawn().map_err(Error::other(format!("cannot start `{program}`")))?);
     // The command holds the program's end of the socket, which would keep it open.
     drop(command);
     // Who has nothing to say reads the end at once.
@@ -95,7 +95,7 @@ pub(crate) fn run(mut command: Command, ctx: &Context) -> Result<()> {
     match (status.success(), asked) {
         (true, _) => Ok(()),
         (false, Some(_)) => Err(Error::Cancelled),
-        (false, None) => Err(failure(&name, status, last_lines.make_contiguous())),
+        (false, None) => Err(failure(name, status, last_lines.make_contiguous())),
     }
 }
 

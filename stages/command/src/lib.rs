@@ -3,5 +3,6 @@
 mod child;
 mod run;
 mod told;
+mod written;
 
 restage_stage::export!("command"; run::Run);

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::child;
+use crate::{child, written};
 
 /// Runs a program.
 pub(crate) struct Run;
@@ -45,6 +45,22 @@ pub(crate) struct Params {
     /// Whether it takes the sweep's seed. Default false.
     #[serde(default)]
     seed: bool,
+    /// On which spots the script fits anything: a scaler, components, a network. Default unknown: then what is made of its
+    /// outputs counts as fitted on all spots, and evaluations say `transductive`.
+    #[serde(default)]
+    fits: Option<Fits>,
+}
+
+/// On which spots a script fits.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Fits {
+    /// On none: what it makes of a spot is the same whatever other spots there are, or depends on its neighbours only.
+    Nothing,
+    /// On training spots only, e.g. those of a `split` that it reads.
+    Train,
+    /// On spots that may be tested on too.
+    All,
 }
 
 impl Stage for Run {
@@ -78,6 +94,8 @@ impl Stage for Run {
     }
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
+        let name = name(&params);
+        tell_fits(params.fits, &name, ctx);
         let mut command = command(&params)?;
         // What an earlier try left in its own folders is gone; what it kept is in another.
         let work = fresh(&ctx.scratch().join("work"))?;
@@ -118,20 +136,44 @@ impl Stage for Run {
         }
         // Nothing is left beside the sources, sets come in the same order each time, and lines as they are printed.
         command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONHASHSEED", "0").env("PYTHONUNBUFFERED", "1");
-        child::run(command, ctx)?;
+        child::run(command, &name, ctx)?;
 
         let lacking = |(_, path): &(&String, &PathBuf)| !path.is_dir();
         match ctx.outputs_by_port().iter().find(lacking) {
-            None => Ok(()),
+            None => written::check(&name, &params.outputs, ctx),
             Some((port, path)) if path.exists() => Err(Error::invalid(format!(
-                "it wrote its output `{port}` as a file; an artifact is a folder"
+                "`{name}` wrote its output `{port}` as a file; an artifact is a folder"
             ))),
             Some((port, _)) => Err(Error::invalid(format!(
-                "it ended well without writing its output `{port}`: the folder that RESTAGE_OUTPUT_{} names",
+                "`{name}` ended well without writing its output `{port}`: the folder that RESTAGE_OUTPUT_{} names",
                 variable(port)
             ))),
         }
     }
+}
+
+/// Tells what results may claim that are made of what the script writes. Nothing that it says not to have done is known not
+/// to be done, so what is not said is told as if it had been.
+fn tell_fits(fits: Option<Fits>, name: &str, ctx: &Context) {
+    match fits {
+        Some(Fits::Nothing | Fits::Train) => {}
+        Some(Fits::All) => ctx.transductive(&format!("command/run: `{name}` fits on all spots"), []),
+        None => ctx.transductive(
+            &format!(
+                "command/run: `{name}` saw all spots that it read; whether it fitted on them is not known (say \
+                 `fits: nothing`, `train` or `all`)"
+            ),
+            [],
+        ),
+    }
+}
+
+/// What a message calls it: the file's name, which is the same on every machine.
+fn name(params: &Params) -> String {
+    let path =
+        params.script.as_ref().map(CodePath::as_path).or(params.program.as_ref().map(ToolPath::as_path));
+    let name = path.and_then(Path::file_name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The command line.
@@ -164,4 +206,112 @@ fn fresh(path: &Path) -> Result<PathBuf> {
 /// A port's name as a part of a variable's.
 fn variable(port: &str) -> String {
     port.to_uppercase().replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use restage_stage::{
+        Artifact,
+        artifact::{Role, Split},
+        context::Silence,
+        marks::{MarkKind, Marks},
+        task::Task,
+    };
+
+    use super::*;
+
+    /// What a script of the shell says of `out`, which it writes as `kind`, or why it fails.
+    fn run(
+        script: &str,
+        kind: &str,
+        more: Value,
+        inputs: &[PathBuf],
+    ) -> Result<(Vec<(MarkKind, String)>, PathBuf)> {
+        let folder = tempfile::tempdir().unwrap().keep();
+        let file = folder.join("scale.sh");
+        std::fs::write(&file, format!("set -e\n{script}\n")).unwrap();
+        let mut params = json!({"program": "sh", "script": file, "outputs": {"out": kind}});
+        params.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (out, scratch) = (folder.join("out"), folder.join("scratch"));
+        std::fs::create_dir(&scratch).unwrap();
+        let task = Task {
+            stage: "run".into(),
+            params: Value::Null,
+            inputs: BTreeMap::from([("in".to_owned(), inputs.to_vec())]),
+            outputs: BTreeMap::from([("out".to_owned(), out.clone())]),
+            seed: 0,
+            streams: BTreeMap::new(),
+            threads: 1,
+            gpus: 0,
+            scratch,
+        };
+        restage_stage::stage::run::<Run>(params, &Context::new(task, Box::new(Silence)))?;
+        Ok((Marks::read(&out)?.iter().map(|mark| (mark.kind, mark.what)).collect(), out))
+    }
+
+    const GROUP: &str = r#"mkdir "$RESTAGE_OUTPUT_OUT"; echo '{"zarr_format": 3, "node_type": "group"}' > "$RESTAGE_OUTPUT_OUT/zarr.json""#;
+    const TEXT: &str = r#"mkdir "$RESTAGE_OUTPUT_OUT"; echo text > "$RESTAGE_OUTPUT_OUT/text""#;
+
+    #[test]
+    fn a_script_that_does_not_say_what_it_fits_may_have_fitted_on_all() {
+        for script in [GROUP, TEXT] {
+            let marks = |more: Value, inputs: &[PathBuf]| run(script, "any", more, inputs).unwrap();
+            let (unknown, out) = marks(json!({}), &[]);
+            assert_eq!(unknown.len(), 1);
+            assert_eq!(unknown[0].0, MarkKind::Transductive);
+            assert!(
+                unknown[0]
+                    .1
+                    .starts_with("command/run: `scale.sh` saw all spots that it read; whether it fitted")
+            );
+            let (all, _) = marks(json!({"fits": "all"}), &[]);
+            assert_eq!(
+                all,
+                [(MarkKind::Transductive, "command/run: `scale.sh` fits on all spots".to_owned())]
+            );
+            for fits in ["nothing", "train"] {
+                assert!(marks(json!({"fits": fits}), &[]).0.is_empty());
+                let inherited = marks(json!({"fits": fits}), std::slice::from_ref(&out)).0;
+                assert_eq!(
+                    inherited, unknown,
+                    "what its inputs tell goes through it, whatever it says of itself"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_split_of_a_script_within_a_section_flatters() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |spots: [&str; 2]| {
+            let path = folder.path().join(spots[1]);
+            let split =
+                Split { spots: spots.map(str::to_owned).to_vec(), roles: vec![Role::Train, Role::Test] };
+            split.write(&path).unwrap();
+            let copy = format!(r#"cp -r {} "$RESTAGE_OUTPUT_OUT""#, path.display());
+            run(&copy, "split", json!({"fits": "nothing"}), &[]).unwrap().0
+        };
+        assert!(of(["A1_1", "B1_1"]).is_empty());
+        let within = of(["A1_1", "A1_2"]);
+        assert_eq!(within[0].0, MarkKind::Optimistic);
+        assert!(within[0].1.contains("`scale.sh` trains and tests on spots of one section"), "{within:?}");
+    }
+
+    #[test]
+    fn what_is_not_what_the_workflow_says_is_told_of_who_wrote_it() {
+        for kind in
+            ["table", "embedding", "predictions", "metrics", "split", "model", "patches", "graph", "image"]
+        {
+            let chain = run(GROUP, kind, json!({}), &[]).unwrap_err().chain();
+            assert!(
+                chain[0].starts_with(&format!("`scale.sh` wrote its output `out`, which is no {kind} (")),
+                "{chain:?}"
+            );
+            assert!(chain[0].contains("`outputs: { out: any }`") && chain.len() > 1, "{chain:?}");
+        }
+        let group = GROUP.replace(r#""group""#, r#""group", "attributes": {"metrics": {"f1": 0.5}}"#);
+        run(&group, "metrics", json!({}), &[]).unwrap();
+    }
 }

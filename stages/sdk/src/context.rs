@@ -176,9 +176,7 @@ impl Context {
         for (port, path) in &self.task.outputs {
             if !marks.write(path)? {
                 let words = marks.iter().map(|mark| mark.what).collect::<Vec<_>>().join("; ");
-                tracing::warn!(
-                    "output `{port}` is no Zarr group and cannot keep what is known of it: {words}"
-                );
+                tracing::warn!("output `{port}` is no folder and cannot keep what is known of it: {words}");
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::ErrorKind,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The attribute of an artifact's root group that holds its marks.
+/// The attribute of an artifact's root group that holds its marks; where there is no such group, the JSON file
+/// `restage_saw.json` in its folder has it.
 pub const ATTRIBUTE: &str = "restage_saw";
 
 /// What a mark is about.
@@ -91,7 +92,7 @@ impl Marks {
         })
     }
 
-    /// The marks of an artifact; none where it is no Zarr group.
+    /// The marks of an artifact; none where it is no folder.
     ///
     /// # Errors
     /// If its root cannot be read, or holds something else under the attribute.
@@ -110,7 +111,7 @@ impl Marks {
         Ok(all)
     }
 
-    /// Writes them into an artifact that is written already; false where it is no Zarr group and they cannot be kept.
+    /// Writes them into an artifact that is written already; false where it is no folder and they cannot be kept.
     ///
     /// # Errors
     /// If its root cannot be read or written.
@@ -124,7 +125,7 @@ impl Marks {
 }
 
 /// The section in the name of a spot, `<section>_<barcode>`. Barcodes of Visium HD, `s_008um_00269_00526-1`, have `_` too.
-fn section(spot: &str) -> &str {
+pub fn section(spot: &str) -> &str {
     let last = |text: &'_ str| text.rsplit_once('_').map(|(front, _)| front.len());
     let hd = (0..4).try_fold(spot.len(), |end, _| last(&spot[..end]));
     match hd {
@@ -133,9 +134,10 @@ fn section(spot: &str) -> &str {
     }
 }
 
-/// The metadata of a root group: of Zarr 3 in `zarr.json`, of Zarr 2, which Python may write, in `.zattrs`.
+/// The metadata of a root group: of Zarr 3 in `zarr.json`, of Zarr 2, which Python may write, in `.zattrs`; of a folder of
+/// anything else a file of their own.
 struct Root {
-    file: std::path::PathBuf,
+    file: PathBuf,
     is_v3: bool,
     json: Map<String, Value>,
 }
@@ -143,19 +145,21 @@ struct Root {
 impl Root {
     fn open(artifact: &Path) -> Result<Option<Self>> {
         for (name, beside, is_v3) in [("zarr.json", "zarr.json", true), (".zattrs", ".zgroup", false)] {
-            if !artifact.join(beside).is_file() {
-                continue;
+            if artifact.join(beside).is_file() {
+                return Self::read(artifact.join(name), is_v3).map(Some);
             }
-            let file = artifact.join(name);
-            let json = match std::fs::read(&file) {
-                Ok(bytes) => serde_json::from_slice(&bytes)
-                    .map_err(Error::other(format!("{} is no JSON object", file.display())))?,
-                Err(error) if error.kind() == ErrorKind::NotFound => Map::new(),
-                Err(error) => return Err(Error::io(file)(error)),
-            };
-            return Ok(Some(Self { file, is_v3, json }));
         }
-        Ok(None)
+        artifact.is_dir().then(|| Self::read(artifact.join(format!("{ATTRIBUTE}.json")), false)).transpose()
+    }
+
+    fn read(file: PathBuf, is_v3: bool) -> Result<Self> {
+        let json = match std::fs::read(&file) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(Error::other(format!("{} is no JSON object", file.display())))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => Map::new(),
+            Err(error) => return Err(Error::io(file)(error)),
+        };
+        Ok(Self { file, is_v3, json })
     }
 
     fn attributes(&self) -> Option<&Map<String, Value>> {
@@ -211,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn marks_lie_in_the_root_of_either_zarr_and_nowhere_else() {
+    fn marks_lie_in_the_root_of_either_zarr_or_in_a_file_of_their_own() {
         let mut marks = Marks::default();
         marks.add(MarkKind::Permuted, "shuffled", []);
         let folder = tempfile::tempdir().unwrap();
@@ -230,6 +234,11 @@ mod tests {
         assert_eq!(kept["attributes"]["a"], 1);
         let plain = folder.path().join("plain");
         std::fs::create_dir(&plain).unwrap();
-        assert!(!marks.write(&plain).unwrap() && std::fs::read_dir(&plain).unwrap().next().is_none());
+        assert!(Marks::read(&plain).unwrap().is_empty());
+        assert!(marks.write(&plain).unwrap());
+        assert_eq!(Marks::read(&plain).unwrap(), marks);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "text").unwrap();
+        assert!(!marks.write(&file).unwrap() && Marks::read(&file).unwrap().is_empty());
     }
 }

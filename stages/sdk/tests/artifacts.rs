@@ -7,8 +7,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use restage_stage::artifact::{
-    Artifact, Categorical, Column, Csr, Embedding, Frame, Image, Labels, Library, Metrics, Model, Patches,
-    Predictions, Role, ScaleFactors, Split, Table, TestLabels, TrainLabels, Weight,
+    Artifact, Categorical, Column, Csr, Embedding, Frame, Graph, Image, Labels, Library, Metrics, Model,
+    Patches, Predictions, Role, ScaleFactors, Split, Table, TestLabels, TrainLabels, Weight,
 };
 use serde_json::json;
 
@@ -224,3 +224,105 @@ fn what_is_something_else_is_named() {
     std::fs::remove_dir_all(path.join("var/gene_ids")).unwrap();
     assert!(error_of::<Table>(&path).contains("gene_ids"));
 }
+
+/// The page's code of each kind, and whether it writes one.
+fn snippets() -> Vec<(bool, String, String)> {
+    let page =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../workflows/artifacts.md"));
+    let page = page.unwrap();
+    let mut all = Vec::new();
+    for block in page.split("```python ").skip(1) {
+        let (kinds, code) = block.split_once('\n').unwrap();
+        let code = code.split("```").next().unwrap();
+        let kinds: Vec<&str> = kinds.split(' ').collect();
+        let writes = kinds[0] == "write";
+        all.extend(
+            kinds[usize::from(writes)..].iter().map(|kind| (writes, (*kind).to_owned(), code.to_owned())),
+        );
+    }
+    all
+}
+
+/// What `workflows/artifacts.md` tells people to type is what opens each type, and what writes one that is read.
+#[test]
+fn python_opens_and_writes_each_as_the_page_says() {
+    let Some(python) = std::env::var_os("RESTAGE_PYTHON") else {
+        println!("skipped: no Python with anndata (set RESTAGE_PYTHON)");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let texts = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>();
+    let classes = texts(&["fat", "tumour"]);
+    let predictions = Predictions { spots: ids(2), classes, probabilities: vec![0.5, 0.5, 0.1, 0.9] };
+    let metrics = Metrics {
+        values: BTreeMap::from([("macro_f1".into(), 0.5)]),
+        groups: BTreeMap::from([("A".into(), BTreeMap::from([("macro_f1".into(), 0.25)]))]),
+        curves: BTreeMap::from([("loss".into(), vec![1.0, 0.5])]),
+        details: json!({"setting": "inductive"}),
+    };
+    let weight = Weight { shape: vec![1, 2], values: vec![1.0, 2.0] };
+    let model = Model {
+        architecture: json!({"widths": [2, 1]}),
+        weights: BTreeMap::from([("encoder.0.weight".into(), weight)]),
+    };
+    let patches = Patches { spots: ids(5), size: 4, pixels: (0..240).collect() };
+    let edges = Csr::from_rows(2, [vec![(1, 0.5)], vec![(0, 1.0)]]);
+    table().write(&at("table")).unwrap();
+    image(4, 5).write(&at("image")).unwrap();
+    labels().write(&at("labels")).unwrap();
+    Split { spots: ids(2), roles: vec![Role::Train, Role::Test] }.write(&at("split")).unwrap();
+    predictions.write(&at("predictions")).unwrap();
+    metrics.write(&at("metrics")).unwrap();
+    model.write(&at("model")).unwrap();
+    patches.write(&at("patches")).unwrap();
+    Embedding { spots: ids(2), dims: 1, values: vec![0.0, 1.0] }.write(&at("embedding")).unwrap();
+    Graph { spots: ids(2), edges }.write(&at("graph")).unwrap();
+
+    // One Python for all: most of it is imports.
+    let mut program = String::new();
+    for (writes, kind, code) in snippets() {
+        let path = at(&if writes { format!("written-{kind}") } else { kind });
+        program += &format!("path = {path:?}\n{code}\n");
+    }
+    program += &format!("import scipy.sparse as sp\npath = {:?}\n{MATRICES}", folder.path());
+    let ended = std::process::Command::new(python).args(["-c", &program]).output().unwrap();
+    assert!(ended.status.success(), "{program}\n{}", String::from_utf8_lossy(&ended.stderr));
+
+    let x = Csr::from_rows(3, [vec![(0, 1.0), (2, 2.0)], vec![(1, 3.0)]]);
+    let written = Table::read(&at("written-table")).unwrap();
+    assert_eq!((&written.x, &written.obs.index[..]), (&x, &["A1_0".to_owned(), "A1_1".into()][..]));
+    assert_eq!((written.section(1), written.patient(0)), (Some("A1"), Some("A")));
+    assert_eq!(written.spatial, [[10.0, 20.0], [30.0, 40.0]]);
+    for encoding in ["csr", "csc", "whole"] {
+        assert_eq!(Table::read(&at(encoding)).unwrap().x, x, "{encoding}");
+    }
+    let nowhere = Table::read(&at("nowhere")).unwrap_err().to_string();
+    assert!(nowhere.contains("lacks `spatial`: where each spot is"), "{nowhere}");
+    let written = Embedding::read(&at("written-embedding")).unwrap();
+    assert_eq!((written.dims, &written.values[..]), (2, &[0.5, 1.0, 1.5, 2.0][..]));
+    let sparse = Embedding::read(&at("csr")).unwrap_err().to_string();
+    assert!(sparse.contains("is sparse") && sparse.contains("`X.toarray()`"), "{sparse}");
+    let written = Predictions::read(&at("written-predictions")).unwrap();
+    assert_eq!(
+        (written.predicted(0), written.predicted(1), written.row(0)),
+        ("tumour", "fat", &[0.25, 0.75][..])
+    );
+    assert_eq!(Metrics::read(&at("written-metrics")).unwrap().values["macro_f1"], 0.5);
+    let written = Split::read(&at("written-split")).unwrap();
+    assert_eq!(
+        (written.spots, written.roles),
+        (vec!["A1_0".into(), "B1_0".into()], vec![Role::Train, Role::Test])
+    );
+}
+
+/// The page's table, of other matrices; scipy does not sort the columns of a row.
+const MATRICES: &str = r#"
+whole = np.array([[1, 0, 2], [0, 3, 0]])
+unsorted = sp.csr_matrix((np.array([2.0, 1.0, 3.0]), np.array([2, 0, 1]), np.array([0, 2, 3])), shape=(2, 3))
+for name, x in [("csr", unsorted), ("csc", sp.csc_matrix(whole.astype("float64"))), ("whole", whole), ("nowhere", whole)]:
+    data = ad.AnnData(x, obs=obs, var=pd.DataFrame(index=["a", "b", "c"]))
+    if name != "nowhere":
+        data.obsm["spatial"] = np.array([[10, 20], [30, 40]])
+    data.write_zarr(path + "/" + name)
+"#;

@@ -218,16 +218,43 @@ pub(super) fn csr(parent: &Writer, name: &str, matrix: &Csr) -> Result<()> {
     }
 }
 
-/// Reads a sparse matrix.
-pub(super) fn read_csr(group: &Reader) -> Result<Csr> {
-    expect_encoding(group, "csr_matrix")?;
+/// Reads a matrix of spots x genes, or of spots x spots: sparse by row as we write it, sparse by column, or dense.
+pub(super) fn read_matrix(parent: &Reader, name: &str) -> Result<Csr> {
+    let Ok(group) = parent.group(name) else { return read_dense(parent, name) };
     let [n_rows, n_cols]: [usize; 2] = group.attribute("shape")?;
+    match group.attribute::<String>("encoding-type")?.as_str() {
+        "csr_matrix" => read_sparse(&group, n_rows, n_cols),
+        "csc_matrix" => read_sparse(&group, n_cols, n_rows).map(|columns| columns.transpose()),
+        other => Err(group.wrong(format!(
+            "is encoded as `{other}`; expected an array of two axes, or scipy's csr_matrix or csc_matrix"
+        ))),
+    }
+}
+
+/// Of a dense matrix what is not zero.
+fn read_dense(parent: &Reader, name: &str) -> Result<Csr> {
+    let values = parent.floats(name, &[None, None])?;
+    let shape = parent.shape(name)?;
+    let [n_rows, n_cols] = shape[..] else { return Err(parent.wrong(format!("has no matrix `{name}`"))) };
+    let row = |row: usize| {
+        let values = values[row * n_cols..][..n_cols].iter();
+        (0..)
+            .zip(values)
+            .filter(|(_, value)| **value != 0.0)
+            .map(|(column, value)| (column, *value))
+            .collect()
+    };
+    Ok(Csr::from_rows(n_cols, (0..n_rows).map(row)))
+}
+
+/// A matrix that is compressed by row, or by column: then its rows are columns.
+fn read_sparse(group: &Reader, n_rows: usize, n_cols: usize) -> Result<Csr> {
     let (data, indices) = rayon::join(|| group.floats("data", &[None]), || group.indices("indices", &[None]));
     let (data, indices) = (data?, indices?);
     let Numbers::Int(indptr) = group.numbers("indptr", &[Some(n_rows + 1)])? else {
         return Err(group.wrong("has an indptr that holds no integers"));
     };
-    let matrix = Csr { n_cols, indptr, indices, data };
-    matrix.check().map_err(|error| group.wrong(format!("is no sound matrix: {error}")))?;
-    Ok(matrix)
+    // scipy need not have sorted a row's columns.
+    let matrix = Csr::from_parts(n_cols, indptr, indices, data);
+    matrix.map_err(|error| group.wrong(format!("is no sound matrix: {error}")))
 }

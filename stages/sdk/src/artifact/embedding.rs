@@ -68,8 +68,11 @@ impl Artifact for Embedding {
         let root = Reader::open(path)?;
         anndata::expect_encoding(&root, "anndata")?;
         let spots = anndata::read_frame(&root.group("obs")?)?.index;
-        let (shape, values) = root.array("X", &[Some(spots.len()), None])?;
-        Ok(Self { spots, dims: shape.get(1).copied().unwrap_or(0), values })
+        if let Ok(sparse) = root.group("X") {
+            return Err(sparse.wrong("is sparse; an embedding's is dense: `X.toarray()` before writing it"));
+        }
+        let values = root.floats("X", &[Some(spots.len()), None])?;
+        Ok(Self { spots, dims: root.shape("X")?.get(1).copied().unwrap_or(0), values })
     }
 
     fn write(&self, path: &Path) -> Result<()> {

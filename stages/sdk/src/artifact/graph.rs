@@ -30,7 +30,7 @@ impl Artifact for Graph {
         let root = Reader::open(path)?;
         anndata::expect_encoding(&root, "anndata")?;
         let spots = anndata::read_frame(&root.group("obs")?)?.index;
-        let edges = anndata::read_csr(&root.group("obsp")?.group(EDGES)?)?;
+        let edges = anndata::read_matrix(&root.group("obsp")?, EDGES)?;
         if (edges.n_rows(), edges.n_cols) != (spots.len(), spots.len()) {
             let (rows, cols, spots) = (edges.n_rows(), edges.n_cols, spots.len());
             return Err(root.wrong(format!("has edges of {rows} x {cols} for {spots} spots")));

@@ -31,14 +31,23 @@ impl Artifact for Metrics {
 
     fn read(path: &Path) -> Result<Self> {
         let root = Reader::open(path)?;
-        let groups: BTreeMap<String, BTreeMap<String, Option<f64>>> = root.attribute("groups")?;
-        let curves = root.group("curves")?;
-        let curve = |name: String| Ok((name.clone(), curves.array(&name, &[None])?.1));
+        // A program need not write more than the numbers.
+        let has = |name: &str| root.attributes().contains_key(name);
+        let groups: BTreeMap<String, BTreeMap<String, Option<f64>>> =
+            if has("groups") { root.attribute("groups")? } else { BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        if root.has("curves") {
+            let curves = root.group("curves")?;
+            for name in curves.children()? {
+                let values = curves.doubles(&name, &[None])?;
+                all.insert(name, values);
+            }
+        }
         Ok(Self {
             values: from_json(root.attribute("metrics")?),
             groups: groups.into_iter().map(|(group, values)| (group, from_json(values))).collect(),
-            curves: curves.children()?.into_iter().map(curve).collect::<Result<_>>()?,
-            details: root.attribute("details")?,
+            curves: all,
+            details: if has("details") { root.attribute("details")? } else { Value::Null },
         })
     }
 

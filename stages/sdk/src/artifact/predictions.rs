@@ -52,7 +52,7 @@ impl Artifact for Predictions {
         let root = Reader::open(path)?;
         let spots = root.texts("spots", None)?;
         let classes = root.texts("classes", None)?;
-        let (_, probabilities) = root.array("probabilities", &[Some(spots.len()), Some(classes.len())])?;
+        let probabilities = root.floats("probabilities", &[Some(spots.len()), Some(classes.len())])?;
         Ok(Self { spots, classes, probabilities })
     }
 

@@ -94,14 +94,20 @@ impl Artifact for Table {
         anndata::expect_encoding(&root, "anndata")?;
         let obs = anndata::read_frame(&root.group("obs")?)?;
         let var = anndata::read_frame(&root.group("var")?)?;
-        let x = anndata::read_csr(&root.group("X")?)?;
+        let x = anndata::read_matrix(&root, "X")?;
         if (x.n_rows(), x.n_cols) != (obs.len(), var.len()) {
             let (rows, cols, spots, genes) = (x.n_rows(), x.n_cols, obs.len(), var.len());
             return Err(
                 root.wrong(format!("has an X of {rows} x {cols} for {spots} spots and {genes} genes"))
             );
         }
-        let (_, spatial) = root.group("obsm")?.array::<f64>("spatial", &[Some(obs.len()), Some(2)])?;
+        let obsm = root.group("obsm")?;
+        if !obsm.has("spatial") {
+            return Err(obsm.wrong(
+                "lacks `spatial`: where each spot is, x and y in pixels of the full-resolution image",
+            ));
+        }
+        let spatial = obsm.doubles("spatial", &[Some(obs.len()), Some(2)])?;
         let (spatial, _) = spatial.as_chunks();
         Ok(Self { x, spatial: spatial.to_vec(), libraries: libraries::read(&root.group("uns")?)?, obs, var })
     }

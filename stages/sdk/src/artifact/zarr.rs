@@ -557,6 +557,18 @@ impl Reader {
         })
     }
 
+    /// Reads numbers of any type, in double precision.
+    ///
+    /// # Errors
+    /// If it is missing or does not hold numbers.
+    pub fn doubles(&self, name: &str, expected: &[Option<usize>]) -> Result<Vec<f64>> {
+        Ok(match self.numbers(name, expected)? {
+            Numbers::Float(values) => values,
+            Numbers::Int(values) => values.into_iter().map(|value| value as f64).collect(),
+            Numbers::Bool(values) => values.into_iter().map(f64::from).collect(),
+        })
+    }
+
     /// Reads integers of any type that fit into 32 bits.
     ///
     /// # Errors
