@@ -32,6 +32,7 @@ mod tests;
 #[cfg(test)]
 mod torch_test;
 mod train;
+mod unread;
 mod views;
 
 pub use device::Choice;

@@ -27,6 +27,7 @@ use crate::{
     pretext::{Decoder, Pretext, Reconstruct},
     sections::Sections,
     train::{self, Curves, train},
+    unread,
     views::{Crops, FusedViews, GeneViews, PatchViews, Views},
 };
 
@@ -74,6 +75,7 @@ impl Stage for Pretrain {
 pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     let split = ctx.read_optional::<Split>("split")?;
     let name = params.objective.name();
+    unread::warn(params);
     let trained = match params.objective {
         Objective::GeneMask | Objective::GeneContrast => {
             let table: Table = connected(ctx, "table", name)?;

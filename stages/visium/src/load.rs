@@ -8,6 +8,7 @@ mod formats_test;
 mod generated_test;
 mod h5;
 pub(crate) mod images;
+mod jpeg;
 mod lzw;
 mod mtx;
 pub(crate) mod positions;
@@ -245,7 +246,13 @@ fn load_labels(params: &Params, table: &Table) -> Result<Labels> {
         )));
     }
     if !regions.is_empty() {
-        tracing::warn!("{}: {} annotated barcodes are not in the matrix", params.section, regions.len());
+        let stray = regions.len();
+        tracing::warn!(
+            "{}: {stray} of {} annotated barcodes have no counts: is {} of this section? `visium/check` looks closer",
+            params.section,
+            stray + labels.spots.len(),
+            path.display()
+        );
     }
     Ok(labels)
 }

@@ -56,6 +56,19 @@ tifffile.imread("jpeg.tif").tofile("jpeg.raw")
 rgb.tofile("rgb.raw")
 "#;
 
+const PHOTOGRAPHS: &str = r#"
+import numpy as np
+from PIL import Image
+y, x = np.mgrid[0:533, 0:277]
+rgb = (128 + 100 * np.sin(np.stack([x, y, x + y], -1) / 40)).astype(np.uint8)
+for name, options in [("halved", {"subsampling": 2}), ("full", {"subsampling": 0}), ("progressive", {"progressive": True})]:
+    Image.fromarray(rgb).save(f"{name}.jpg", quality=90, **options)
+    np.asarray(Image.open(f"{name}.jpg")).tofile(f"{name}.raw")
+Image.fromarray(rgb[..., 0]).save("gray.jpg")
+np.repeat(np.asarray(Image.open("gray.jpg"))[..., None], 3, -1).tofile("gray.raw")
+Image.fromarray(rgb).convert("CMYK").save("cmyk.jpg")
+"#;
+
 fn copy(folder: &Path, name: &str) -> Result<Image> {
     let slide = Slide::open(&folder.join(name)).unwrap();
     let about = Image { height: slide.height, width: slide.width, ..Image::default() };
@@ -97,4 +110,18 @@ fn tiles_strips_planes_and_pyramids_of_tifffile_are_read() {
     let (found, wanted) = (copy(folder, "jpeg.tif").unwrap().pixels, raw("jpeg.raw"));
     let worst = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(found.len() == wanted.len() && worst <= Some(4), "{worst:?}");
+}
+
+#[test]
+fn jpeg_has_the_pixels_that_pillow_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, PHOTOGRAPHS) else { return };
+    for name in ["halved", "full", "progressive", "gray"] {
+        let found = copy(folder, &format!("{name}.jpg")).unwrap();
+        assert_eq!((found.height, found.width), (533, 277), "{name}");
+        assert!(found.pixels == std::fs::read(folder.join(format!("{name}.raw"))).unwrap(), "{name}");
+    }
+    let problem = copy(folder, "cmyk.jpg").unwrap_err().to_string();
+    assert!(problem.contains("cmyk.jpg") && problem.contains("gray or colour"), "{problem}");
 }

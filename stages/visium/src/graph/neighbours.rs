@@ -18,14 +18,7 @@ pub(super) fn of_section(
     params: &Params,
 ) -> Result<Vec<Vec<usize>>> {
     match params.kind {
-        Kind::Hex => on_array(
-            table,
-            section,
-            spots,
-            params.rings,
-            &[(0, 2), (0, -2), (1, 1), (1, -1), (-1, 1), (-1, -1)],
-        ),
-        Kind::Grid => on_array(table, section, spots, params.rings, &[(0, 1), (0, -1), (1, 0), (-1, 0)]),
+        Kind::Hex | Kind::Grid => on_array(table, section, spots, params),
         Kind::Radius => {
             let radius = params.radius.unwrap_or_default();
             Ok(Cells::of(&coordinates(table, spots)?, radius).within(radius))
@@ -60,13 +53,11 @@ fn coordinates(table: &Table, spots: &[usize]) -> Result<Vec<[f64; 2]>> {
 }
 
 /// Spots that are up to `rings` steps away on the array; every place on the way must hold a spot or not, it is no path.
-fn on_array(
-    table: &Table,
-    section: &str,
-    spots: &[usize],
-    rings: usize,
-    steps: &[(i64, i64)],
-) -> Result<Vec<Vec<usize>>> {
+fn on_array(table: &Table, section: &str, spots: &[usize], params: &Params) -> Result<Vec<Vec<usize>>> {
+    let steps: &[(i64, i64)] = match params.kind {
+        Kind::Hex => &[(0, 2), (0, -2), (1, 1), (1, -1), (-1, 1), (-1, -1)],
+        _ => &[(0, 1), (0, -1), (1, 0), (-1, 0)],
+    };
     let column = |name: &str| match table.obs.column(name) {
         Some(Column::Int(values)) => Ok(values),
         _ => Err(Error::invalid(format!(
@@ -83,8 +74,9 @@ fn on_array(
             )));
         }
     }
+    check_array(section, params.kind, places.keys())?;
     let mut offsets = std::collections::BTreeSet::from([(0, 0)]);
-    for _ in 0..rings {
+    for _ in 0..params.rings {
         let further: Vec<(i64, i64)> =
             offsets.iter().flat_map(|(r, c)| steps.iter().map(move |(dr, dc)| (r + dr, c + dc))).collect();
         offsets.extend(further);
@@ -94,6 +86,32 @@ fn on_array(
         offsets.iter().filter_map(|(r, c)| places.get(&(rows[spot] + r, cols[spot] + c)).copied()).collect()
     };
     Ok(spots.iter().map(near).collect())
+}
+
+/// Refuses the neighbours of one array on the other, which would be wrong ones, or none: on a hexagonal array, row and column
+/// of a spot are both even or both odd.
+fn check_array<'a>(
+    section: &str,
+    kind: Kind,
+    mut places: impl Iterator<Item = &'a (i64, i64)>,
+) -> Result<()> {
+    let Some((row, col)) = places.next() else { return Ok(()) };
+    let mut count = 1;
+    let other = places.find(|(r, c)| {
+        count += 1;
+        (r + c + row + col) % 2 != 0
+    });
+    match (kind, other) {
+        (Kind::Hex, Some((r, c))) => Err(Error::invalid(format!(
+            "section {section} has spots at row {row}, column {col} and at row {r}, column {c}: no hexagonal array has \
+             both; for a square one take `kind: grid`"
+        ))),
+        (Kind::Grid, None) if count > 2 => Err(Error::invalid(format!(
+            "no spot of section {section} has a neighbour on a square array: in all of them row and column are both even \
+             or both odd, as on Visium's hexagonal one; take `kind: hex`"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Points in square cells, so that near ones are found without looking at all.

@@ -66,6 +66,30 @@ fn two_rings_hold_eighteen_places() {
 }
 
 #[test]
+fn neighbours_on_the_wrong_array_are_refused() {
+    let on = |places: &[(i64, i64)]| {
+        let mut table = points(places.iter().map(|&(r, c)| [c as f64, r as f64]).collect());
+        table.obs.push("array_row", Column::Int(places.iter().map(|place| place.0).collect()));
+        table.obs.push("array_col", Column::Int(places.iter().map(|place| place.1).collect()));
+        table
+    };
+    let problem = |table: &Table, kind: &str| match edges(table, None, &params(json!({ "kind": kind }))) {
+        Ok((edges, _)) => format!("{} edges", edges.data.len()),
+        Err(problem) => problem.to_string(),
+    };
+    let square = on(&[(0, 0), (0, 1), (1, 0), (1, 1)]);
+    assert_eq!(problem(&square, "grid"), "8 edges");
+    assert!(
+        problem(&square, "hex").ends_with("for a square one take `kind: grid`"),
+        "{}",
+        problem(&square, "hex")
+    );
+    let hexagonal = on(&[(0, 1), (0, 3), (1, 2), (1, 4)]);
+    assert_eq!(problem(&hexagonal, "hex"), "10 edges");
+    assert!(problem(&hexagonal, "grid").ends_with("take `kind: hex`"), "{}", problem(&hexagonal, "grid"));
+}
+
+#[test]
 fn weights_are_what_their_names_say() {
     let square = || points(vec![[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.1]]);
     let with =

@@ -1,5 +1,5 @@
 //! The microscope's own image, at full resolution: TIFF, BigTIFF and OME-TIFF by strip or row of tiles, so that a
-//! whole slide is never in memory; PNG by row; JPEG and interlaced PNG, whose pixels come in no order, at once.
+//! whole slide is never in memory; PNG and JPEG by row; interlaced PNG, whose pixels come in no order, at once.
 
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use tiff::{
     tags::{PlanarConfiguration, Tag},
 };
 
-use super::lzw::Lzw;
+use super::{jpeg, lzw::Lzw};
 
 /// An image that has been looked at and not yet decoded.
 pub(crate) struct Slide {
@@ -32,6 +32,7 @@ enum Kind {
     },
     /// A PNG whose rows come from the top.
     Png,
+    Jpeg,
     Other,
 }
 
@@ -52,6 +53,10 @@ impl Slide {
             let (height, width) = (reader.info().height as usize, reader.info().width as usize);
             let kind = if reader.info().interlaced { Kind::Other } else { Kind::Png };
             return Ok(Self { height, width, path, kind });
+        }
+        if magic.starts_with(b"\xff\xd8\xff") {
+            let (height, width) = jpeg::dimensions(&path)?;
+            return Ok(Self { height, width, path, kind: Kind::Jpeg });
         }
         let reader = image::ImageReader::open(&path).map_err(Error::io(&path))?;
         let reader = reader.with_guessed_format().map_err(Error::io(&path))?;
@@ -89,6 +94,15 @@ impl Slide {
                     }
                 }
                 if band.is_empty() { Ok(()) } else { rows.push(&band) }
+            }
+            Kind::Jpeg => {
+                let mut row = 0;
+                jpeg::rows(&self.path, |band| {
+                    ctx.progress(row as u64, self.height as u64, "rows of the slide");
+                    ctx.check_cancelled()?;
+                    row += band.len() / (3 * self.width);
+                    rows.push(band)
+                })
             }
             Kind::Other => {
                 let mut reader = image::ImageReader::open(&self.path).map_err(Error::io(&self.path))?;
@@ -363,6 +377,25 @@ mod tests {
         let gray = image::GrayImage::from_raw(3, 2, vec![1, 2, 3, 4, 5, 6]).unwrap();
         let expected: Vec<u8> = (1..=6).flat_map(|value| [value; 3]).collect();
         assert_eq!(copy(&encode(gray.into())).unwrap().pixels, expected);
+    }
+
+    #[test]
+    fn jpeg_is_read_row_by_row() {
+        // Smooth, or little would be left of it.
+        let soft = |at: u32| (128.0 + 100.0 * (f64::from(at) / 40.0).sin()) as u8;
+        let image = image::RgbImage::from_fn(70, 600, |x, y| image::Rgb([soft(x), soft(y), soft(x + y)]));
+        let mut bytes = Cursor::new(Vec::new());
+        let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 98);
+        image.write_with_encoder(encoder).unwrap();
+        let bytes = bytes.into_inner();
+        let read = copy(&bytes).unwrap();
+        assert_eq!((read.width, read.height), (70, 600));
+        let most = read.pixels.iter().zip(image.as_raw()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(most < Some(12), "{most:?}");
+        for share in [2, 3, 20] {
+            let problem = copy(&bytes[..bytes.len() - bytes.len() / share]).unwrap_err();
+            assert!(problem.to_string().contains("slide.tif"), "{problem}");
+        }
     }
 
     #[test]

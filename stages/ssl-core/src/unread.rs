@@ -1,0 +1,99 @@
+//! Params that are set though the objective does not read them: a slip of the pen that would pass for a result.
+
+use serde_json::{Value, json};
+
+use crate::params::PretrainParams;
+
+/// Params that some objectives read, and which: those of two views by the name of what keeps the views apart.
+const READERS: [(&str, &[&str]); 28] = [
+    ("gene_encoder", &["cross_modal", "fused_contrast"]),
+    ("mask_rate", &["gene_mask", "graph_mask"]),
+    ("gene_sets", &["gene_mask"]),
+    ("error_of", &["gene_mask"]),
+    ("readout", &["dgi"]),
+    ("gamma", &["graph_mask"]),
+    ("targets", &["cross_modal"]),
+    ("intra", &["cross_modal"]),
+    ("fusion", &["fused_contrast"]),
+    ("contrast", &["gene_contrast", "fused_contrast"]),
+    ("view_mask", &["gene_contrast", "cross_modal", "fused_contrast"]),
+    ("view_noise", &["gene_contrast", "cross_modal", "fused_contrast"]),
+    ("view_swap", &["gene_contrast", "cross_modal", "fused_contrast"]),
+    ("segment", &["inpaint"]),
+    ("sees", &["colorize"]),
+    ("mask_ratio", &["mae"]),
+    ("norm_pixels", &["mae"]),
+    ("decoder", &["mae"]),
+    ("predictor", &["byol", "simsiam"]),
+    ("temperature", &["simclr", "moco", "swav", "dino", "cross_modal"]),
+    ("queue", &["moco", "swav"]),
+    ("momentum", &["moco", "byol", "dino"]),
+    ("prototypes", &["swav", "dino"]),
+    ("off_weight", &["barlow"]),
+    ("invariance", &["vicreg"]),
+    ("variance", &["vicreg"]),
+    ("covariance", &["vicreg"]),
+    ("local_crops", &["swav", "dino"]),
+];
+
+/// Tells of each param that is not its default and is not read.
+pub(crate) fn warn(params: &PretrainParams) {
+    for (param, readers) in unread(params) {
+        tracing::warn!(
+            "`{param}` is set, but objective `{}` does not read it: it is for `{}`",
+            params.objective.name(),
+            readers.join("`, `")
+        );
+    }
+}
+
+fn unread(params: &PretrainParams) -> Vec<(&'static str, &'static [&'static str])> {
+    let by_default = json!({ "objective": params.objective });
+    let by_default = serde_json::from_value::<PretrainParams>(by_default).ok();
+    let (Ok(set), Ok(by_default)) = (serde_json::to_value(params), serde_json::to_value(by_default)) else {
+        return Vec::new();
+    };
+    let contrast = serde_json::to_value(params.two_views()).unwrap_or_default();
+    let is_read = |readers: &[&str]| {
+        readers.iter().any(|reader| *reader == params.objective.name() || contrast == **reader)
+    };
+    READERS
+        .into_iter()
+        .filter(|(param, readers)| set[param] != by_default[param] && !is_read(readers))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(params: Value) -> Vec<&'static str> {
+        let params = serde_json::from_value(params).unwrap();
+        unread(&params).into_iter().map(|(param, _)| param).collect()
+    }
+
+    #[test]
+    fn what_the_objective_does_not_read_is_told_unless_it_is_the_default() {
+        assert_eq!(
+            names(json!({ "objective": "gene_mask", "mask_ratio": 0.25, "mask_rate": 0.25 })),
+            ["mask_ratio"]
+        );
+        assert_eq!(names(json!({ "objective": "gene_mask", "mask_ratio": 0.75, "epochs": 3 })), [""; 0]);
+        assert_eq!(names(json!({ "objective": "simclr", "temperature": 0.5, "queue": 64 })), ["queue"]);
+        let contrast =
+            json!({ "objective": "gene_contrast", "contrast": "vicreg", "covariance": 2.0, "queue": 9 });
+        assert_eq!(names(contrast), ["queue"]);
+    }
+
+    /// The same is said where students read what params are for.
+    #[test]
+    fn readers_are_those_that_a_params_description_names() {
+        let schema = schemars::schema_for!(PretrainParams).to_value();
+        for (param, readers) in READERS {
+            let description = schema["properties"][param]["description"].as_str().unwrap();
+            for reader in readers {
+                assert!(description.contains(&format!("`{reader}`")), "{param}: {description}");
+            }
+        }
+    }
+}
