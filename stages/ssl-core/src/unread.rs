@@ -1,6 +1,6 @@
 //! Params that are set though the objective does not read them: a slip of the pen that would pass for a result.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::params::PretrainParams;
 
@@ -65,6 +65,8 @@ fn unread(params: &PretrainParams) -> Vec<(&'static str, &'static [&'static str]
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn names(params: Value) -> Vec<&'static str> {
