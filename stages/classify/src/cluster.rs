@@ -160,7 +160,7 @@ impl Stage for Cluster {
             _ => features,
         };
         let parts = match params.per {
-            Per::All => vec![(String::new(), (0..features.len()).collect())],
+            Per::All => vec![(String::new(), features.every())],
             Per::Section => {
                 let table: Option<Table> = ctx.read_optional("table")?;
                 ctx.named_only("table");

@@ -15,7 +15,7 @@ use crate::{
     features::Features,
     graph::{Spread, Weights, between_known, of_features, product, settle, spread, symmetric},
     knn::Metric,
-    training::{Training, predictions},
+    training::{Training, predictions, told},
 };
 
 /// Error correlation and prediction correlation on a graph.
@@ -351,12 +351,7 @@ impl Outcome {
             ("spots_changed", changed as f64),
             ("spots_not_in_graph", unknown as f64),
         ];
-        Metrics {
-            values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-            groups: [].into(),
-            curves: [].into(),
-            details: json!({ "classes": base.classes }),
-        }
+        told(values, json!({ "classes": base.classes }))
     }
 }
 

@@ -124,6 +124,16 @@ impl Features {
         }
     }
 
+    /// The places of all spots.
+    pub(crate) fn every(&self) -> Vec<usize> {
+        (0..self.len()).collect()
+    }
+
+    /// The scaled vectors of all spots, one after the other.
+    pub(crate) fn all(&self, scaling: &Scaling) -> Vec<f64> {
+        self.matrix(&self.every(), scaling)
+    }
+
     /// The scaled vectors of some spots, one after the other.
     pub(crate) fn matrix(&self, spots: &[usize], scaling: &Scaling) -> Vec<f64> {
         let dims = self.dims();

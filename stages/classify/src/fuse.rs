@@ -3,7 +3,7 @@
 mod attention;
 mod cca;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
@@ -17,7 +17,7 @@ use crate::{
     check,
     features::{Features, Scaling},
     network::Plan,
-    training::{ClassWeight, Training, refuse_test_spots},
+    training::{ClassWeight, Training, refuse_test_spots, told},
 };
 
 /// Dimensions of a result, where nobody says how many.
@@ -151,14 +151,10 @@ impl Stage for Fuse {
         let transductive = split.is_none() && labels.is_none();
         let scaling = Scaling::standard(&features, &fitted);
 
-        let mut summary = Metrics {
-            values: [("spots", features.len() as f64), ("fitted_on", fitted.len() as f64)]
-                .map(|(name, value)| (name.to_owned(), value))
-                .into(),
-            groups: BTreeMap::new(),
-            curves: BTreeMap::new(),
-            details: json!({ "kind": params.kind, "blocks": widths }),
-        };
+        let mut summary = told(
+            [("spots", features.len() as f64), ("fitted_on", fitted.len() as f64)],
+            json!({ "kind": params.kind, "blocks": widths }),
+        );
         let embedding = match (params.kind, labels) {
             (Kind::Concat, _) => concat(&features, &scaling),
             (Kind::Sum, _) => sum(&features, &scaling, params.weight)?,
@@ -202,7 +198,7 @@ fn fitted_on(features: &Features, split: Option<&Split>, labels: Option<&Labels>
                 "no training spot is in `features`: are `features` and `train` of the same sections?",
             )
         }
-        (None, None) => return Ok(every(features)),
+        (None, None) => return Ok(features.every()),
     };
     let spots: Vec<usize> =
         (0..).zip(features.spots()).filter(|(_, spot)| known.contains(spot)).map(|(at, _)| at).collect();
@@ -222,7 +218,7 @@ fn held_out(features: &Features, split: Option<&Split>, fitted: &[usize]) -> Vec
 fn concat(features: &Features, scaling: &Scaling) -> Embedding {
     // `Scaling::standard` gives blocks equal weight, with a squared norm of `dims` in all: here it is one a block.
     let scale = (features.widths().len() as f64 / features.dims() as f64).sqrt();
-    let rows = features.matrix(&every(features), scaling);
+    let rows = features.all(scaling);
     embedding(features, features.dims(), rows.into_iter().map(|x| x * scale))
 }
 
@@ -238,7 +234,7 @@ fn sum(features: &Features, scaling: &Scaling, weight: f64) -> Result<Embedding>
             widths[other]
         )));
     }
-    let rows = features.matrix(&every(features), scaling);
+    let rows = features.all(scaling);
     let sums = rows.chunks_exact(features.dims()).flat_map(|row| {
         let (first, others) = row.split_at(dims);
         (0..dims).map(move |dim| {
@@ -247,10 +243,6 @@ fn sum(features: &Features, scaling: &Scaling, weight: f64) -> Result<Embedding>
         })
     });
     Ok(embedding(features, dims, sums))
-}
-
-fn every(features: &Features) -> Vec<usize> {
-    (0..features.len()).collect()
 }
 
 fn embedding(features: &Features, dims: usize, values: impl Iterator<Item = f64>) -> Embedding {

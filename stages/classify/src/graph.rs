@@ -115,7 +115,7 @@ pub(crate) fn near(dims: usize, mut rows: Vec<f64>, k: usize, metric: Metric) ->
 /// As of [`near`].
 pub(crate) fn of_features(features: &Features, training: &Training, k: usize, metric: Metric) -> Result<Csr> {
     let scaling = Scaling::centred(features, &training.spots);
-    near(features.dims(), features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling), k, metric)
+    near(features.dims(), features.all(&scaling), k, metric)
 }
 
 /// A sparse matrix in double precision, by row.

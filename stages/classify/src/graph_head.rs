@@ -19,7 +19,7 @@ use crate::{
     logistic::Problem,
     mlp::tell,
     network::{Network, Plan, drop_out, train},
-    training::{ClassWeight, Training, predictions, refuse_test_spots},
+    training::{ClassWeight, Training, predictions, refuse_test_spots, told},
 };
 
 /// A classifier on features and the graph.
@@ -192,12 +192,7 @@ fn simple(
         ("spots", features.len() as f64),
         ("dims", features.dims() as f64),
     ];
-    let told = Metrics {
-        values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-        groups: [].into(),
-        curves: [].into(),
-        details: json!({ "classes": training.classes }),
-    };
+    let told = told(values, json!({ "classes": training.classes }));
     Ok((predictions, told))
 }
 

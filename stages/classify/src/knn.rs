@@ -1,7 +1,5 @@
 //! `classify/knn`: the regions of the nearest training spots.
 
-use std::collections::BTreeMap;
-
 use restage_stage::{
     Context, Ports, Result, Stage,
     artifact::{Embedding, Metrics, Predictions, TrainLabels},
@@ -14,7 +12,7 @@ use crate::{
     check,
     features::{Features, Scaling},
     neighbours::{nearest, normalise},
-    training::{Training, predictions},
+    training::{Training, predictions, told},
 };
 
 /// Votes of the nearest training spots.
@@ -97,7 +95,7 @@ impl Stage for Knn {
             false => Scaling::centred(&features, &training.spots),
         };
         let dims = features.dims();
-        let mut rows = features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling);
+        let mut rows = features.all(&scaling);
         if params.metric == Metric::Cosine {
             normalise(dims, &mut rows);
         }
@@ -113,12 +111,10 @@ impl Stage for Knn {
         ctx.write("predictions", &predictions)?;
         ctx.write(
             "training",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value as f64)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::new(),
-                details: json!({ "classes": training.classes, "metric": params.metric, "weights": params.weights }),
-            },
+            &told(
+                values.map(|(name, value)| (name, value as f64)),
+                json!({ "classes": training.classes, "metric": params.metric, "weights": params.weights }),
+            ),
         )
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     check,
     features::{Features, Scaling},
     network::{Network, Plan, Trained, drop_out, train},
-    training::{ClassWeight, Training, predictions},
+    training::{ClassWeight, Training, predictions, told},
 };
 
 /// A hidden layer on frozen features.
@@ -111,7 +111,7 @@ impl Stage for Mlp {
             false => Scaling::none(features.dims()),
         };
         let (dims, classes) = (features.dims(), training.classes.len());
-        let rows = features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling);
+        let rows = features.all(&scaling);
         let begin = || {
             let (mut weights, mut rng) = (Weights::default(), ctx.rng("init"));
             let hidden = Linear::new(&mut weights, "0", dims, params.hidden, &mut rng);
@@ -126,7 +126,7 @@ impl Stage for Mlp {
             Network { params: weights, scores }
         };
         let trained = train(ctx, &params.plan(), &training, begin)?;
-        let shares = trained.network.probabilities(&(0..features.len()).collect::<Vec<_>>());
+        let shares = trained.network.probabilities(&features.every());
         let predictions = predictions(features.spots(), &training.classes, |spot, to| {
             to.copy_from_slice(&shares[spot * classes..(spot + 1) * classes]);
         });
@@ -151,12 +151,8 @@ pub(crate) fn tell<F>(
         ("spots", features.len() as f64),
         ("dims", features.dims() as f64),
     ];
-    Metrics {
-        values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-        groups: [].into(),
-        details: json!({ "classes": training.classes, "held_back_by": trained.held_back_by }),
-        curves: trained.curves,
-    }
+    let details = json!({ "classes": training.classes, "held_back_by": trained.held_back_by });
+    Metrics { curves: trained.curves, ..told(values, details) }
 }
 
 #[cfg(test)]

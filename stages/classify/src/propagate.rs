@@ -1,7 +1,5 @@
 //! `classify/propagate`: regions spread from labelled spots along a graph.
 
-use std::collections::BTreeMap;
-
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Embedding, Graph, Metrics, Predictions, TrainLabels},
@@ -15,7 +13,7 @@ use crate::{
     features::Features,
     graph::{Spread, between, of_features, spread, symmetric},
     knn::Metric,
-    training::{Training, predictions},
+    training::{Training, predictions, told},
 };
 
 /// Label propagation.
@@ -137,15 +135,7 @@ impl Stage for Propagate {
             spots.iter().map(String::as_str),
         );
         ctx.write("predictions", &predictions)?;
-        ctx.write(
-            "training",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::new(),
-                details: json!({ "classes": training.classes }),
-            },
-        )
+        ctx.write("training", &told(values, json!({ "classes": training.classes })))
     }
 }
 

@@ -1,7 +1,5 @@
 //! `classify/prototype`: the region whose mean is nearest.
 
-use std::collections::BTreeMap;
-
 use restage_stage::{
     Context, Ports, Result, Stage,
     artifact::{Embedding, Metrics, Predictions, TrainLabels},
@@ -14,7 +12,7 @@ use crate::{
     check,
     features::{Features, Scaling},
     neighbours::{normalise, squared_distance},
-    training::{Training, predictions},
+    training::{Training, predictions, told},
 };
 
 /// The nearest mean of a region.
@@ -67,7 +65,7 @@ impl Stage for Prototype {
             false => Scaling::centred(&features, &training.spots),
         };
         let dims = features.dims();
-        let mut rows = features.matrix(&(0..features.len()).collect::<Vec<_>>(), &scaling);
+        let mut rows = features.all(&scaling);
         if params.normalize {
             normalise(dims, &mut rows);
         }
@@ -99,12 +97,7 @@ impl Stage for Prototype {
         ctx.write("predictions", &predictions)?;
         ctx.write(
             "training",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::new(),
-                details: json!({ "classes": training.classes, "spots_per_class": counts }),
-            },
+            &told(values, json!({ "classes": training.classes, "spots_per_class": counts })),
         )
     }
 }

@@ -10,7 +10,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{check, training::refuse_test_spots};
+use crate::{
+    check,
+    training::{refuse_test_spots, told},
+};
 
 /// Adds confident predictions to the training labels.
 pub enum PseudoLabel {}
@@ -127,12 +130,8 @@ fn add(
         );
     }
     let values = [("before", before), ("added", added.len()), ("candidates", candidates)];
-    let summary = Metrics {
-        values: values.map(|(name, value)| (name.to_owned(), value as f64)).into(),
-        groups: BTreeMap::new(),
-        curves: BTreeMap::new(),
-        details: json!({ "added_per_region": per_region }),
-    };
+    let summary =
+        told(values.map(|(name, value)| (name, value as f64)), json!({ "added_per_region": per_region }));
 
     // A spot that the expert left open may be here without a region: it gets one where it stands.
     drop(labelled);

@@ -1,6 +1,6 @@
 //! `classify/refine`: a spot among others of another region is taken for theirs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
@@ -15,7 +15,7 @@ use crate::{
     coordinates::{check_places, sections},
     graph::between,
     neighbours::nearest,
-    training::predictions,
+    training::{predictions, told},
 };
 
 /// Votes of neighbours on predicted regions.
@@ -116,12 +116,7 @@ impl Stage for Refine {
         ctx.write("predictions", &after)?;
         ctx.write(
             "summary",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value as f64)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::new(),
-                details: json!({ "rule": params.rule }),
-            },
+            &told(values.map(|(name, value)| (name, value as f64)), json!({ "rule": params.rule })),
         )
     }
 }

@@ -1,6 +1,6 @@
 //! `classify/spatial-knn`: the baseline that looks at nothing but where labelled spots lie.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use restage_stage::{
     Context, Ports, Result, Stage,
@@ -15,7 +15,7 @@ use crate::{
     coordinates::{check_places, sections},
     majority::shares,
     neighbours::nearest,
-    training::predictions,
+    training::{predictions, told},
 };
 
 /// Regions of the nearest labelled spots of the section.
@@ -117,12 +117,7 @@ impl Stage for SpatialKnn {
         ctx.write("predictions", &predictions)?;
         ctx.write(
             "training",
-            &Metrics {
-                values: values.map(|(name, value)| (name.to_owned(), value as f64)).into(),
-                groups: BTreeMap::new(),
-                curves: BTreeMap::new(),
-                details: json!({ "sections_by_majority": blind }),
-            },
+            &told(values.map(|(name, value)| (name, value as f64)), json!({ "sections_by_majority": blind })),
         )
     }
 }

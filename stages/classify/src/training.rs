@@ -5,10 +5,11 @@ use std::collections::{BTreeSet, HashMap};
 use rayon::prelude::*;
 use restage_stage::{
     Error, Result,
-    artifact::{Labels, Predictions, Role, Split},
+    artifact::{Labels, Metrics, Predictions, Role, Split},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The training spots among those at hand.
 #[derive(Debug, PartialEq)]
@@ -111,6 +112,12 @@ impl ClassWeight {
         };
         counts.into_iter().map(weight).collect()
     }
+}
+
+/// What a stage tells of how it went: values by name, and what explains them.
+pub(crate) fn told<const N: usize>(values: [(&str, f64); N], details: Value) -> Metrics {
+    let values = values.map(|(name, value)| (name.to_owned(), value)).into();
+    Metrics { values, details, ..Metrics::default() }
 }
 
 /// Predictions of which `fill` writes the probabilities of each spot, by its place.

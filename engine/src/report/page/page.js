@@ -245,7 +245,7 @@ async function maps() {
         const part = document.createElement("span");
         part.className = "p";
         part.append(swatch(said.classes[place][1]), `${said.classes[place][0]} ${share.toFixed(2)}`);
-        line.push(part);
+        line.push(part, " ");
       }
     } else line.push(" · not judged");
     out.replaceChildren(...line);

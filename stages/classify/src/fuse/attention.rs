@@ -10,7 +10,7 @@ use restage_stage::{
     artifact::{Embedding, Metrics},
 };
 
-use super::{DIMS, Params, embedding, every};
+use super::{DIMS, Params, embedding};
 use crate::{
     features::{Features, Scaling},
     network::{Network, drop_out, train},
@@ -66,7 +66,7 @@ pub(super) fn fuse(
 ) -> Result<Embedding> {
     let widths = features.two_widths("kind: attention")?;
     let (dims, classes) = (params.dims.unwrap_or(DIMS), training.classes.len());
-    let rows: Vec<f32> = features.matrix(&every(features), scaling).into_iter().map(|x| x as f32).collect();
+    let rows: Vec<f32> = features.all(scaling).into_iter().map(|x| x as f32).collect();
     let blocks = |spots: &[usize]| {
         let block = |start: usize, width: usize| {
             let row = |spot: &usize| &rows[spot * (widths[0] + widths[1]) + start..][..width];
@@ -86,7 +86,7 @@ pub(super) fn fuse(
     };
     let (layers, _) = begin();
     let trained = train(ctx, &params.plan(), training, || begin().1)?;
-    let (fused, margins) = layers.fuse(&trained.network.params, blocks(&every(features)));
+    let (fused, margins) = layers.fuse(&trained.network.params, blocks(&features.every()));
     let share = margins.iter().map(|&margin| 1.0 / (1.0 + (-f64::from(margin)).exp())).sum::<f64>()
         / margins.len() as f64;
     summary.values.insert("first_share".into(), share);

@@ -6,7 +6,7 @@ use restage_stage::{
     artifact::{Embedding, Metrics},
 };
 
-use super::{DIMS, Params, embedding, every};
+use super::{DIMS, Params, embedding};
 use crate::{
     features::{Features, Scaling},
     matrix::{cholesky, gram, product, solve, solve_transposed, transposed},
@@ -71,7 +71,7 @@ pub(super) fn fuse(
 
 /// Each block of all spots, z-scored.
 fn blocks(features: &Features, scaling: &Scaling, widths: [usize; 2]) -> [Vec<f64>; 2] {
-    let rows = features.matrix(&every(features), scaling);
+    let rows = features.all(scaling);
     let block = |start: usize, width: usize| {
         // `Scaling::standard` has given blocks equal weight: back to a variance of 1.
         let scale = (2.0 * width as f64 / features.dims() as f64).sqrt();
