@@ -126,7 +126,8 @@ impl Steward {
             }
         }
         for (shape, job) in failing {
-            let said = said(&self.queue.last_lines(&job)).unwrap_or_else(|| "; it printed nothing".into());
+            let said = said(&self.queue.last_lines(&job))
+                .unwrap_or_else(|| "; they printed nothing: do the nodes have the cache's folder?".into());
             let place = self.place(&job);
             let message = format!("allocations end before they begin to work{said} ({place})");
             self.fail_all(&shape, &message);
