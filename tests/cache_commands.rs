@@ -308,6 +308,22 @@ sweep:
         folder(&sandbox, &["w.yaml", "second", "--seed", "3"])
     );
 
+    // `show` and `why` take the same names.
+    let shown = sandbox.run(&["show", "w.yaml", "second.text@with slash"]);
+    assert!(
+        shown.code() == Some(0) && shown.out().starts_with("second.text seed 3 (with slash)\n"),
+        "{}",
+        shown.all()
+    );
+    assert_eq!(shown.out().lines().count(), 4, "{}", shown.out());
+    let why = sandbox.run(&["why", "w.yaml", "second.text@with slash"]);
+    assert!(why.code() == Some(0) && why.out().starts_with("second seed 3 (with slash)"), "{}", why.all());
+    for command in ["show", "why"] {
+        let wrong = sandbox.run(&[command, "w.yaml", "secnd"]);
+        assert_eq!((wrong.code(), wrong.out()), (Some(2), String::new()));
+        assert!(wrong.err().contains("help: did you mean `second`?"), "{}", wrong.err());
+    }
+
     // Another artifact whose digest begins as this one's.
     let whole = digest(&one);
     assert_eq!(folder(&sandbox, &[&whole[..6]]), one);
@@ -315,12 +331,13 @@ sweep:
     let twin = sandbox.path("store/v1/artifacts").join(&whole[..2]).join(format!("{}{last}", &whole[2..63]));
     fs::create_dir(twin).expect("the store is ours");
     assert_eq!(folder(&sandbox, &[&whole]), one);
-    let mistakes: [&[&str]; 8] = [
+    let mistakes: [&[&str]; 9] = [
         &["path", &whole[..6]],
         &["path", &whole[..5]],
         &["path", "ABCDEF"],
         &["path", "w.yaml"],
         &["path", "w.yaml", "third"],
+        &["path", "w.yaml", "second.txt"],
         &["path", "w.yaml", "second", "--variant", "none"],
         &["path", "w.yaml", "second", "--seed", "5"],
         &["path", "none.yaml", "second"],

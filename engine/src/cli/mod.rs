@@ -209,6 +209,11 @@ impl From<CatalogError> for Failure {
 }
 
 impl Failure {
+    /// Something that was asked for by a name that nothing has.
+    fn unknown(problem: workflow::Diagnostic) -> Self {
+        Self::Plan(PlanError::Invalid(Diagnostics(vec![problem])))
+    }
+
     /// Mistakes of a workflow, where that is what it is.
     fn diagnostics(&self) -> Option<&Diagnostics> {
         match self {

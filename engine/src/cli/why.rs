@@ -18,7 +18,7 @@ use crate::plan::{Action, Instance, Plan, Reason};
 pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) target: Target,
-    /// The stage; `STAGE@VARIANT` for one variant, `STAGE[VALUE]` for one point of a mapped stage
+    /// The stage; `STAGE[VALUE]` for one point of a mapped stage, with `@VARIANT` for one variant
     stage: String,
 }
 

@@ -14,6 +14,7 @@ mod oracle;
 mod ports;
 mod reason;
 mod variant;
+mod wanted;
 mod wire;
 mod words;
 
@@ -28,6 +29,7 @@ pub(crate) use files::{Named, Written};
 pub(crate) use key::Seeds;
 pub(crate) use reason::{History, Past, PastAction, Reason, differences};
 pub(crate) use variant::BASELINE;
+pub(crate) use wanted::{Known, Wanted};
 
 use crate::{
     cache::Cache,
@@ -215,44 +217,33 @@ impl Plan {
         labels
     }
 
-    /// Actions of stages named as `stage`, `stage@variant`, or with the place in brackets.
+    /// Actions of stages that are named; see [`Wanted`].
     ///
     /// # Errors
     /// If nothing is called so.
-    pub(crate) fn named(&self, wanted: &str) -> Result<Vec<&Instance>, PlanError> {
-        let (stage, variant) = match wanted.split_once('@') {
-            Some((stage, variant)) => (stage, Some(variant)),
-            None => (wanted, None),
+    pub(crate) fn named(&self, text: &str) -> Result<Vec<&Instance>, PlanError> {
+        let wanted = Wanted::new(text);
+        let ports =
+            |instance: &Instance| self.graph[instance.action].step.outputs.iter().map(|(port, _)| &**port);
+        let is = |instance: &&Instance| {
+            wanted.is(&instance.stage, &instance.at, ports(instance))
+                && wanted.is_of(&instance.variant, &self.baseline)
         };
-        let is_variant = |instance: &Instance, wanted: &str| {
-            *instance.variant == *wanted || (wanted == BASELINE && instance.variant == self.baseline)
-        };
-        let found: Vec<&Instance> = self
-            .instances
-            .iter()
-            .filter(|instance| *instance.stage == *stage || name(&instance.stage, &instance.at) == stage)
-            .filter(|instance| variant.is_none_or(|variant| is_variant(instance, variant)))
-            .collect();
+        let found: Vec<&Instance> = self.instances.iter().filter(is).collect();
         if found.is_empty() {
-            return Err(PlanError::Invalid(Diagnostics(vec![self.unknown(wanted, stage, variant)])));
+            let known: Vec<Known> = self
+                .instances
+                .iter()
+                .map(|instance| Known {
+                    stage: &instance.stage,
+                    at: &instance.at,
+                    variant: &instance.variant,
+                    ports: ports(instance).collect(),
+                })
+                .collect();
+            return Err(PlanError::Invalid(Diagnostics(vec![wanted.unknown(&known)])));
         }
         Ok(found)
-    }
-
-    fn unknown(&self, wanted: &str, stage: &str, variant: Option<&str>) -> crate::workflow::Diagnostic {
-        use crate::workflow::{Diagnostic, Place, suggest};
-        let mut stages: Vec<&str> = self.instances.iter().map(|instance| &*instance.stage).collect();
-        stages.sort_unstable();
-        stages.dedup();
-        let at = Place::argument(wanted);
-        match variant {
-            Some(variant) if stages.contains(&stage) => {
-                Diagnostic::new(&at, format!("`{stage}` has no variant `{variant}`"), "asked for here")
-                    .help(suggest(variant, self.variants.iter().map(|name| &**name)))
-            }
-            _ => Diagnostic::new(&at, format!("there is no stage `{stage}`"), "asked for here")
-                .help(suggest(stage, stages)),
-        }
     }
 
     fn forced(&self, wanted: &[String]) -> Result<std::collections::HashSet<NodeIndex>, PlanError> {

@@ -13,7 +13,10 @@ use super::{
     event::{Event, InstanceHead},
     journal::{self, JournalError},
 };
-use crate::plan::{BASELINE, name};
+use crate::{
+    plan::{BASELINE, Known, Wanted},
+    workflow::{Diagnostic, Place},
+};
 
 /// A run that has not said that it ended is taken for one that goes on as long as it wrote something this short a time
 /// ago: its process may be on another machine, and an action may take days.
@@ -31,6 +34,46 @@ pub(crate) struct Outputs {
     /// The variant that others are compared with.
     pub(crate) baseline: String,
     pub(crate) outputs: Vec<Output>,
+    /// What the run was to do.
+    instances: Vec<InstanceHead>,
+}
+
+impl Outputs {
+    /// Those that are named, see [`Wanted`]: of `variant` where the name says none, of all without one.
+    ///
+    /// # Errors
+    /// If nothing is called so, or what is has given nothing.
+    pub(crate) fn named<'a>(
+        &'a self,
+        text: &'a str,
+        variant: Option<&'a str>,
+    ) -> Result<Vec<&'a Output>, Diagnostic> {
+        let wanted = Wanted::new(text).or_of(variant);
+        let is = |output: &&Output| {
+            let InstanceHead { stage, at, variant, .. } = &output.instance;
+            wanted.is(stage, at, std::iter::once(output.port.as_str()))
+                && wanted.is_of(variant, &self.baseline)
+        };
+        let found: Vec<&Output> = self.outputs.iter().filter(is).collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let mut known: Vec<Known> = Vec::new();
+        let mut ports: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+        for Output { instance, port, .. } in &self.outputs {
+            ports.entry(instance.action).or_default().push(port);
+        }
+        for InstanceHead { stage, at, variant, action, .. } in &self.instances {
+            let ports = ports.get(action).cloned().unwrap_or_default();
+            if wanted.is(stage, at, std::iter::empty()) && wanted.is_of(variant, &self.baseline) {
+                let message = format!("`{text}` has given nothing in that run");
+                return Err(Diagnostic::new(&Place::argument(text), message, "asked for here")
+                    .help("it failed, or the run ended before it: `restage status` tells"));
+            }
+            known.push(Known { stage, at, variant, ports });
+        }
+        Err(wanted.unknown(&known))
+    }
 }
 
 /// What a run gave, from its events.
@@ -57,23 +100,13 @@ pub(crate) fn outputs(events: Vec<Event>) -> Outputs {
         };
         all.map(output).collect::<Vec<_>>()
     };
-    Outputs { outputs: instances.iter().flat_map(of).collect(), baseline }
+    Outputs { outputs: instances.iter().flat_map(of).collect(), baseline, instances }
 }
 
 /// The actions of a run whose results are there, from its events.
 pub(crate) fn actions(events: &[Event]) -> BTreeSet<ActionKey> {
     let key = |event: &Event| if let Event::Done { key, .. } = event { Some(*key) } else { None };
     events.iter().filter_map(key).collect()
-}
-
-impl Output {
-    /// Whether it is `STAGE`, `STAGE[VALUE]`, or one of these with `.PORT`.
-    pub(crate) fn is(&self, wanted: &str) -> bool {
-        let is_stage =
-            |text: &str| text == self.instance.stage || text == name(&self.instance.stage, &self.instance.at);
-        let of_port = wanted.strip_suffix(self.port.as_str()).and_then(|rest| rest.strip_suffix('.'));
-        is_stage(wanted) || of_port.is_some_and(is_stage)
-    }
 }
 
 /// A run, as far as a sweep must know it.
@@ -199,16 +232,47 @@ mod tests {
     }
 
     #[test]
-    fn an_output_is_known_by_stage_place_and_port() {
-        let at = BTreeMap::from([("sample".to_owned(), "A1.b".to_owned())]);
-        let instance = InstanceHead { variant: "x".into(), seed: None, stage: "load".into(), at, action: 0 };
-        let output = Output { instance, port: "table".into(), digest: Digest::of(b"") };
-        for name in ["load", "load.table", "load[A1.b]", "load[A1.b].table"] {
-            assert!(output.is(name), "{name}");
-        }
-        for name in ["", "table", ".table", "load.", "load.image", "load[A1]", "loadtable", "loa"] {
-            assert!(!output.is(name), "{name}");
-        }
+    fn what_has_given_nothing_is_told_from_what_is_not_there() {
+        let instance = |stage: &str, variant: &str, action| InstanceHead {
+            variant: variant.into(),
+            seed: None,
+            stage: stage.into(),
+            at: BTreeMap::new(),
+            action,
+        };
+        let instances = vec![
+            instance("load", "baseline", 0),
+            instance("fit", "baseline", 1),
+            instance("pca", "small", 2),
+        ];
+        let output = |action: usize| Output {
+            instance: instances[action].clone(),
+            port: "table".into(),
+            digest: Digest::of(b""),
+        };
+        let outputs = Outputs {
+            baseline: "baseline".into(),
+            outputs: vec![output(0), output(2)],
+            instances: instances.clone(),
+        };
+        let told = |text: &str| match outputs.named(text, Some("baseline")) {
+            Ok(found) => {
+                found.iter().map(|output| output.instance.stage.clone()).collect::<Vec<_>>().join(" ")
+            }
+            Err(problem) => format!("{} | {}", problem.message, problem.help.unwrap_or_default()),
+        };
+        assert_eq!(
+            (told("load"), told("load.table"), told("pca@small")),
+            ("load".into(), "load".into(), "pca".into())
+        );
+        assert!(
+            told("fit").starts_with("`fit` has given nothing in that run | it failed"),
+            "{}",
+            told("fit")
+        );
+        assert_eq!(told("pca"), "`pca` has no variant `baseline` | one of: small");
+        assert_eq!(told("lod"), "there is no stage `lod` | did you mean `load`?");
+        assert_eq!(told("load.tabel"), "`load` has no output `tabel` | did you mean `table`?");
     }
 
     #[test]

@@ -110,8 +110,8 @@ pub(super) enum Wrong {
     Unknown(String),
     #[error("several artifacts' digests begin with `{prefix}`: {}", shown(digests))]
     Ambiguous { prefix: String, digests: Vec<Digest> },
-    #[error("the run has no artifact of {wanted}")]
-    NoOutput { wanted: String, known: Vec<String>, variants: Vec<String> },
+    #[error("the run has no artifact of `{stage}` of seed {seed}")]
+    NoSeed { stage: String, seed: u64 },
     #[error("{what} is no longer in the cache, or not whole")]
     Gone { what: String },
     #[error("`{0}` is a workflow: which stage's artifacts?")]
@@ -133,12 +133,7 @@ impl Wrong {
                 Some("`restage cache du --by artifact` lists the artifacts".into())
             }
             Self::Ambiguous { .. } => Some("give more digits".into()),
-            Self::NoOutput { known, .. } if known.is_empty() => {
-                Some("it ended before anything was done".into())
-            }
-            Self::NoOutput { known, variants, .. } => {
-                Some(format!("it has {}; variants: {}", known.join(", "), variants.join(", ")))
-            }
+            Self::NoSeed { .. } => Some("`restage show WORKFLOW STAGE` lists the seeds; some stages take none".into()),
             Self::Gone { .. } => Some("run the workflow again".into()),
             Self::WhichStage(workflow) => Some(format!("restage cache path {workflow} STAGE")),
             Self::NothingToPin => Some("give digests, or a run: `--run WORKFLOW` for its last one".into()),
@@ -226,19 +221,6 @@ fn events(run: &Path, store: &Store) -> Result<Vec<Event>, Failure> {
         return Err(Failure::NoRun(run.to_owned()));
     }
     Ok(events)
-}
-
-/// Says that a run has nothing of that name, and what it has.
-fn no_output(wanted: &str, outputs: &Outputs) -> Failure {
-    let name = |output: &past::Output| format!("{}.{}", output.instance.stage, output.port);
-    let known: BTreeSet<String> = outputs.outputs.iter().map(name).collect();
-    let variants: BTreeSet<&String> = outputs.outputs.iter().map(|output| &output.instance.variant).collect();
-    Wrong::NoOutput {
-        wanted: wanted.to_owned(),
-        known: known.into_iter().collect(),
-        variants: variants.into_iter().cloned().collect(),
-    }
-    .into()
 }
 
 /// A number with its noun.

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use restage_cache::{Digest, Store};
 
-use super::{Wrong, artifact, no_output, outputs};
+use super::{Wrong, artifact, outputs};
 use crate::cli::{Failure, open_store};
 
 #[derive(clap::Args)]
@@ -15,7 +15,8 @@ use crate::cli::{Failure, open_store};
 pub(super) struct Arguments {
     /// The beginning of an artifact's digest; or a workflow, for its last run; or the folder of a run
     what: String,
-    /// Of a run: the stage, `STAGE[VALUE]` for one point of a mapped stage; with `.PORT` for one output
+    /// Of a run: the stage, `STAGE[VALUE]` for one point of a mapped stage; with `.PORT` for one output, with `@VARIANT` for
+    /// one variant
     stage: Option<String>,
     /// Of a run: the variant, if it is not the baseline
     #[arg(long, requires = "stage")]
@@ -47,12 +48,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 
 fn of_run(arguments: &Arguments, stage: &str, store: &Store) -> Result<Vec<(String, Digest)>, Failure> {
     let outputs = outputs(Path::new(&arguments.what), store)?;
-    let variant = arguments.variant.as_ref().unwrap_or(&outputs.baseline);
-    let wanted = outputs.outputs.iter().filter(|output| {
-        output.is(stage)
-            && output.instance.variant == *variant
-            && arguments.seed.is_none_or(|seed| output.instance.seed == Some(seed))
-    });
+    let variant = arguments.variant.as_deref().unwrap_or(&outputs.baseline);
+    let mut wanted = outputs.named(stage, Some(variant)).map_err(Failure::unknown)?;
+    wanted.retain(|output| arguments.seed.is_none_or(|seed| output.instance.seed == Some(seed)));
     let mut found: Vec<(String, Digest)> = Vec::new();
     for output in wanted {
         // Seeds may share a result.
@@ -61,8 +59,8 @@ fn of_run(arguments: &Arguments, stage: &str, store: &Store) -> Result<Vec<(Stri
         }
     }
     if found.is_empty() {
-        let seed = arguments.seed.map(|seed| format!(" of seed {seed}")).unwrap_or_default();
-        return Err(no_output(&format!("`{stage}` in variant `{variant}`{seed}"), &outputs));
+        let seed = arguments.seed.unwrap_or_default();
+        return Err(Wrong::NoSeed { stage: stage.to_owned(), seed }.into());
     }
     Ok(found)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 use restage_cache::{Digest, Store};
 use serde_json::json;
 
-use super::{Wrong, artifact, many, no_output, outputs};
+use super::{Wrong, artifact, many, outputs};
 use crate::{
     cli::{Failure, open_store, print_json, shown_time},
     report::Origins,
@@ -82,15 +82,15 @@ pub(super) fn pin(arguments: &PinArguments) -> Result<ExitCode, Failure> {
 fn of_run(arguments: &PinArguments, store: &Store) -> Result<BTreeSet<Digest>, Failure> {
     let Some(run) = &arguments.run else { return Ok(BTreeSet::new()) };
     let outputs = outputs(run, store)?;
-    for stage in &arguments.stage {
-        if !outputs.outputs.iter().any(|output| output.is(stage)) {
-            return Err(no_output(&format!("`{stage}`"), &outputs));
-        }
+    if arguments.stage.is_empty() {
+        return Ok(outputs.outputs.iter().map(|output| output.digest).collect());
     }
-    let is_wanted = |output: &&crate::run::past::Output| {
-        arguments.stage.is_empty() || arguments.stage.iter().any(|stage| output.is(stage))
-    };
-    Ok(outputs.outputs.iter().filter(is_wanted).map(|output| output.digest).collect())
+    let mut digests = BTreeSet::new();
+    for stage in &arguments.stage {
+        let found = outputs.named(stage, None).map_err(Failure::unknown)?;
+        digests.extend(found.iter().map(|output| output.digest));
+    }
+    Ok(digests)
 }
 
 pub(super) fn unpin(arguments: &UnpinArguments) -> Result<ExitCode, Failure> {
