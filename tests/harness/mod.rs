@@ -66,14 +66,15 @@ impl Sandbox {
 
     /// Writes a workflow of `test` stages.
     pub(crate) fn workflow(&self, name: &str, rest: &str) -> PathBuf {
-        self.workflow_of(name, &["tests/plugin"], rest)
+        let plugin = checkout().join("tests/plugin");
+        self.write(name, &format!("restage: 1\nplugins: [{{ path: {} }}]\n{rest}", plugin.display()))
     }
 
-    /// Writes a workflow of stages of these plugins, as they lie in the checkout.
+    /// Writes a workflow of stages of these plugins, one a line, as they lie in the checkout.
     pub(crate) fn workflow_of(&self, name: &str, plugins: &[&str], rest: &str) -> PathBuf {
-        let place = |path: &&str| format!("{{ path: {} }}", checkout().join(path).display());
-        let plugins: Vec<String> = plugins.iter().map(place).collect();
-        self.write(name, &format!("restage: 1\nplugins: [{}]\n{rest}", plugins.join(", ")))
+        let place = |path: &&str| format!("  - path: {}\n", checkout().join(path).display());
+        let plugins: String = plugins.iter().map(place).collect();
+        self.write(name, &format!("restage: 1\nplugins:\n{plugins}{rest}"))
     }
 
     /// The binary, in the sandbox, with its store.
