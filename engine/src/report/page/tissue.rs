@@ -17,8 +17,8 @@ use super::{
 const RIGHT: &str = "#c9d3dc";
 const WRONG: &str = "#d55e00";
 
-/// Bytes of all variants' maps, beyond which some are left out: browsers and mail take pages of this size.
-const LARGEST: usize = 24_000_000;
+/// Bytes of all variants' maps, beyond which some are left out: a page of them and all the rest can still be mailed.
+const LARGEST: usize = 16_000_000;
 
 /// Names of the variants that a judge has.
 fn variants_of(judge: &Value) -> impl Iterator<Item = &str> {
