@@ -413,7 +413,7 @@ fn by_group(
                     scores.details.get("setting").and_then(|setting| setting.as_str()).map(str::to_owned);
             }
             let place = instance.at.values().map(String::as_str).collect::<Vec<_>>().join(", ");
-            for (group, value) in scores.of_groups(&metric.name, &place) {
+            for (group, value) in grouped(scores, &metric.name, &place, outcome.comparison.test) {
                 values.entry(group.to_owned()).or_default().push(value);
             }
         }
@@ -421,9 +421,34 @@ fn by_group(
     (values.into_iter().map(|(group, values)| (group, mean(&values))).collect(), setting)
 }
 
+/// A metric of one place by group. A test of folds is over what its stage is mapped over, whichever patients are in each of them.
+fn grouped<'a>(scores: &'a Scores, name: &'a str, place: &'a str, test: Test) -> Vec<(&'a str, f64)> {
+    match (test, scores.values.get(name)) {
+        (Test::NadeauBengio, Some(value)) if !place.is_empty() => vec![(place, *value)],
+        _ => scores.of_groups(name, place).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folds_are_groups_where_folds_are_tested() {
+        let of = |pairs: &[(&str, f64)]| -> Numbers {
+            pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+        };
+        let groups = [("A".to_owned(), of(&[("macro_f1", 0.5)])), ("B".to_owned(), of(&[("macro_f1", 0.7)]))];
+        let scores = Scores { values: of(&[("macro_f1", 0.55)]), groups: groups.into(), ..Scores::default() };
+        let patients = vec![("A", 0.5), ("B", 0.7)];
+        assert_eq!(grouped(&scores, "macro_f1", "2", Test::SignFlip), patients);
+        assert_eq!(grouped(&scores, "macro_f1", "2", Test::NadeauBengio), [("2", 0.55)]);
+        assert_eq!(
+            grouped(&scores, "macro_f1", "", Test::NadeauBengio),
+            patients,
+            "folds that were gathered"
+        );
+    }
 
     pub(super) fn row(variant: &str, values: &[&[f64]], groups: &[f64]) -> Row {
         let named = groups.iter().zip('A'..).map(|(value, name)| (name.to_string(), *value));
