@@ -1,6 +1,7 @@
 //! The ablation table: per variant the metrics over seeds, the difference to the baseline and what it is worth, what ran.
 
 mod formats;
+mod notes;
 mod seeds;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,6 +11,7 @@ use restage_stage::catalogue::PortType;
 use serde::Serialize;
 
 pub(crate) use formats::Format;
+pub(super) use notes::points_both_ways;
 pub(crate) use seeds::Alike;
 
 use super::{
@@ -144,6 +146,7 @@ impl Table {
             rows,
         );
         table.claim(claims);
+        table.notes.splice(0..0, notes::of_metrics(outcome));
         let sd_of = |(name, stream): &(String, String)| {
             let series = series(comparison.metrics.first()?, outcome.of_variant(name), outcome)?;
             // A stream that changes nothing of the metric leaves one value: no spread.
@@ -262,6 +265,7 @@ impl Table {
         if smallest > 0.0 {
             notes.push(underpowered(smallest));
         }
+        notes.extend(notes::of_directions(&self.rows));
         notes.extend(seeds::notes(&self.rows));
         let said = |setting: &str| {
             let of_it = self.rows.iter().filter(|row| row.setting.as_deref() == Some(setting));

@@ -3,7 +3,7 @@
 use super::{
     super::{
         outcome::{Outcome, State},
-        table::{Row, Series, Table, p_text},
+        table::{Row, Series, Table, p_text, points_both_ways},
     },
     text::{counted, less_is_better, listed, metric, signed},
 };
@@ -145,11 +145,11 @@ fn certainty(row: &Row, table: &Table) -> String {
         };
     };
     let groups = counted(paired.groups, "group");
+    let is_turned = row.difference.is_some_and(|pooled| points_both_ways(pooled, paired.mean));
+    let by_group = format!("{}by group {}", if is_turned { "but " } else { "" }, signed(paired.mean));
     let interval = match paired.interval {
-        Some([low, high]) => {
-            format!("by group {}, 95 % interval {} to {}", signed(paired.mean), signed(low), signed(high))
-        }
-        None => format!("by group {}", signed(paired.mean)),
+        Some([low, high]) => format!("{by_group}, 95 % interval {} to {}", signed(low), signed(high)),
+        None => by_group,
     };
     match (worth(row, table), paired.p_adjusted, paired.smallest_attainable) {
         (Worth::Underpowered, _, Some(smallest)) => format!(
