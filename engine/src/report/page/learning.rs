@@ -11,7 +11,7 @@ use super::{
     artifact,
     figures::{self, Band, Line},
     plot::Figure,
-    text::{metric, sentence, slug},
+    text::{listed, metric, sentence, slug},
     workflow::compared,
 };
 
@@ -46,8 +46,9 @@ pub(super) fn curves(outcome: &Outcome, store: &Store) -> Vec<Curve> {
         let of_stage = names.into_iter().map(|name| {
             let lines = lines(outcome, stage, name, &of_actions);
             let title = format!(
-                "{} of {stage}, step by step: means over seeds, and their range",
-                sentence(&metric(name))
+                "{} of {stage}, step by step: means over {}, and their range",
+                sentence(&metric(name)),
+                listed(&over(outcome, stage))
             );
             let figure = figures::curves(
                 &format!("curve-{}-{}", slug(stage), slug(name)),
@@ -62,6 +63,13 @@ pub(super) fn curves(outcome: &Outcome, store: &Store) -> Vec<Curve> {
         figures.extend(of_stage);
     }
     figures
+}
+
+/// What a line is a mean over: seeds, and what its stage is mapped over.
+fn over(outcome: &Outcome, stage: &str) -> Vec<String> {
+    let instances = outcome.instances.iter().filter(|instance| instance.stage == stage);
+    let mapped: BTreeSet<&String> = instances.flat_map(|instance| instance.at.keys()).collect();
+    std::iter::once("seeds".to_owned()).chain(mapped.into_iter().map(|name| format!("`{name}`"))).collect()
 }
 
 fn of_action(action: &ActionOutcome, store: &Store) -> BTreeMap<String, Points> {
@@ -114,14 +122,15 @@ fn lines(outcome: &Outcome, stage: &str, name: &str, of_actions: &[BTreeMap<Stri
     shared.into_iter().map(line).collect()
 }
 
-/// Mean and range of several curves, step by step.
+/// Mean and range of several curves, step by step; one that has ended stays where it was, or the mean would jump.
 fn bands(curves: &[&Points]) -> Vec<Band> {
     let steps: BTreeSet<u64> = curves.iter().flat_map(|points| points.keys().copied()).collect();
     let stride = steps.len().div_ceil(MOST_POINTS).max(1);
     let last = steps.len().saturating_sub(1);
     let kept = steps.iter().enumerate().filter(|(place, _)| place % stride == 0 || *place == last);
     kept.map(|(_, step)| {
-        let values: Vec<f64> = curves.iter().filter_map(|points| points.get(step).copied()).collect();
+        let values: Vec<f64> =
+            curves.iter().filter_map(|points| Some(*points.range(..=step).next_back()?.1)).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -136,10 +145,10 @@ mod tests {
 
     #[test]
     fn a_line_is_the_mean_of_its_seeds_and_their_range() {
-        let (a, b) = (Points::from([(0, 1.0), (1, 3.0)]), Points::from([(0, 3.0)]));
+        let (a, b) = (Points::from([(0, 1.0), (1, 3.0)]), Points::from([(0, 5.0)]));
         let bands = bands(&[&a, &b]);
-        assert_eq!(bands[0], Band { step: 0.0, mean: 2.0, low: 1.0, high: 3.0 });
-        assert_eq!(bands[1], Band { step: 1.0, mean: 3.0, low: 3.0, high: 3.0 });
+        assert_eq!(bands[0], Band { step: 0.0, mean: 3.0, low: 1.0, high: 5.0 });
+        assert_eq!(bands[1], Band { step: 1.0, mean: 4.0, low: 3.0, high: 5.0 }, "the second has ended");
     }
 
     #[test]
