@@ -87,6 +87,17 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
     assert_eq!(wrong.code(), Some(2));
     assert!(wrong.all().contains("end it with .html"), "{}", wrong.all());
     in_a_browser(&sandbox, &page);
+
+    // Another workflow of the same actions has run none of them: their curves are those that the metrics keep.
+    let text = std::fs::read_to_string(sandbox.path("quickstart.yaml")).expect("the workflow");
+    let copy = sandbox.write("copy.yaml", &text).display().to_string();
+    assert_eq!(
+        sandbox.json(&["run", "--json", &copy, "--set", "params.epochs=2", "--seeds", "0,1"])["ran"],
+        0
+    );
+    let exported = sandbox.run(&["export", &copy, "--tensorboard", "curves"]);
+    assert!(exported.out().starts_with("curves of "), "{}", exported.all());
+    assert!(sandbox.path("curves/baseline/seed 0/regions").is_dir(), "{}", exported.all());
 }
 
 /// What is done with the page in a browser: it sorts, chooses, walks over a map, and tells what it saw.

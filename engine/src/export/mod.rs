@@ -20,14 +20,15 @@ pub(crate) use zip::zip;
 
 use crate::{
     plan::name,
-    report::{ActionOutcome, Outcome},
+    report::{ActionOutcome, Outcome, page::kept_curves},
     run::{
         event::{ActionId, InstanceHead},
         journal::{self, JournalError},
     },
 };
 
-/// Gives actions that were computed by earlier runs of the workflow the curves that those told.
+/// Gives actions that were computed by earlier runs of the workflow the curves that those told; of others, as of another workflow or
+/// a team mate, those that their metrics keep.
 pub(crate) fn find_curves(outcome: &mut Outcome, run: &Path, store: &Store) -> Result<(), JournalError> {
     let mut lacking: BTreeMap<ActionKey, Vec<ActionId>> = BTreeMap::new();
     for (id, action) in outcome.actions.iter().enumerate().filter(|(_, action)| action.curves.is_empty()) {
@@ -52,6 +53,11 @@ pub(crate) fn find_curves(outcome: &mut Outcome, run: &Path, store: &Store) -> R
                 }
             }
         }
+    }
+    for action in outcome.actions.iter_mut().filter(|action| action.curves.is_empty()) {
+        let points = |values: Vec<f64>| (0..).zip(values.into_iter().map(Some)).collect();
+        let kept = kept_curves(action, store).into_iter();
+        action.curves = kept.map(|(name, values)| (name, points(values))).collect();
     }
     Ok(())
 }

@@ -83,10 +83,15 @@ fn of_action(action: &ActionOutcome, store: &Store) -> BTreeMap<String, Points> 
     if told.values().any(|points: &Points| points.len() > 1) {
         return told;
     }
-    let folders = action.outputs(PortType::Metrics).filter_map(|(_, digest)| store.artifact(&digest).ok()?);
-    let kept = folders.flat_map(|root| artifact::curves(&root));
+    let kept = kept_curves(action, store).into_iter();
     kept.map(|(name, values)| (name, (0..).zip(values).filter(|(_, value)| value.is_finite()).collect()))
         .collect()
+}
+
+/// The curves that an action's metrics keep, whoever computed them.
+pub(crate) fn kept_curves(action: &ActionOutcome, store: &Store) -> BTreeMap<String, Vec<f64>> {
+    let folders = action.outputs(PortType::Metrics).filter_map(|(_, digest)| store.artifact(&digest).ok()?);
+    folders.flat_map(|root| artifact::curves(&root)).collect()
 }
 
 /// A line a variant; variants that share all their actions share one.

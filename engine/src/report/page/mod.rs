@@ -26,6 +26,7 @@ use std::fmt::Write;
 
 use restage_cache::Store;
 
+pub(crate) use learning::kept_curves;
 pub(crate) use plot::Figure;
 pub(crate) use raster::png;
 
