@@ -98,6 +98,21 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
     let exported = sandbox.run(&["export", &copy, "--tensorboard", "curves"]);
     assert!(exported.out().starts_with("curves of "), "{}", exported.all());
     assert!(sandbox.path("curves/baseline/seed 0/regions").is_dir(), "{}", exported.all());
+
+    // One variant fails, and a metric is misspelt: what is complete is shown, with what was meant.
+    let text = std::fs::read_to_string(&workflow).expect("the workflow");
+    let text = text.replace("evaluate.macro_f1, ", "evaluate.f1_macro, ");
+    let text =
+        text.replace("  ablate:\n", "  ablate:\n    too many: { set: { clusters.n_clusters: 100000 } }\n");
+    std::fs::write(&workflow, text).expect("it is written");
+    let part = sandbox.run(&["run", &workflow, "--set", "params.epochs=2", "--seeds", "0,1"]);
+    assert_eq!(part.code(), Some(1), "{}", part.all());
+    assert!(
+        part.out().contains("no metric `evaluate.f1_macro`") && part.out().contains("`macro_f1`"),
+        "{}",
+        part.all()
+    );
+    assert!(part.out().contains("too many") && part.out().contains("2 failed"), "{}", part.all());
 }
 
 /// What is done with the page in a browser: it sorts, chooses, walks over a map, and tells what it saw.

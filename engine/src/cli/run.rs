@@ -205,7 +205,8 @@ fn to_json(plan: &Plan, summary: &Summary, table: &Table) -> serde_json::Value {
 }
 
 fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: &std::path::Path) {
-    if summary.succeeded(plan) {
+    // What is complete is worth seeing although something else failed.
+    if summary.succeeded(plan) || table.has_scores() {
         let terminal = std::io::stdout().is_terminal().then(screen::size).flatten();
         say!("{}", table.draw(terminal.map(|(columns, _)| columns)));
     }

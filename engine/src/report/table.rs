@@ -156,6 +156,11 @@ impl Table {
         table
     }
 
+    /// Whether there is a score at all: those of a variant are complete, or not there.
+    pub(crate) fn has_scores(&self) -> bool {
+        self.rows.iter().any(|row| row.values.iter().any(Option::is_some))
+    }
+
     /// Says what metrics of other stages than the first one's speak of.
     fn claim(&mut self, claims: Vec<Option<String>>) {
         for (setting, meaning) in SETTINGS {
