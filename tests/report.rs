@@ -101,17 +101,13 @@ fn a_run_becomes_a_page_and_figures_and_tables() {
 
     // One variant fails, and a metric is misspelt: what is complete is shown, with what was meant.
     let text = std::fs::read_to_string(&workflow).expect("the workflow");
-    let text = text.replace("evaluate.macro_f1, ", "evaluate.f1_macro, ");
+    let text = text.replace("evaluate.macro_f1, ", "evaluate.macro_f, ");
     let text =
         text.replace("  ablate:\n", "  ablate:\n    too many: { set: { clusters.n_clusters: 100000 } }\n");
     std::fs::write(&workflow, text).expect("it is written");
     let part = sandbox.run(&["run", &workflow, "--set", "params.epochs=2", "--seeds", "0,1"]);
     assert_eq!(part.code(), Some(1), "{}", part.all());
-    assert!(
-        part.out().contains("no metric `evaluate.f1_macro`") && part.out().contains("`macro_f1`"),
-        "{}",
-        part.all()
-    );
+    assert!(part.out().contains("gives no `macro_f`; did you mean `macro_f1`?"), "{}", part.all());
     assert!(part.out().contains("too many") && part.out().contains("2 failed"), "{}", part.all());
 }
 
