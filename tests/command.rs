@@ -7,7 +7,7 @@ mod harness;
 
 use std::process::Command;
 
-use harness::{Sandbox, children_of_all, ends, hosts};
+use harness::{Sandbox, checkout, children_of_all, ends, hosts};
 use serde_json::Value;
 
 /// Writes to its output what it was given; what it imports says hello.
@@ -337,4 +337,29 @@ stages:
     let ended = sandbox.run(&["check", "w.yaml"]);
     assert_eq!(ended.code(), Some(2), "{}", ended.all());
     insta::assert_snapshot!("test_labels", ended.err().replace(&sandbox.path("").display().to_string(), ""));
+}
+
+#[test]
+fn a_plugin_s_folder_and_one_stage_type_are_listed() {
+    let sandbox = Sandbox::new();
+    sandbox.workflow("w.yaml", "stages: { a: { uses: test/write } }\n");
+    let folder = checkout().join("stages/command").display().to_string();
+    let listed = sandbox.run(&["plugin", "list", &folder, "command/run"]);
+    assert_eq!(listed.code(), Some(0), "{}", listed.all());
+    assert!(listed.out().contains("with fits = null  (nothing | train | all)  On which"), "{}", listed.out());
+    let only = sandbox.run(&["plugin", "list", "w.yaml", "test/write"]).out();
+    assert!(only.contains("\ntest/write") && !only.contains("\ntest/join"), "{only}");
+    let wrong = sandbox.run(&["plugin", "list", "w.yaml", "test/wirte"]);
+    assert_eq!(wrong.code(), Some(2), "{}", wrong.all());
+    assert!(wrong.err().contains("help: did you mean `test/write`?"), "{}", wrong.err());
+
+    let dry = sandbox.run(&["run", "--dry-run", "w.yaml"]);
+    assert_eq!(dry.out(), sandbox.run(&["plan", "w.yaml"]).out());
+    assert_eq!(sandbox.run(&["show", "w.yaml"]).code(), Some(2), "it has not run");
+    let set = sandbox.run(&["run", "w.yaml", "--set", "sweep.seeds=[1]"]);
+    assert!(
+        set.code() == Some(2) && set.err().contains("`--seeds 0,1,2` takes other seeds"),
+        "{}",
+        set.all()
+    );
 }

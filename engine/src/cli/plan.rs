@@ -23,7 +23,7 @@ pub(super) struct Arguments {
     pub(super) target: Target,
     /// List every action, not groups
     #[arg(long)]
-    all: bool,
+    pub(super) all: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {

@@ -12,7 +12,7 @@ use tokio::{
 use super::{
     Failure, Planned, Target,
     limits::{Limits, check_gpus, check_gpus_away},
-    planned_with, print_json,
+    plan, planned_with, print_json,
     progress::{self, Progress, Style},
     screen,
 };
@@ -44,12 +44,18 @@ pub(super) struct Arguments {
     /// How to show what happens
     #[arg(long, value_enum, default_value_t, value_name = "STYLE")]
     progress: Style,
+    /// Only tell what would run: `restage plan`
+    #[arg(long)]
+    dry_run: bool,
     /// Show only what failed: `--progress none`
     #[arg(long, short, conflicts_with = "progress")]
     quiet: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    if arguments.dry_run {
+        return plan::run(plan::Arguments { target: arguments.target, all: false }).await;
+    }
     let target = &arguments.target;
     let site = Site::find()?;
     let cache = site.cache()?;
@@ -225,8 +231,12 @@ fn print(target: &Target, plan: &Plan, summary: &Summary, table: &Table, store: 
         parts.extend((summary.fetched() > 0).then(|| format!("{} of them fetched", summary.fetched())));
         parts.extend((failed > 0).then(|| format!("{failed} failed")));
         parts.extend((skipped > 0).then(|| format!("{skipped} skipped")));
-        parts.extend(summary.interrupted.then(|| "interrupted: the same command goes on".to_owned()));
-        say!("{} in {seconds:.1} s", parts.join(", "));
+        let parts = parts.join(", ");
+        if summary.interrupted {
+            say!("{parts}, interrupted after {seconds:.1} s; the same command goes on");
+        } else {
+            say!("{parts} in {seconds:.1} s");
+        }
     }
     match summary.kept(plan) {
         0 => {}

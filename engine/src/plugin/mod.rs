@@ -25,7 +25,7 @@ pub(crate) use host::{HOST_COMMAND, Host, StartError};
 pub(crate) use sandbox::{Access, Sandbox};
 pub(crate) use serve::serve;
 
-use crate::workflow::{Diagnostic, Diagnostics, Workflow};
+use crate::workflow::{Diagnostic, Diagnostics, Located, Workflow};
 
 /// The plugins of a workflow.
 pub(crate) struct Catalog {
@@ -97,11 +97,22 @@ impl Catalog {
         store: &Store,
         notice: &dyn Fn(&str),
     ) -> Result<Self, CatalogError> {
-        let mut problems = workflow.problems.clone();
+        Self::of(&workflow.plugins, workflow.more_plugins, &workflow.problems, store, notice).await
+    }
+
+    /// The same of plugins by their paths; of a workflow with `more`, some that are not known.
+    pub(crate) async fn of(
+        all: &[Located<PathBuf>],
+        more: bool,
+        problems: &Diagnostics,
+        store: &Store,
+        notice: &dyn Fn(&str),
+    ) -> Result<Self, CatalogError> {
+        let mut problems = problems.clone();
         let known = problems.0.len();
         let mut paths = Vec::new();
         let mut places = Vec::new();
-        for path in &workflow.plugins {
+        for path in all {
             match std::fs::canonicalize(&path.value) {
                 // A workflow and what it imports may name the same one.
                 Ok(canonical) if paths.contains(&canonical) => {}
@@ -127,7 +138,7 @@ impl Catalog {
             }
         }
         // Without all plugins nobody knows which stage types there are.
-        if problems.0.len() > known || workflow.more_plugins {
+        if problems.0.len() > known || more {
             return problems.or(Self { plugins: BTreeMap::new() }).map_err(CatalogError::Workflow);
         }
         let mut problems = Diagnostics::default();

@@ -145,6 +145,11 @@ fn advice(node: &Node, shape: &Shape) -> Option<String> {
              if `restage.lock` pins it"
                 .to_owned()
         }
+        // Seeds, of which people say how many they want.
+        (Value::Int(count @ 2..=20), List(Whole(_), _)) => {
+            let seeds: Vec<String> = (0..*count).map(|seed| seed.to_string()).collect();
+            format!("for {count} of them write `[{}]`, for this one `[{written}]`", seeds.join(", "))
+        }
         (Value::Text(_) | Value::Int(_) | Value::Float(_), List(..)) => {
             format!("for one value write `[{written}]`")
         }

@@ -37,9 +37,15 @@ impl Body {
                 return;
             };
             let known = self.names().chain(["params"]);
+            let help = match first {
+                "sweep" if !is_file => {
+                    "a sweep is not set: `--seeds 0,1,2` takes other seeds, `--only VARIANT` some variants"
+                        .to_owned()
+                }
+                _ => suggest(first, known),
+            };
             problems.push(
-                Diagnostic::new(&path.at, format!("there is no stage `{first}`"), "set here")
-                    .help(suggest(first, known)),
+                Diagnostic::new(&path.at, format!("there is no stage `{first}`"), "set here").help(help),
             );
             return;
         };

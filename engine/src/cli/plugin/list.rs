@@ -1,24 +1,47 @@
-//! `restage plugin list`: the stage types of a workflow's plugins.
+//! `restage plugin list`: the stage types of a workflow's plugins, or of one plugin.
 
 use std::{path::PathBuf, process::ExitCode};
 
-use crate::cli::{Failure, load, open_catalog, open_store, print_json};
+use restage_stage::catalogue::StageType;
+use serde_json::Value;
+
+use crate::{
+    cli::{Failure, load, open_catalog, open_store, print_json},
+    plugin::Catalog,
+    workflow::{Diagnostic, Diagnostics, Located, Place, suggest},
+};
 
 #[derive(clap::Args)]
-#[command(after_help = "Example: restage plugin list workflows/quickstart.yaml")]
+#[command(after_help = "Examples:\n  restage plugin list workflows/quickstart.yaml\n  \
+                        restage plugin list workflows/quickstart.yaml ssl/pretrain\n  \
+                        restage plugin list stages/ssl")]
 pub(super) struct Arguments {
-    /// A workflow that names the plugins
-    workflow: PathBuf,
+    /// A workflow that names the plugins; or a plugin: a crate's folder, or a built library
+    path: PathBuf,
+    /// Only this stage type
+    stage: Option<String>,
     /// Print JSON for programs
     #[arg(long)]
     pub(super) json: bool,
 }
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let Arguments { workflow, json } = arguments;
+    let Arguments { path, stage: wanted, json } = arguments;
     let store = open_store()?;
-    let workflow = load(&workflow, &store)?;
-    let catalog = open_catalog(&workflow, &store).await?;
+    let is_plugin = path.is_dir() || path.extension().is_some_and(|extension| extension == "so");
+    let catalog = if is_plugin {
+        let at = Place::argument(&path.to_string_lossy());
+        let only = [Located { value: path, at }];
+        Catalog::of(&only, false, &Diagnostics::default(), &store, &|notice| eprintln!("{notice}")).await?
+    } else {
+        open_catalog(&load(&path, &store)?, &store).await?
+    };
+    if let Some(wanted) = wanted.as_deref().filter(|wanted| catalog.find(wanted).is_none()) {
+        let names: Vec<String> = catalog.names().collect();
+        let message = format!("unknown stage type `{wanted}`");
+        let problem = Diagnostic::new(&Place::argument(wanted), message, "no plugin offers this");
+        return Err(Failure::unknown(problem.help(suggest(wanted, names.iter().map(String::as_str)))));
+    }
     if json {
         print_json(&catalog.plugins().map(|(_, plugin)| &plugin.catalogue).collect::<Vec<_>>());
         return Ok(ExitCode::SUCCESS);
@@ -26,8 +49,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     for (name, plugin) in catalog.plugins() {
         let built =
             if plugin.code.from_sources { "known by its sources" } else { "known by its binary only" };
+        let stages = plugin.catalogue.stages.iter();
+        let is = |stage: &&StageType| {
+            wanted.as_ref().is_none_or(|wanted| *wanted == format!("{name}/{}", stage.name))
+        };
+        let stages: Vec<&StageType> = stages.filter(is).collect();
+        if stages.is_empty() {
+            continue;
+        }
         say!("plugin {name} {}, {built}\n", plugin.catalogue.version);
-        for stage in &plugin.catalogue.stages {
+        for stage in stages {
             let seed = match stage {
                 stage if stage.seeded => "  (takes a seed)",
                 stage if !stage.seeded_if.is_empty() => "  (takes a seed with some params)",
@@ -54,10 +85,60 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             {
                 let default = schema.get("default").map(|value| format!(" = {value}")).unwrap_or_default();
                 let doc = schema.get("description").and_then(|text| text.as_str()).unwrap_or_default();
-                say!("  with {param}{default}  {}", doc.replace('\n', " "));
+                let choices = match &choices(schema, &stage.params)[..] {
+                    [] => String::new(),
+                    choices => format!("  ({})", choices.join(" | ")),
+                };
+                say!("  with {param}{default}{choices}  {}", doc.replace('\n', " "));
             }
             say!("");
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a param may be, where it is one of few words; of a list or a mapping, what its values may be.
+fn choices(schema: &Value, all: &Value) -> Vec<String> {
+    let inner = |schema: &Value| choices(schema, all);
+    if let Some(name) = schema.get("$ref").and_then(Value::as_str) {
+        return all.pointer(name.trim_start_matches('#')).map(inner).unwrap_or_default();
+    }
+    let words = |value: &Value| value.as_str().map(str::to_owned);
+    let mut found: Vec<String> = schema.get("const").and_then(words).into_iter().collect();
+    found.extend(schema.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(words));
+    for several in ["oneOf", "anyOf", "allOf"] {
+        found.extend(schema.get(several).and_then(Value::as_array).into_iter().flatten().flat_map(inner));
+    }
+    for values in ["items", "additionalProperties"] {
+        found.extend(schema.get(values).into_iter().flat_map(inner));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_words_that_a_param_may_be_are_found_wherever_the_schema_has_them() {
+        let all = json!({"$defs": {
+            "Kind": {"oneOf": [{"const": "hex", "description": "Six."}, {"enum": ["square", "radius"], "type": "string"}]},
+        }});
+        let kinds = ["hex", "square", "radius"];
+        for schema in [
+            json!({"$ref": "#/$defs/Kind"}),
+            json!({"anyOf": [{"$ref": "#/$defs/Kind"}, {"type": "null"}], "default": null}),
+            json!({"type": "array", "items": {"$ref": "#/$defs/Kind"}}),
+            json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/Kind"}}),
+        ] {
+            assert_eq!(choices(&schema, &all), kinds, "{schema}");
+        }
+        for schema in
+            [json!({"type": "string"}), json!({"type": "object", "additionalProperties": true}), json!(true)]
+        {
+            assert!(choices(&schema, &all).is_empty(), "{schema}");
+        }
+    }
 }
