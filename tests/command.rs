@@ -234,6 +234,7 @@ fn how_it_fails_is_told() {
         let ended = sandbox.run(&["run", "w.yaml"]);
         assert_eq!(ended.code(), Some(1), "{code}: {}", ended.all());
         assert!(ended.err().contains(expected), "{code}: {}", ended.all());
+        assert!(ended.err().matches("the slide is empty").count() <= 1, "told twice: {}", ended.err());
     }
     let sandbox = sandbox(
         "stages:\n  hello: { uses: command/run, with: { program: no-such-thing, outputs: { text: any } } }\n",

@@ -138,7 +138,9 @@ impl Progress {
             }
             Event::Failed { action, message, .. } => {
                 let mut lines = format!("FAILED {}: {message}\n", name(action));
-                for line in self.last_lines.remove(action).into_iter().flatten() {
+                // A program's last errors are in the message already.
+                let is_new = |line: &String| !message.lines().any(|said| said == line);
+                for line in self.last_lines.remove(action).into_iter().flatten().filter(is_new) {
                     let _ = writeln!(lines, "     | {line}");
                 }
                 let log = log(*action);
