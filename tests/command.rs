@@ -323,6 +323,21 @@ params: { kind: any }
     insta::assert_snapshot!("mistakes", ended.err().replace(&sandbox.path("").display().to_string(), ""));
 }
 
+/// A script is what the workflow is made of, and no data that somebody has to ask for.
+#[test]
+fn scripts_go_along_with_a_workflow_that_is_shared() {
+    let sandbox = sandbox(WORKFLOW);
+    let packed = sandbox.run(&["share", "pack", "w.yaml", "-o", "w.restage"]);
+    assert_eq!(packed.code(), Some(0), "{}", packed.all());
+    let opened = sandbox.run(&["share", "open", "w.restage", "theirs"]);
+    assert_eq!(opened.code(), Some(0), "{}", opened.all());
+    for file in ["code/main.py", "code/lib/words.py"] {
+        let read = |path: String| std::fs::read_to_string(sandbox.path(&path)).expect("a script");
+        assert_eq!(read(format!("theirs/{file}")), read(file.to_owned()), "{}", packed.all());
+    }
+    assert!(!sandbox.path("theirs/data.csv").exists(), "data goes along when it is asked for");
+}
+
 /// Test labels are for who judges; a program that writes more than metrics could hand them on.
 #[test]
 fn test_labels_do_not_leak_through_a_program() {

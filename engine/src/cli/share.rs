@@ -41,7 +41,7 @@ enum Command {
     after_help = "Examples:\n  restage share pack workflows/her2st.yaml -o her2st.restage      # the workflow alone\n  \
                         restage share pack workflows/her2st.yaml -o her2st.restage --records   # and the numbers of its last run\n  \
                         restage share pack workflows/her2st.yaml -o her2st.restage --artifacts --report\n\n\
-                        Plugins go along as the identity of their sources, data files as digests. Paths of this machine and values \
+                        Plugins go along as the identity of their sources, scripts as they are, data files as digests. Paths of this machine and values \
                         of its environment stay here; artifacts are packed as they are."
 )]
 struct PackArguments {
@@ -153,7 +153,8 @@ fn tell_packed(packed: &Packed, output: &Path, with_data: bool) {
     let (inside, outside): (Vec<&DataHead>, Vec<&DataHead>) =
         manifest.data.iter().partition(|data| data.packed);
     if !inside.is_empty() {
-        say!("    data in it: {}, {}", many(inside.len(), "path"), sized(&inside));
+        let what = if with_data { "data" } else { "scripts" };
+        say!("    {what} in it: {}, {}", many(inside.len(), "path"), sized(&inside));
     }
     if !outside.is_empty() {
         let hint = if with_data { "" } else { "; `--data` packs it" };

@@ -45,7 +45,7 @@ pub(crate) struct What<'a> {
     /// Who packs it.
     pub(crate) by: Option<String>,
     pub(crate) run: Option<Run>,
-    /// Whether data files go along.
+    /// Whether data files go along; scripts do in any case.
     pub(crate) data: bool,
 }
 
@@ -82,17 +82,20 @@ pub(crate) fn pack(what: &What<'_>, to: &Path) -> Result<Packed, ShareError> {
     let hidden = Hidden::of(what.workflow);
     let mut files = Files::of(&what.workflow.path)?;
     let mut data = data(what, &files, &hidden)?;
-    if what.data {
-        let places = data.iter().filter_map(|data| data.place.as_deref());
-        files.root = places.fold(files.root.clone(), |root, path| common(&root, path));
-        if files.root.components().count() < 2 {
-            let why = "they lie in no folder with the workflow".to_owned();
-            return Err(ShareError::Unpackable { path: "the data files".into(), why });
-        }
+    // Scripts are small, and what the workflow is made of: they go along in any case, as data does where it is asked for.
+    let goes = |data: &Data| what.data || data.head.code;
+    let places = data.iter().filter(|data| goes(data)).filter_map(|data| data.place.as_deref());
+    let root = places.fold(files.root.clone(), |root, path| common(&root, path));
+    let is_one_place = root.components().count() >= 2;
+    if is_one_place {
+        files.root = root;
+    } else if what.data {
+        let why = "they lie in no folder with the workflow".to_owned();
+        return Err(ShareError::Unpackable { path: "the data files".into(), why });
     }
     for data in &mut data {
         data.head.folder = files.place(&data.folder);
-        data.head.packed = what.data && data.place.is_some();
+        data.head.packed = goes(data) && is_one_place && data.place.is_some();
     }
     data.sort_by(|a, b| (&a.head.folder, &a.head.path).cmp(&(&b.head.folder, &b.head.path)));
 
@@ -112,7 +115,7 @@ pub(crate) fn pack(what: &What<'_>, to: &Path) -> Result<Packed, ShareError> {
     }
     let mut all: BTreeMap<String, PathBuf> = BTreeMap::new();
     for (data, place) in data.iter().filter_map(|data| Some((data, data.place.as_ref()?))) {
-        for path in walk(&data.at)?.into_iter().filter(|_| what.data) {
+        for path in walk(&data.at)?.into_iter().filter(|_| data.head.packed) {
             let below = path.strip_prefix(&data.at).unwrap_or(Path::new(""));
             let place = if below.as_os_str().is_empty() { place.clone() } else { place.join(below) };
             all.insert(files.below(&place)?, path);
