@@ -200,11 +200,14 @@ fn open(arguments: &OpenArguments) -> Result<ExitCode, Failure> {
     }
     say!("{}", shown.text(&opened));
     match unpacked {
-        Some(unpacked) => say!("\n{}", told(&opened, &unpacked, &folder)),
+        Some(unpacked) => say!("\n{}", told(&opened, &unpacked, &folder, &shown.absent())),
         None => say!("\nonly shown: without `--list` it is unpacked into {}", folder.display()),
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// How it is told that there is no plugin.
+const NOWHERE: &str = "no plugin at";
 
 /// What is known here of what a workflow needs.
 struct Shown {
@@ -223,6 +226,12 @@ struct Needed {
 }
 
 impl Shown {
+    /// Plugins that are not where the workflow names them.
+    fn absent(&self) -> Vec<String> {
+        let missing = self.plugins.iter().filter(|plugin| plugin.here.starts_with(NOWHERE));
+        missing.map(|plugin| clean(plugin.name.split(' ').next().unwrap_or_default())).collect()
+    }
+
     fn of(opened: &Opened, folder: &Path, store: &Store) -> Self {
         let plugins = opened.manifest.plugins.iter();
         let data = opened.manifest.data.iter();
@@ -312,7 +321,7 @@ fn of_plugin(plugin: &PluginHead, opened: &Opened, folder: &Path, store: &Store)
         }
         Found::Changed => (None, "changed since it was built here: a run will tell".to_owned()),
         Found::Unbuilt => (None, "there, never built here: a run will tell".to_owned()),
-        Found::Missing => (Some(false), format!("no plugin at {}", place.display())),
+        Found::Missing => (Some(false), format!("{NOWHERE} {}", place.display())),
     };
     let here = match same {
         Some(true) => here,
@@ -373,7 +382,7 @@ fn is_as_large(path: &Path, data: &DataHead) -> bool {
     (files, bytes) == (data.files, data.bytes)
 }
 
-fn told(opened: &Opened, unpacked: &Unpacked, folder: &Path) -> String {
+fn told(opened: &Opened, unpacked: &Unpacked, folder: &Path, absent: &[String]) -> String {
     let mut text = format!("unpacked into {}: {}", folder.display(), many(unpacked.files.len(), "file"));
     if let Some(results) = &unpacked.results {
         let artifacts = many(results.artifacts.len(), "artifact");
@@ -388,6 +397,15 @@ fn told(opened: &Opened, unpacked: &Unpacked, folder: &Path) -> String {
         let _ = write!(text, "\nits page: {}", folder.join(BESIDE).join("report.html").display());
     }
     let workflow = folder.join(&opened.manifest.workflow);
+    if !absent.is_empty() {
+        let _ = write!(
+            text,
+            "\nfirst: write under `plugins:` of {} where your {} {}",
+            workflow.display(),
+            absent.join(", "),
+            if absent.len() == 1 { "is" } else { "are" }
+        );
+    }
     let _ = write!(text, "\nnext: restage plan {}", workflow.display());
     text
 }
