@@ -365,6 +365,9 @@ fn a_plugin_s_folder_and_one_stage_type_are_listed() {
     assert!(listed.out().contains("with fits = null  (nothing | train | all)  On which"), "{}", listed.out());
     let only = sandbox.run(&["plugin", "list", "w.yaml", "test/write"]).out();
     assert!(only.contains("\ntest/write") && !only.contains("\ntest/join"), "{only}");
+    let json = sandbox.json(&["plugin", "list", "--json", "w.yaml", "test/write"]);
+    let stages: Vec<&Value> = json.as_array().into_iter().flatten().map(|plugin| &plugin["stages"]).collect();
+    assert!(stages.len() == 1 && stages[0].as_array().is_some_and(|stages| stages.len() == 1), "{json}");
     let wrong = sandbox.run(&["plugin", "list", "w.yaml", "test/wirte"]);
     assert_eq!(wrong.code(), Some(2), "{}", wrong.all());
     assert!(wrong.err().contains("help: did you mean `test/write`?"), "{}", wrong.err());

@@ -166,14 +166,13 @@ impl<V: Views> Objective for Joint<V> {
             centre.follow(&seen, CENTRE_MOMENTUM);
         }
         let width = self.projector.outputs();
-        if let Some(kept) = match self.method {
-            Method::Moco { queue, .. } => Some(queue * width),
-            Method::Swav { queue, .. } => Some(queue * 2 * width),
-            _ => None,
-        } {
-            memory.queue.splice(0..0, seen);
-            memory.queue.truncate(kept);
-        }
+        let kept = match self.method {
+            Method::Moco { queue, .. } => queue * width,
+            Method::Swav { queue, .. } => queue * 2 * width,
+            _ => return,
+        };
+        memory.queue.splice(0..0, seen);
+        memory.queue.truncate(kept);
     }
 }
 

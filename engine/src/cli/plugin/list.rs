@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use restage_stage::catalogue::StageType;
+use restage_stage::catalogue::Catalogue;
 use serde_json::Value;
 
 use crate::{
@@ -42,23 +42,23 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         let problem = Diagnostic::new(&Place::argument(wanted), message, "no plugin offers this");
         return Err(Failure::unknown(problem.help(suggest(wanted, names.iter().map(String::as_str)))));
     }
+    let chosen = catalog.plugins().filter_map(|(name, plugin)| {
+        let mut catalogue = plugin.catalogue.clone();
+        catalogue
+            .stages
+            .retain(|stage| wanted.as_ref().is_none_or(|wanted| *wanted == format!("{name}/{}", stage.name)));
+        let is_meant = wanted.is_none() || !catalogue.stages.is_empty();
+        is_meant.then_some((name, catalogue, plugin.code.from_sources))
+    });
+    let chosen: Vec<(&str, Catalogue, bool)> = chosen.collect();
     if json {
-        print_json(&catalog.plugins().map(|(_, plugin)| &plugin.catalogue).collect::<Vec<_>>());
+        print_json(&chosen.iter().map(|(_, catalogue, _)| catalogue).collect::<Vec<_>>());
         return Ok(ExitCode::SUCCESS);
     }
-    for (name, plugin) in catalog.plugins() {
-        let built =
-            if plugin.code.from_sources { "known by its sources" } else { "known by its binary only" };
-        let stages = plugin.catalogue.stages.iter();
-        let is = |stage: &&StageType| {
-            wanted.as_ref().is_none_or(|wanted| *wanted == format!("{name}/{}", stage.name))
-        };
-        let stages: Vec<&StageType> = stages.filter(is).collect();
-        if stages.is_empty() {
-            continue;
-        }
-        say!("plugin {name} {}, {built}\n", plugin.catalogue.version);
-        for stage in stages {
+    for (name, catalogue, from_sources) in &chosen {
+        let built = if *from_sources { "known by its sources" } else { "known by its binary only" };
+        say!("plugin {name} {}, {built}\n", catalogue.version);
+        for stage in &catalogue.stages {
             let seed = match stage {
                 stage if stage.seeded => "  (takes a seed)",
                 stage if !stage.seeded_if.is_empty() => "  (takes a seed with some params)",
