@@ -4,13 +4,12 @@ use indexmap::IndexMap;
 
 use super::text::natural;
 
-/// For names, of Okabe and Ito (2008) and of Tol (2021); those that H&E hides come late. A region has one of them everywhere in
-/// a report.
+/// For names, of Okabe and Ito (2008) and of Tol (2021); those that H&E hides come late, and the last six lie near
+/// others, so that twenty regions have twenty. A region has one of them everywhere in a report.
 const NAMED: [&str; 20] = [
     "#0072b2", "#e69f00", "#009e73", "#56b4e9", "#882255", "#f0e442", "#cc79a7", "#d55e00", "#332288",
-    "#44aa99", "#999933", "#661100", "#aa4499",
-    "#888888", // Twenty regions have twenty colours, some of them near each other.
-    "#111111", "#a8e05f", "#7b4fd0", "#00c2e0", "#f7b6c9", "#b5803a",
+    "#44aa99", "#999933", "#661100", "#aa4499", "#888888", "#111111", "#a8e05f", "#7b4fd0", "#00c2e0",
+    "#f7b6c9", "#b5803a",
 ];
 
 /// For lines of variants, on light and on dark paper: what is thin needs more contrast than discs do.
