@@ -142,7 +142,7 @@ fn bands(image: &Image) -> Vec<Range<usize>> {
 }
 
 /// What lies outside of what a program cut out.
-const BLACK: [u8; 3] = [0; 3];
+pub(crate) const BLACK: [u8; 3] = [0; 3];
 
 /// Lightness or saturation of a pixel, from 0 to 255.
 fn level(pixel: [u8; 3], method: Method) -> u8 {

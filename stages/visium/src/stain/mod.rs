@@ -19,6 +19,7 @@ use restage_stage::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::tissue_mask::BLACK;
 use palette::{Cube, Palette};
 use reinhard::Colours;
 pub(crate) use reinhard::lightness;
@@ -161,9 +162,11 @@ pub(crate) fn normalize(
     let tissue = tissue_shares(patches, params.beta);
     let mut cube = Cube::new();
     let target = match reference {
-        Some(patches) => Look::of(&cube.palette([patches.pixels.as_slice()]), params).ok_or_else(|| {
-            Error::invalid("the patches at `reference` have too little tissue of two stains")
-        })?,
+        Some(patches) => {
+            Look::of(&cube.palette([patches.pixels.as_slice()]).lit(), params).ok_or_else(|| {
+                Error::invalid("the patches at `reference` have too little tissue of two stains")
+            })?
+        }
         None => Look::of_reference(params.method),
     };
     let mut done = Done { is_normalised: vec![false; tissue.len()], tissue, unfit: 0 };
@@ -172,10 +175,11 @@ pub(crate) fn normalize(
     for (count, (name, group)) in groups.iter_mut().enumerate() {
         step(count, total)?;
         let palette = cube.palette(group.pixels.iter().map(|pixels| &**pixels));
-        match Look::of(&palette, params) {
+        match Look::of(&palette.lit(), params) {
             Some(look) => {
                 let transfer = look.transfer(&target);
-                cube.recolour(&mut group.pixels, &palette, |colour| transfer.apply(colour));
+                let new = |colour| if colour == BLACK { BLACK } else { transfer.apply(colour) };
+                cube.recolour(&mut group.pixels, &palette, new);
                 group.patches.iter().for_each(|&patch| done.is_normalised[patch] = true);
             }
             None => {
@@ -236,7 +240,7 @@ pub(crate) fn names(patches: &Patches, table: &Table, per: Per) -> Result<Vec<St
     patches.spots.iter().map(section).collect()
 }
 
-/// The share of each patch whose pixels have an optical density of `beta` or more in every colour.
+/// The share of each patch whose pixels have an optical density of `beta` or more in every colour, and are not cut out.
 fn tissue_shares(patches: &Patches, beta: f64) -> Vec<f32> {
     // Density falls with light: a pixel is dense where its brightest colour is.
     let Some(brightest) = (0..=255).rev().find(|&value| density(value) >= beta) else {
@@ -246,7 +250,7 @@ fn tissue_shares(patches: &Patches, beta: f64) -> Vec<f32> {
         .into_par_iter()
         .map(|patch| {
             let (pixels, _) = patches.patch(patch).as_chunks::<3>();
-            let is_tissue = |[r, g, b]: &[u8; 3]| (*r.max(g).max(b) <= brightest) as u32;
+            let is_tissue = |[r, g, b]: &[u8; 3]| (1..=brightest).contains(r.max(g).max(b)) as u32;
             pixels.iter().map(is_tissue).sum::<u32>() as f32 / pixels.len().max(1) as f32
         })
         .collect()

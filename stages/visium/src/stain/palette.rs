@@ -3,10 +3,18 @@
 
 use rayon::prelude::*;
 
+use crate::tissue_mask::BLACK;
+
 /// Different colours, in the [`Cube`]'s order, each with how many pixels have it.
 pub(super) struct Palette(pub(super) Vec<([u8; 3], u32)>);
 
 impl Palette {
+    /// The colours of what light fell through. Pure black is what a program cut out, and of 1 % of such pixels the second of
+    /// two stains is gray.
+    pub(super) fn lit(&self) -> Self {
+        Self(self.0.iter().copied().filter(|(colour, _)| *colour != BLACK).collect())
+    }
+
     /// Of how many pixels it is.
     pub(super) fn pixels(&self) -> u64 {
         self.0.iter().map(|(_, count)| u64::from(*count)).sum()

@@ -97,6 +97,36 @@ fn an_empty_patch_passes_unchanged_and_is_told() {
     assert_eq!(groups(&mut patches, &table, &tissue, &own).unwrap().len(), 2);
 }
 
+/// Her2st's A1 comes cut out, on black.
+#[test]
+fn what_is_cut_out_has_no_part_in_the_stains() {
+    let Some(mut tile) = tile() else { return };
+    for method in [Method::Macenko, Method::Vahadane, Method::Reinhard] {
+        let params = Params { method, ..Params::default() };
+        let (mut whole, table) = patches(&tile);
+        let mut cut = whole.clone();
+        // In its third patch a cut-out of black, in the first one pixel of it.
+        cut.pixels[2 * 3 * 128 * 128..].fill(0);
+        cut.pixels[..3].fill(0);
+        normalize(&mut whole, &table, None, &params, |_, _| Ok(())).unwrap();
+        let done = normalize(&mut cut, &table, None, &params, |_, _| Ok(())).unwrap();
+        assert_eq!((done.tissue[2], &done.is_normalised[..]), (0.0, &[true, true, false][..]));
+        assert_eq!(cut.pixels[..3], [0; 3]);
+        assert!(cut.pixels[2 * 3 * 128 * 128..].iter().all(|&value| value == 0));
+        let differ = cut.pixels[3..2 * 3 * 128 * 128].iter().zip(&whole.pixels[3..]);
+        assert!(
+            differ.clone().all(|(a, b)| a.abs_diff(*b) <= 1),
+            "{:?}",
+            differ.max_by_key(|(a, b)| a.abs_diff(**b))
+        );
+    }
+    // Of a hundredth of black, nothing changes either.
+    let sound = Look::of(&palette(&tile).lit(), &Params::default());
+    tile.extend([BLACK; 655]);
+    assert!(matches!((sound, Look::of(&palette(&tile).lit(), &Params::default())),
+        (Some(Look::Stains(a)), Some(Look::Stains(b))) if a == b));
+}
+
 #[test]
 fn what_has_no_two_stains_has_no_look() {
     let flat = vec![[120, 60, 130]; 5000];
