@@ -48,6 +48,9 @@ from PIL import Image
 Image.fromarray(rgb).save("lzw.tif", compression="tiff_lzw", big_tiff=True)
 tifffile.imwrite("slide.ome.tif", rgb, tile=(64, 64), metadata={"axes": "YXS"})
 tifffile.imwrite("planar.tif", rgb.transpose(2, 0, 1).copy(), tile=(64, 64), planarconfig="separate", photometric="rgb")
+tifffile.imwrite("colours.ome.tif", planes, tile=(64, 64), photometric="minisblack", metadata={"axes": "CYX"})
+tifffile.imwrite("two.ome.tif", planes[:2], tile=(64, 64), photometric="minisblack", metadata={"axes": "CYX"})
+tifffile.imwrite("zstd.tif", rgb, tile=(64, 64), compression="zstd", photometric="rgb")
 tifffile.imwrite("strips.tif", rgb, rowsperstrip=10, photometric="rgb")
 tifffile.imwrite("wide.tif", rgb.astype(np.uint16) * 257, tile=(64, 64), photometric="rgb")
 soft = (128 + 100 * np.sin(np.stack([x, y, x + y], -1) / 40)).astype(np.uint8)
@@ -98,6 +101,7 @@ fn tiles_strips_planes_and_pyramids_of_tifffile_are_read() {
         "planar.lzw.tif",
         "packbits.tif",
         "slide.ome.tif",
+        "colours.ome.tif",
         "planar.tif",
         "strips.tif",
         "wide.tif",
@@ -106,6 +110,20 @@ fn tiles_strips_planes_and_pyramids_of_tifffile_are_read() {
         assert_eq!((image.height, image.width), (333, 277), "{name}");
         assert!(image.pixels == wanted, "{name}");
     }
+    let problem = |name: &str| match Slide::open(&folder.join(name)) {
+        Ok(_) => copy(folder, name).err().unwrap().chain().join(": "),
+        Err(error) => error.chain().join(": "),
+    };
+    assert!(
+        problem("two.ome.tif").contains("it has 2 pages of one colour each"),
+        "{}",
+        problem("two.ome.tif")
+    );
+    assert!(
+        problem("zstd.tif").contains("packed by deflate, LZW, PackBits or JPEG"),
+        "{}",
+        problem("zstd.tif")
+    );
     // Decoders of JPEG may round differently in the last bits.
     let (found, wanted) = (copy(folder, "jpeg.tif").unwrap().pixels, raw("jpeg.raw"));
     let worst = found.iter().zip(&wanted).map(|(a, b)| a.abs_diff(*b)).max();

@@ -26,9 +26,10 @@ pub(crate) struct Slide {
 }
 
 enum Kind {
-    /// The page of a TIFF with the most pixels: the others of a pyramid are smaller copies.
+    /// The page of a TIFF with the most pixels: the others of a pyramid are smaller copies. Or the three of red, green and
+    /// blue, as an OME-TIFF may have them.
     Tiff {
-        page: usize,
+        pages: Vec<usize>,
     },
     /// A PNG whose rows come from the top.
     Png,
@@ -45,8 +46,8 @@ impl Slide {
         let path = path.to_owned();
         // "II" or "MM", then 42, or 43 of BigTIFF.
         if matches!(magic, [b'I', b'I', 42 | 43, 0] | [b'M', b'M', 0, 42 | 43]) {
-            let (page, width, height) = largest_page(&path).map_err(unreadable(&path))?;
-            return Ok(Self { height, width, path, kind: Kind::Tiff { page } });
+            let (pages, width, height) = largest_pages(&path).map_err(unreadable_tiff(&path))?;
+            return Ok(Self { height, width, path, kind: Kind::Tiff { pages } });
         }
         if magic == *b"\x89PNG" {
             let reader = png_reader(&path).map_err(unreadable(&path))?;
@@ -66,13 +67,32 @@ impl Slide {
 
     /// Decodes the image, from the top, into `rows`.
     pub(crate) fn copy(&self, rows: &mut ImageRows, ctx: &Context) -> Result<()> {
-        match self.kind {
-            Kind::Tiff { page } => {
-                let mut bands = Bands::open(&self.path, page).map_err(unreadable(&self.path))?;
-                for band in 0..bands.count {
-                    ctx.progress(band as u64, bands.count as u64, "bands of the slide");
+        match &self.kind {
+            Kind::Tiff { pages } => {
+                let planes = pages.iter().map(|&page| Bands::open(&self.path, page));
+                let mut planes: Vec<Bands> =
+                    planes.collect::<Result<_, _>>().map_err(unreadable_tiff(&self.path))?;
+                let (count, chunk) = (planes[0].count, planes[0].chunk);
+                if planes.iter().any(|plane| plane.chunk != chunk) {
+                    let problem = unsupported("pages of one colour each that are tiled in different ways");
+                    return Err(unreadable_tiff(&self.path)(problem));
+                }
+                for band in 0..count {
+                    ctx.progress(band as u64, count as u64, "bands of the slide");
                     ctx.check_cancelled()?;
-                    rows.push(&bands.decode(band).map_err(unreadable(&self.path))?)?;
+                    let decoded = planes.iter_mut().map(|plane| plane.decode(band));
+                    let mut decoded: Vec<Vec<u8>> =
+                        decoded.collect::<Result<_, _>>().map_err(unreadable_tiff(&self.path))?;
+                    // A page of one colour is gray: it has its value three times.
+                    if let [red, green, blue] = &mut decoded[..] {
+                        let values = red.iter_mut().zip(green.iter().zip(blue.iter())).enumerate();
+                        values.for_each(|(place, (red, (&green, &blue)))| match place % 3 {
+                            1 => *red = green,
+                            2 => *red = blue,
+                            _ => {}
+                        });
+                    }
+                    rows.push(&decoded[0])?;
                 }
                 Ok(())
             }
@@ -119,6 +139,19 @@ fn unreadable<E: Into<Box<dyn std::error::Error + Send + Sync>>>(path: &Path) ->
     Error::other(format!("cannot read the image {}", path.display()))
 }
 
+fn unreadable_tiff(path: &Path) -> impl FnOnce(TiffError) -> Error {
+    let name = path.display().to_string();
+    move |problem| {
+        let hint = match problem {
+            TiffError::UnsupportedError(_) => {
+                ": save it as 8-bit RGB, packed by deflate, LZW, PackBits or JPEG, or not at all"
+            }
+            _ => "",
+        };
+        Error::other(format!("cannot read the image {name}{hint}"))(problem)
+    }
+}
+
 /// Rows of a PNG that are decoded at a time.
 const PNG_ROWS: usize = 256;
 
@@ -143,21 +176,30 @@ fn decoder(path: &Path) -> Result<Decoder<BufReader<File>>, TiffError> {
     Ok(Decoder::new(BufReader::new(file))?.with_limits(limits))
 }
 
-/// Position, width and height.
-fn largest_page(path: &Path) -> Result<(usize, usize, usize), TiffError> {
+/// Position, width and height; three positions where each colour has a page.
+fn largest_pages(path: &Path) -> Result<(Vec<usize>, usize, usize), TiffError> {
     let mut decoder = decoder(path)?;
-    let (mut largest, mut page) = ((0, 0, 0), 0);
+    let mut pages = Vec::new();
     loop {
         let (width, height) = decoder.dimensions()?;
-        let (width, height) = (width as usize, height as usize);
-        if width * height > largest.1 * largest.2 {
-            largest = (page, width, height);
-        }
+        let is_gray = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel)?.unwrap_or(1) == 1;
+        pages.push((width as usize, height as usize, is_gray));
         if !decoder.more_images() {
-            return Ok(largest);
+            break;
         }
         decoder.next_image()?;
-        page += 1;
+    }
+    let area = pages.iter().map(|(width, height, _)| width * height).max().unwrap_or_default();
+    let alike: Vec<usize> = (0..pages.len()).filter(|&page| pages[page].0 * pages[page].1 == area).collect();
+    let (width, height, is_gray) = pages[alike[0]];
+    let colours: Vec<usize> =
+        alike.into_iter().filter(|&page| pages[page] == (width, height, is_gray)).collect();
+    match colours.len() {
+        count if !is_gray || count == 1 => Ok((vec![colours[0]], width, height)),
+        3 => Ok((colours, width, height)),
+        count => {
+            Err(unsupported(&format!("{count} pages of one colour each, not the three of an H&E image")))
+        }
     }
 }
 
