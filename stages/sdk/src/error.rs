@@ -64,10 +64,28 @@ impl Error {
         move |source| Self::Other { context, source: source.into() }
     }
 
-    /// The error and its causes, outermost first.
+    /// The error and its causes, outermost first; a cause that the one before told already, as some libraries' do, is not
+    /// told again.
     pub fn chain(&self) -> Vec<String> {
-        std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source())
-            .map(ToString::to_string)
-            .collect()
+        let mut told: Vec<String> = Vec::new();
+        for cause in std::iter::successors(Some(self as &dyn std::error::Error), |error| error.source()) {
+            let cause = cause.to_string();
+            if !told.last().is_some_and(|last| last.ends_with(&cause)) {
+                told.push(cause);
+            }
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let twice = std::io::Error::other(Error::other("b")(std::io::Error::other("c")));
+        assert_eq!(twice.to_string(), "b");
+        assert_eq!(Error::other("a")(twice).chain(), ["a", "b", "c"]);
     }
 }

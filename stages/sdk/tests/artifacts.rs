@@ -58,6 +58,7 @@ fn table() -> Table {
         tissue_lowres_scalef: None,
         spot_diameter_fullres: hires.spot_diameter_fullres,
         fiducial_diameter_fullres: Some(0.1 + 0.2),
+        others: BTreeMap::from([("microns_per_pixel".into(), 0.273_761_267_153_152_74)]),
     };
     let with_image = Library { images: BTreeMap::from([("hires".into(), hires)]), scale_factors };
     let without = Library { scale_factors: ScaleFactors::default(), ..Library::default() };

@@ -1,7 +1,7 @@
 //! An 8-bit RGB image with its scale factors. On disk: a pyramid as OME-NGFF has it, with what SpatialData wants of one,
 //! so that the folder is an element of a SpatialData as it is.
 
-use std::{ops::Range, path::Path};
+use std::{collections::BTreeMap, ops::Range, path::Path};
 
 use rayon::prelude::*;
 use serde_json::{Value, json};
@@ -29,6 +29,9 @@ pub struct ScaleFactors {
     pub spot_diameter_fullres: f64,
     /// Diameter of a fiducial in full-resolution pixels, where the file says.
     pub fiducial_diameter_fullres: Option<f64>,
+    /// Whatever else the file says in numbers, by its name: `microns_per_pixel` and `bin_size_um` of Visium HD,
+    /// `regist_target_img_scalef` of CytAssist.
+    pub others: BTreeMap<String, f64>,
 }
 
 /// An 8-bit RGB image, rows from the top. As the artifact of an `image` port: of one section, at `hires` scale.

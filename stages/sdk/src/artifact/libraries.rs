@@ -57,7 +57,8 @@ fn write_images(library: &Library, section: &str, group: &Writer) -> Result<()> 
 }
 
 fn write_factors(factors: &ScaleFactors, group: &Writer) -> Result<()> {
-    let mut given = named(factors).into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let others = factors.others.iter().map(|(name, value)| (name.as_str(), *value));
+    let mut given = named(factors).into_iter().filter_map(|(name, value)| Some((name, value?))).chain(others);
     given.try_for_each(|(name, value)| anndata::scalar(group, name, value))
 }
 
@@ -85,7 +86,13 @@ pub(super) fn read(uns: &Reader) -> Result<BTreeMap<String, Library>> {
 
 fn read_factors(group: &Reader) -> Result<ScaleFactors> {
     let factor = |name: &str| group.has(name).then(|| anndata::read_scalar(group, name)).transpose();
+    let is_named = |name: &String| named(&ScaleFactors::default()).iter().any(|(own, _)| own == name);
+    let others = group.children()?.into_iter().filter(|name| !is_named(name));
     Ok(ScaleFactors {
+        // What is no number is not ours.
+        others: others
+            .filter_map(|name| anndata::read_scalar(group, &name).ok().map(|value| (name, value)))
+            .collect(),
         tissue_hires_scalef: factor("tissue_hires_scalef")?,
         tissue_lowres_scalef: factor("tissue_lowres_scalef")?,
         spot_diameter_fullres: anndata::read_scalar(group, "spot_diameter_fullres")?,

@@ -535,6 +535,14 @@ impl Reader {
             "uint8" => read!(u8 => Int),
             "uint16" => read!(u16 => Int),
             "uint32" => read!(u32 => Int),
+            "uint64" => {
+                let (_, values) = self.values::<u64>(name, &array)?;
+                let signed = values.into_iter().map(i64::try_from).collect::<Result<_, _>>();
+                signed
+                    .map(Numbers::Int)
+                    .map_err(|_| self.place.child(name).wrong("holds integers beyond 63 bits"))
+            }
+            "float16" => read!(half::f16 => Float),
             "float32" => read!(f32 => Float),
             "float64" => read!(f64 => Float),
             _ => Err(self.place.child(name).wrong(format!("is of type {found}; expected numbers"))),
@@ -562,11 +570,7 @@ impl Reader {
     /// # Errors
     /// If it is missing or does not hold numbers.
     pub fn doubles(&self, name: &str, expected: &[Option<usize>]) -> Result<Vec<f64>> {
-        Ok(match self.numbers(name, expected)? {
-            Numbers::Float(values) => values,
-            Numbers::Int(values) => values.into_iter().map(|value| value as f64).collect(),
-            Numbers::Bool(values) => values.into_iter().map(f64::from).collect(),
-        })
+        Ok(self.numbers(name, expected)?.into_reals())
     }
 
     /// Reads integers of any type that fit into 32 bits.
@@ -639,10 +643,22 @@ impl Reader {
 pub enum Numbers {
     /// Truth.
     Bool(Vec<bool>),
-    /// Integers of any width but `uint64`.
+    /// Integers.
     Int(Vec<i64>),
     /// Floating point.
     Float(Vec<f64>),
+}
+
+impl Numbers {
+    /// The same as reals; truth is 1.
+    #[must_use]
+    pub fn into_reals(self) -> Vec<f64> {
+        match self {
+            Self::Float(values) => values,
+            Self::Int(values) => values.into_iter().map(|value| value as f64).collect(),
+            Self::Bool(values) => values.into_iter().map(f64::from).collect(),
+        }
+    }
 }
 
 fn type_name(data_type: &DataType) -> String {

@@ -1,6 +1,9 @@
 //! `spatial/`: scale factors and the two images that spaceranger makes of the microscope's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use restage_stage::{
     Error, Result,
@@ -13,7 +16,8 @@ use crate::text;
 /// Spaceranger writes PNG; people who shrink their data write others.
 const SUFFIXES: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
 
-/// Reads `scalefactors_json.json`. Other keys (Visium HD, CytAssist) are left alone.
+/// Reads `scalefactors_json.json`. All are of pixels at full resolution, those of CytAssist too: its `regist_target_img_scalef`
+/// is how much the image was scaled for finding where it lies, and moves no spot.
 pub(crate) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
     #[derive(Deserialize)]
     struct File {
@@ -21,6 +25,8 @@ pub(crate) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
         tissue_lowres_scalef: Option<f64>,
         spot_diameter_fullres: f64,
         fiducial_diameter_fullres: Option<f64>,
+        #[serde(flatten)]
+        others: BTreeMap<String, serde_json::Value>,
     }
     let path = spatial.join("scalefactors_json.json");
     if !path.is_file() {
@@ -43,11 +49,15 @@ pub(crate) fn read_scale_factors(spatial: &Path) -> Result<ScaleFactors> {
             return Err(Error::invalid(format!("{}: `{name}` must be above 0", path.display())));
         }
     }
+    // They become nodes of a file: what cannot be one's name is none of 10x's.
+    let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let others = file.others.into_iter().filter(|(name, _)| !name.starts_with("__") && is_name(name));
     Ok(ScaleFactors {
         tissue_hires_scalef: file.tissue_hires_scalef,
         tissue_lowres_scalef: file.tissue_lowres_scalef,
         spot_diameter_fullres: file.spot_diameter_fullres,
         fiducial_diameter_fullres: file.fiducial_diameter_fullres,
+        others: others.filter_map(|(name, value)| Some((name, value.as_f64()?))).collect(),
     })
 }
 

@@ -151,3 +151,40 @@ fn an_annotation_of_another_section_is_refused() {
     let table = load_table(&params).unwrap();
     assert!(load_labels(&params, &table).unwrap_err().to_string().contains("is it of another section?"));
 }
+
+/// Nobody's coordinates depend on how the image was scaled for finding where it lies: not squidpy's, nor ours.
+#[test]
+fn the_registration_s_scale_is_kept_and_moves_no_spot() {
+    let Some(hd) = golden::shared("data/fixtures/seurat_visium_hd/binned_outputs/square_008um") else {
+        return;
+    };
+    let others = images::read_scale_factors(&hd.join("spatial")).unwrap().others;
+    let wanted = [
+        ("bin_size_um", 8.0),
+        ("microns_per_pixel", 0.273_761_267_153_152_74),
+        ("regist_target_img_scalef", 0.254_043_52),
+    ];
+    assert_eq!(others, wanted.map(|(name, value)| (name.to_owned(), value)).into());
+
+    let Some(outs) = golden::shared("data/mouse_embryo_cytassist/outs") else { return };
+    let load = |outs: &std::path::Path| {
+        load_table(&serde_json::from_value(json!({"path": outs, "section": "E"})).unwrap()).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let link = |name: &str| std::os::unix::fs::symlink(outs.join(name), folder.path().join(name)).unwrap();
+    std::fs::create_dir(folder.path().join("spatial")).unwrap();
+    for name in
+        ["filtered_feature_bc_matrix", "spatial/tissue_positions.csv", "spatial/tissue_lowres_image.png"]
+    {
+        link(name);
+    }
+    let factors = std::fs::read_to_string(outs.join("spatial/scalefactors_json.json")).unwrap();
+    let other = factors.replace(r#""regist_target_img_scalef": 1.0"#, r#""regist_target_img_scalef": 0.25"#);
+    assert_ne!(factors, other);
+    std::fs::write(folder.path().join("spatial/scalefactors_json.json"), other).unwrap();
+    let (whole, scaled) = (load(&outs), load(folder.path()));
+    assert!(whole.spatial == scaled.spatial);
+    let library = &scaled.libraries["E"];
+    assert_eq!(library.scale_factors.others["regist_target_img_scalef"], 0.25);
+    assert_eq!(library.images["lowres"].scale, whole.libraries["E"].images["lowres"].scale);
+}

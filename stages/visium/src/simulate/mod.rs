@@ -274,9 +274,8 @@ pub(crate) fn simulate(params: &Params) -> Section {
         images: BTreeMap::from([("hires".to_owned(), image.clone())]),
         scale_factors: ScaleFactors {
             tissue_hires_scalef: Some(SCALE),
-            tissue_lowres_scalef: None,
             spot_diameter_fullres: image.spot_diameter_fullres,
-            fiducial_diameter_fullres: None,
+            ..ScaleFactors::default()
         },
     };
     let table = Table {
