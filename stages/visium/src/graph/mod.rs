@@ -111,6 +111,9 @@ impl Stage for MakeGraph {
         ctx.check_cancelled()?;
         let (edges, crossing) = edges(&table, split.as_ref(), &params)?;
         let summary = summary(&edges, crossing);
+        if let Some(problem) = without_edges(&table, &edges, &params) {
+            tracing::warn!("{problem}");
+        }
         tracing::info!("{} spots, {} directed edges", edges.n_rows(), summary.values["edges"]);
         ctx.write("summary", &summary)?;
         ctx.write("graph", &Graph { spots: table.obs.index, edges })
@@ -140,6 +143,19 @@ pub(crate) fn edges(table: &Table, split: Option<&Split>, params: &Params) -> Re
         near.into_iter().map(|spot| (spot as i32, 1.0)).collect()
     });
     Ok((weights::weighted(Csr::from_rows(n, rows), table, params.normalise)?, crossing))
+}
+
+/// A radius below the distance of spots is a graph that changes nothing, and nobody means that.
+fn without_edges(table: &Table, edges: &Csr, params: &Params) -> Option<String> {
+    let radius = params.radius.filter(|_| params.kind == Kind::Radius && edges.data.is_empty())?;
+    let nearest = sections(table).into_values().flat_map(|spots| {
+        nearest_distances(&spots.iter().map(|&spot| table.spatial[spot]).collect::<Vec<_>>())
+    });
+    let nearest = nearest.reduce(f64::min)?;
+    Some(format!(
+        "no spot has a neighbour within radius: {radius}; the nearest two are {nearest:.1} pixels of the \
+         full-resolution image apart"
+    ))
 }
 
 /// The spots of each section, in the table's order.

@@ -58,6 +58,18 @@ fn published_sections_have_the_published_edges() {
 }
 
 #[test]
+fn a_radius_that_reaches_nobody_is_told() {
+    let table = points(vec![[0.0, 0.0], [30.0, 40.0], [0.0, 100.0]]);
+    let told = |radius: f64| {
+        let params = params(json!({"kind": "radius", "radius": radius}));
+        without_edges(&table, &edges(&table, None, &params).unwrap().0, &params)
+    };
+    let problem = told(49.0).unwrap();
+    assert!(problem.contains("within radius: 49; the nearest two are 50.0 pixels"), "{problem}");
+    assert_eq!(told(50.0), None);
+}
+
+#[test]
 fn two_rings_hold_eighteen_places() {
     let Some(table) = slice("151673") else { return };
     let two = graph(&table, json!({"rings": 2}));
