@@ -1,17 +1,35 @@
 //! HDF5 files, read by a crate in pure Rust: numbers of whatever type the writer chose, and what is wrong with a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
-use hdf5_reader::{Dataset, Datatype, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem};
+use hdf5_reader::{
+    Dataset, Datatype, FilterRegistry, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem, io::Cursor,
+    superblock::Superblock,
+};
 use rayon::prelude::*;
 use restage_stage::{Error, Result};
 
+use crate::lzf;
+
+/// No superblock of any version is longer.
+const SUPERBLOCK: u64 = 256;
 /// How many numbers a task reads at least: what is converted stays small beside what is kept.
 const BLOCK: u64 = 1 << 16;
 /// Deflate, the best that these files are packed with, makes no more of a byte.
 const MOST_OF_A_BYTE: u64 = 1032;
 /// A dataset as large as this may be a lie without harm.
 const HARMLESS: u64 = 1 << 24;
+
+/// How many bytes a file says that it has, if it is HDF5: what lies beyond them may be missed late, or never.
+fn whole_size(path: &Path) -> Option<u64> {
+    let mut begin = Vec::new();
+    File::open(path).ok()?.take(SUPERBLOCK).read_to_end(&mut begin).ok()?;
+    Superblock::parse(&mut Cursor::new(&begin)).ok().map(|superblock| superblock.eof_address)
+}
 
 /// A file that is being read.
 pub(crate) struct Hdf5 {
@@ -25,8 +43,16 @@ impl Hdf5 {
     /// Opens the file.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let size = std::fs::metadata(path).map_err(Error::io(path))?.len();
+        if let Some(whole) = whole_size(path).filter(|whole| size < *whole) {
+            return Err(Error::invalid(format!(
+                "{} is cut off: it has {size} of its {whole} bytes; copy it again",
+                path.display()
+            )));
+        }
         // Nothing is read twice: a cache of chunks would only hold them longer.
-        let options = OpenOptions::default().with_chunk_cache_bytes(0);
+        let mut filters = FilterRegistry::new();
+        filters.register(lzf::FILTER, Box::new(lzf::filter));
+        let options = OpenOptions::default().with_chunk_cache_bytes(0).with_filter_registry(filters);
         let file = Hdf5File::open_with_options(path, options)
             .map_err(Error::other(format!("cannot read {} as HDF5", path.display())))?;
         Ok(Self { path: path.into(), size, file })
@@ -51,7 +77,18 @@ impl Hdf5 {
         &self,
         node: &str,
     ) -> impl FnOnce(E) -> Error {
-        Error::other(format!("cannot read `{node}` of {}: is the file cut off?", self.path.display()))
+        let (node, path) = (node.to_owned(), self.path.display().to_string());
+        move |source| {
+            let source = source.into();
+            let told = source.to_string();
+            let hint = match () {
+                // Of what h5py and hdf5plugin offer, the ones that anndata's own `compression` names are read.
+                () if told.contains("unsupported filter") => "write it with `compression=\"gzip\"`",
+                () if told.contains("utf-8") => "its texts should be UTF-8",
+                () => "is the file damaged?",
+            };
+            Error::other(format!("cannot read `{node}` of {path}: {hint}"))(source)
+        }
     }
 
     /// A dataset of texts.
@@ -115,6 +152,14 @@ impl Hdf5 {
             };
         }
         match dataset.dtype() {
+            // h5py's booleans.
+            Datatype::Enum { .. } => {
+                let bytes = dataset.read_raw_bytes().map_err(self.unreadable(node))?;
+                let values = bytes.into_iter().map(|byte| integer(i64::from(byte != 0)));
+                values
+                    .collect::<Option<_>>()
+                    .ok_or_else(|| self.wrong(format!("has a value out of range in `{node}`")))
+            }
             Datatype::FixedPoint { size: 1, signed: true, .. } => whole!(i8),
             Datatype::FixedPoint { size: 1, signed: false, .. } => whole!(u8),
             Datatype::FixedPoint { size: 2, signed: true, .. } => whole!(i16),

@@ -13,6 +13,7 @@ mod import_embedding;
 mod load;
 mod load_arrays;
 mod load_legacy;
+mod lzf;
 mod normalize;
 mod npy;
 mod patches;

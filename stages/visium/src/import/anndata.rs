@@ -54,17 +54,22 @@ pub(super) fn read(tree: &dyn Tree, choice: &Choice) -> Result<AnnData> {
     if x.n_rows() == 0 || x.n_cols == 0 {
         return Err(tree.wrong(format!("is empty: it has {} spots and {} genes", x.n_rows(), x.n_cols)));
     }
-    if let Some(value) = x.data.iter().find(|value| !value.is_finite()) {
-        return Err(tree.wrong(format!("holds {value} in `{matrix}`; expected numbers")));
+    for (row, spot) in obs.index.iter().enumerate() {
+        if let Some((gene, value)) = x.entries(row).find(|(_, value)| !value.is_finite()) {
+            let gene = &var.index[gene];
+            return Err(
+                tree.wrong(format!("holds {value} in `{matrix}`, for gene `{gene}` of spot `{spot}`"))
+            );
+        }
     }
     let own = format!("{root}/obsm/{}", choice.coordinates);
-    let has_own = tree.has_array(&own);
+    let has_own = tree.has_array(&own) || tree.has_group(&own);
     let circles = if root.is_empty() { None } else { circles(tree, choice, &root, &obs, has_own)? };
     let (spatial, places) = match circles {
         Some(circles) if !has_own => circles.into_coordinates(),
         circles => {
             let places = circles.map(spatialdata::Circles::beside_coordinates).unwrap_or_default();
-            (coordinates(tree, &own, obs.len())?, places)
+            (coordinates(tree, &own, &obs.index)?, places)
         }
     };
     let library = library(tree, &format!("{root}/uns"), choice.section)?;
@@ -221,7 +226,11 @@ fn frame(tree: &dyn Tree, path: &str) -> Result<Frame> {
     let order = order.map_or_else(|| tree.children(path), Ok)?;
     let mut frame = Frame { index: names, columns: Vec::new() };
     for name in order.into_iter().filter(|name| *name != index && name != "__categories") {
-        match column(tree, &format!("{path}/{name}"), frame.len()) {
+        let column = match legacy_categories(tree, path, &name) {
+            Some(categories) => coded(tree, &format!("{path}/{name}"), &categories).map(Column::Categorical),
+            None => column(tree, &format!("{path}/{name}"), frame.len()),
+        };
+        match column {
             Ok(column) => frame.columns.push((name, column)),
             Err(error) => tracing::warn!("left out the column `{name}` of `{path}`: {error}"),
         }
@@ -266,29 +275,39 @@ fn nullable(tree: &dyn Tree, path: &str) -> Result<Column> {
         Numbers::Bool(values) if none => Column::Bool(values),
         Numbers::Int(values) if none => Column::Int(values),
         values => {
-            let values: Vec<f64> = match values {
-                Numbers::Bool(values) => values.into_iter().map(f64::from).collect(),
-                Numbers::Int(values) => values.into_iter().map(|value| value as f64).collect(),
-                Numbers::Float(values) => values,
-            };
-            let masked = values.into_iter().zip(missing);
+            let masked = values.into_reals().into_iter().zip(missing);
             Column::Float(masked.map(|(value, missing)| if missing { f64::NAN } else { value }).collect())
         }
     })
 }
 
+/// What categories are called: numbers by their digits.
+fn names(tree: &dyn Tree, path: &str) -> Result<Vec<String>> {
+    if tree.has_group(path) || tree.is_text(path)? {
+        return Ok(texts(tree, path)?.into_iter().flatten().collect());
+    }
+    Ok(match tree.numbers(path)? {
+        Numbers::Int(values) => values.iter().map(ToString::to_string).collect(),
+        Numbers::Float(values) => values.iter().map(ToString::to_string).collect(),
+        Numbers::Bool(values) => values.iter().map(ToString::to_string).collect(),
+    })
+}
+
 fn categorical(tree: &dyn Tree, path: &str) -> Result<Categorical> {
-    let categories = format!("{path}/categories");
-    let categories: Vec<String> = if tree.has_group(&categories) || tree.is_text(&categories)? {
-        texts(tree, &categories)?.into_iter().flatten().collect()
-    } else {
-        match tree.numbers(&categories)? {
-            Numbers::Int(values) => values.iter().map(ToString::to_string).collect(),
-            Numbers::Float(values) => values.iter().map(ToString::to_string).collect(),
-            Numbers::Bool(values) => values.iter().map(ToString::to_string).collect(),
-        }
-    };
-    let Numbers::Int(codes) = tree.numbers(&format!("{path}/codes"))? else {
+    let categories = names(tree, &format!("{path}/categories"))?;
+    coded(tree, &format!("{path}/codes"), &categories)
+}
+
+/// The categories of a column, where they stand as anndata before 0.8 wrote them: apart from the codes.
+fn legacy_categories(tree: &dyn Tree, frame: &str, column: &str) -> Option<Vec<String>> {
+    let path = format!("{frame}/__categories/{column}");
+    (tree.has_array(&path) && tree.has_array(&format!("{frame}/{column}")))
+        .then(|| names(tree, &path).ok())?
+}
+
+/// Categories by their codes; one below 0 is of no category.
+fn coded(tree: &dyn Tree, path: &str, categories: &[String]) -> Result<Categorical> {
+    let Numbers::Int(codes) = tree.numbers(path)? else {
         return Err(Error::invalid("its codes are no integers"));
     };
     let value = |code: &i64| match usize::try_from(*code) {
@@ -323,19 +342,49 @@ fn texts(tree: &dyn Tree, path: &str) -> Result<Vec<Option<String>>> {
     Ok(values.into_iter().zip(missing).map(|(value, missing)| (!missing).then_some(value)).collect())
 }
 
-/// x and y of each spot.
-fn coordinates(tree: &dyn Tree, path: &str, spots: usize) -> Result<Vec<[f64; 2]>> {
+/// x and y of each spot: the first two columns of an array or a frame.
+fn coordinates(tree: &dyn Tree, path: &str, spots: &[String]) -> Result<Vec<[f64; 2]>> {
+    let places =
+        if tree.has_group(path) { of_frame(tree, path)? } else { of_array(tree, path, spots.len())? };
+    if places.len() != spots.len() {
+        return Err(tree.wrong(format!("has {} coordinates for {} spots", places.len(), spots.len())));
+    }
+    let lost: Vec<&String> = spots
+        .iter()
+        .zip(&places)
+        .filter(|(_, place)| !place.iter().all(|value| value.is_finite()))
+        .map(|(spot, _)| spot)
+        .collect();
+    match lost[..] {
+        [] => Ok(places),
+        [first, ..] => Err(tree.wrong(format!(
+            "has no coordinates of spot `{first}`, nor of {} others, at `{path}`: leave them out before writing",
+            lost.len() - 1
+        ))),
+    }
+}
+
+fn of_frame(tree: &dyn Tree, path: &str) -> Result<Vec<[f64; 2]>> {
+    let reals = |column: Column| match column {
+        Column::Float(values) => Some(values),
+        Column::Int(values) => Some(values.into_iter().map(|value| value as f64).collect()),
+        _ => None,
+    };
+    let mut columns = frame(tree, path)?.columns.into_iter().map(|(_, column)| reals(column));
+    match (columns.next().flatten(), columns.next().flatten()) {
+        (Some(x), Some(y)) => Ok(x.into_iter().zip(y).map(|(x, y)| [x, y]).collect()),
+        _ => Err(tree.wrong(format!("has a frame `{path}` whose first two columns are not x and y"))),
+    }
+}
+
+fn of_array(tree: &dyn Tree, path: &str, spots: usize) -> Result<Vec<[f64; 2]>> {
     if !tree.has_array(path) {
         return Err(tree.wrong(format!(
             "has no coordinates at `{path}`; set `coordinates` to the name of those in `obsm`"
         )));
     }
     let shape = tree.shape(path)?;
-    let values: Vec<f64> = match tree.numbers(path)? {
-        Numbers::Float(values) => values,
-        Numbers::Int(values) => values.into_iter().map(|value| value as f64).collect(),
-        Numbers::Bool(_) => Vec::new(),
-    };
+    let values = tree.numbers(path)?.into_reals();
     if shape.len() != 2 || shape[0] != spots || shape[1] < 2 || values.len() != shape[0] * shape[1] {
         return Err(tree.wrong(format!("has coordinates of the shape {shape:?} for {spots} spots")));
     }
@@ -371,6 +420,7 @@ fn library(tree: &dyn Tree, uns: &str, section: &str) -> Result<Option<Library>>
             tree.wrong(format!("has no `spot_diameter_fullres` in `{path}/{name}/scalefactors`"))
         })?,
         fiducial_diameter_fullres: scale("fiducial_diameter_fullres")?,
+        others: others(tree, &format!("{path}/{name}{factors}"))?,
     };
     let mut images = BTreeMap::new();
     for (kind, scale) in
@@ -389,6 +439,20 @@ fn library(tree: &dyn Tree, uns: &str, section: &str) -> Result<Option<Library>>
         );
     }
     Ok(Some(Library { images, scale_factors }))
+}
+
+/// What else stands beside the scale factors, where it is one number.
+fn others(tree: &dyn Tree, group: &str) -> Result<BTreeMap<String, f64>> {
+    let known =
+        ["tissue_hires_scalef", "tissue_lowres_scalef", "spot_diameter_fullres", "fiducial_diameter_fullres"];
+    let names = tree.children(group)?.into_iter().filter(|name| !known.contains(&name.as_str()));
+    let value = |name: String| {
+        let path = format!("{group}/{name}");
+        let is_number = tree.shape(&path).is_ok_and(|shape| shape.is_empty()) && !tree.is_text(&path).ok()?;
+        let value = is_number.then(|| tree.numbers(&path).ok()?.into_reals().first().copied())??;
+        Some((name, value))
+    };
+    Ok(names.filter_map(value).collect())
 }
 
 fn scalar(tree: &dyn Tree, path: &str) -> Result<Option<f64>> {

@@ -33,6 +33,10 @@ pub(crate) struct Params {
     path: InputPath,
     /// Name of the section, unique in the workflow: spot ids are `<section>_<name in the file>`.
     section: String,
+    /// Column of `obs` that says which section a spot is of, in a file of several (`library_id`): those of `section` are read.
+    /// Default: all are.
+    #[serde(default)]
+    section_column: Option<String>,
     /// Patient (donor) that the section is from. Default: the section's name.
     #[serde(default)]
     patient: Option<String>,
@@ -114,7 +118,11 @@ fn read(params: &Params) -> Result<Section> {
         coordinates: &params.coordinates,
         section: &params.section,
     };
-    let AnnData { x, mut obs, mut var, spatial, library, places } = anndata::read(&*tree, &choice)?;
+    let AnnData { mut x, mut obs, mut var, mut spatial, library, places } = anndata::read(&*tree, &choice)?;
+    if let Some(rows) = rows_of_section(&obs, params)? {
+        (x, obs) = (x.select_rows(&rows), obs.select(&rows));
+        spatial = rows.iter().map(|&row| spatial[row]).collect();
+    }
     let regions = params.regions.as_deref().map(|name| take_regions(&mut obs, name, path)).transpose()?;
     let mut library = library;
     let mut image = None;
@@ -149,6 +157,48 @@ fn read(params: &Params) -> Result<Section> {
             .collect(),
     });
     Ok(Section { table: Table { x, obs, var, spatial, libraries }, image, labels })
+}
+
+/// The spots of the section, where not all are.
+fn rows_of_section(obs: &Frame, params: &Params) -> Result<Option<Vec<usize>>> {
+    let (path, section) = (params.path.as_path().display(), &params.section);
+    let name = params.section_column.as_deref().unwrap_or("section");
+    let values: Vec<Option<&str>> = match (obs.column(name), &params.section_column) {
+        (Some(Column::Categorical(values)), _) => values.iter().collect(),
+        (Some(Column::Text(values)), _) => values.iter().map(|value| Some(value.as_str())).collect(),
+        (_, None) => return Ok(None),
+        (Some(_), Some(name)) => {
+            return Err(Error::invalid(format!(
+                "`section_column: {name}` should name a column of texts or categories"
+            )));
+        }
+        (None, Some(name)) => {
+            let names: Vec<&str> = obs.columns.iter().map(|(name, _)| name.as_str()).collect();
+            let names = names.join(", ");
+            return Err(Error::invalid(format!(
+                "`section_column: {name}` is no column of `obs` of {path}, which has {names}"
+            )));
+        }
+    };
+    let sections: Vec<&str> =
+        values.iter().flatten().copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let listed = sections.join(", ");
+    if params.section_column.is_none() {
+        return if sections.len() < 2 {
+            Ok(None)
+        } else {
+            Err(Error::invalid(format!(
+                "{path} has spots of the sections {listed}: set `section_column: section`, and `section` to one of them"
+            )))
+        };
+    }
+    let rows: Vec<usize> = (0..values.len()).filter(|&row| values[row] == Some(section.as_str())).collect();
+    if rows.is_empty() {
+        return Err(Error::invalid(format!(
+            "no spot of {path} has `{section}` as its {name}: it has {listed}"
+        )));
+    }
+    Ok(Some(rows))
 }
 
 /// The regions of all spots; their column leaves the frame, as a table never holds labels.

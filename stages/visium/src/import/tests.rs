@@ -172,3 +172,64 @@ fn our_own_section_comes_back() {
     assert_eq!(found.obs.columns.len(), wanted.obs.columns.len());
     assert!(Image::read(&at("image")).unwrap() == Image::read(&folder.join("import/image")).unwrap());
 }
+
+/// What of `s.h5ad` differs from `plain.h5ad` is how its writer chose to put it.
+const OTHERWISE: &str = r#"
+import anndata as ad, h5py, numpy as np, pandas as pd, scipy.sparse as sp
+a = ad.AnnData(sp.csr_matrix((np.arange(240) % 7 == 0).reshape(20, 12).astype("float32")))
+a.obs_names = [f"s{i}" for i in range(20)]
+a.obsm["spatial"] = np.arange(40.).reshape(20, 2)
+a.obs["sample"] = pd.Categorical(["S", "T"] * 10)
+a.write_h5ad("plain.h5ad")
+a.write_h5ad("lzf.h5ad", compression="lzf")
+for dtype in ["bool", "uint64", "float16", "int8"]:
+    b = a.copy(); b.X = a.X.toarray().astype(dtype)
+    b.write_h5ad(f"{dtype}.h5ad"); b.write_zarr(f"{dtype}.zarr")
+frame = a.copy(); frame.obsm["spatial"] = pd.DataFrame(a.obsm["spatial"], index=a.obs_names, columns=["x", "y"])
+frame.write_h5ad("frame.h5ad")
+lost = a.copy(); lost.obsm["spatial"][[3, 5], 1] = np.nan; lost.write_h5ad("lost.h5ad")
+nan = a.copy(); nan.X[2, 9] = np.nan; nan.write_h5ad("nan.h5ad")
+ours = a.copy(); ours.obs["section"] = a.obs["sample"]; ours.write_h5ad("ours.h5ad")
+# As anndata 0.7 put categories.
+with h5py.File("plain.h5ad") as new, h5py.File("old.h5ad", "w") as old:
+    for name in new: new.copy(name, old)
+    old["obs"].attrs["encoding-version"] = "0.1.0"
+    codes = old["obs/sample/codes"][:]
+    del old["obs/sample"]
+    old["obs/__categories/sample"] = np.array(["S", "T"], dtype=h5py.string_dtype())
+    old["obs/sample"] = codes
+    old["obs/sample"].attrs["categories"] = old["obs/__categories/sample"].ref
+assert list(ad.read_h5ad("old.h5ad").obs["sample"]) == ["S", "T"] * 10
+"#;
+
+#[test]
+fn what_other_writers_chose_is_read_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, OTHERWISE) else { return };
+    let plain = import(folder, "plain.h5ad", json!({})).unwrap().table;
+    assert_eq!((plain.n_spots(), plain.x.data.len()), (20, 35));
+    for file in ["lzf.h5ad", "bool", "uint64", "float16", "int8", "frame.h5ad", "old.h5ad"] {
+        let containers = if file.contains('.') {
+            vec![file.into()]
+        } else {
+            vec![format!("{file}.h5ad"), format!("{file}.zarr")]
+        };
+        for file in containers {
+            assert!(import(folder, &file, json!({})).unwrap().table == plain, "{file}");
+        }
+    }
+    let problem = |file: &str, more: Value| import(folder, file, more).err().unwrap().to_string();
+    assert!(problem("nan.h5ad", json!({})).contains("holds NaN in `/X`, for gene `9` of spot `s2`"));
+    let lost = problem("lost.h5ad", json!({}));
+    assert!(lost.contains("has no coordinates of spot `s3`, nor of 1 others, at `/obsm/spatial`"), "{lost}");
+
+    let half = import(folder, "plain.h5ad", json!({"section_column": "sample"})).unwrap().table;
+    assert_eq!((half.n_spots(), half.obs.index[1].as_str(), half.spatial[1]), (10, "S_s2", [4.0, 5.0]));
+    assert!(half.x.row(1) == plain.x.row(2));
+    let several = problem("ours.h5ad", json!({}));
+    assert!(several.contains("has spots of the sections S, T: set `section_column: section`"), "{several}");
+    let none = problem("plain.h5ad", json!({"section_column": "sample", "section": "U"}));
+    assert!(none.ends_with("has `U` as its sample: it has S, T"), "{none}");
+    assert!(problem("plain.h5ad", json!({"section_column": "x"})).contains("is no column of `obs`"));
+}
