@@ -133,6 +133,15 @@ fn load_table(params: &Params) -> Result<Table> {
     let counts = source.read(params.genome.as_deref())?;
     let spatial = outs.join("spatial");
     let spots = positions::read(&spatial)?.in_order_of(&counts.barcodes)?;
+    let beside = spots.iter().filter(|spot| spot.in_tissue == 0).count();
+    if source.is_filtered() && beside * 100 > spots.len() {
+        tracing::warn!(
+            "{}: {beside} of {} spots with filtered counts lie beside the tissue: are the positions of this section? \
+             `visium/check` looks closer",
+            params.section,
+            spots.len()
+        );
+    }
     let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };
     let library = images::add_images(library, &spatial, &params.section)?;
 
@@ -210,9 +219,7 @@ pub(crate) fn best_image(table: &Table, section: &str) -> Image {
     let image =
         library.and_then(|library| library.images.get("hires").or_else(|| library.images.get("lowres")));
     image.cloned().unwrap_or_else(|| {
-        tracing::warn!(
-            "{section} has no image: spatial/tissue_hires_image.png and tissue_lowres_image.png are missing"
-        );
+        tracing::warn!("{section} has no image, neither `hires` nor `lowres`: `image` has no pixels");
         let spot_diameter_fullres =
             library.map_or(0.0, |library| library.scale_factors.spot_diameter_fullres);
         Image { section: section.into(), scale: 1.0, spot_diameter_fullres, ..Image::default() }

@@ -28,7 +28,12 @@ pub(crate) fn read(path: &Path, column: Option<&str>, undetermined: &[String]) -
 
 fn parse(text: &str, column: Option<&str>, undetermined: &[String]) -> Result<Annotation, String> {
     let first = text.lines().next().unwrap_or_default();
-    let delimiter = if first.contains('\t') { b'\t' } else { b',' };
+    // Where the comma is the decimal point, Excel divides by semicolons.
+    let delimiter = match first {
+        _ if first.contains('\t') => b'\t',
+        _ if first.contains(';') && !first.contains(',') => b';',
+        _ => b',',
+    };
     // R's tables have no name over the column of row names: lines are one field longer than the header.
     let mut reader = csv::ReaderBuilder::new()
         .delimiter(delimiter)
@@ -81,6 +86,8 @@ mod tests {
         let regions = parse(text, None, &["undetermined".into()]).unwrap().regions;
         assert_eq!(regions["a"].as_deref(), Some("tumour"));
         assert_eq!((&regions["b"], &regions["c"]), (&None, &None));
+        let by_semicolon = parse(&text.replace(',', ";"), None, &["undetermined".into()]).unwrap().regions;
+        assert_eq!(by_semicolon, regions);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 use rayon::prelude::*;
 use restage_stage::{
     Error, Result,
-    artifact::{Column, Csr, Frame},
+    artifact::{Categorical, Column, Csr, Frame},
 };
 
 use super::{h5, mtx};
@@ -33,7 +33,7 @@ pub(crate) struct Counts {
     pub barcodes: Vec<String>,
     /// Counts.
     pub x: Csr,
-    /// Per gene: unique name; `gene_ids`, `feature_types`.
+    /// Per gene: unique name; `gene_ids`, `feature_types`; of several genomes, `genome`.
     pub genes: Frame,
 }
 
@@ -173,12 +173,19 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
         let genome = genome.map(|genome| format!(" of genome `{genome}`")).unwrap_or_default();
         return Err(format!("has no feature of type `{GENES}`{genome}"));
     }
+    let several: HashSet<&str> = kept.iter().filter_map(|&gene| Some(genomes.get(gene)?.as_str())).collect();
+    let genome = (several.len() > 1).then(|| {
+        Column::Categorical(Categorical::encode(genomes.iter().map(|genome| Some(genome.as_str()))))
+    });
     let kinds = if kinds.is_empty() { vec![GENES.to_owned(); names.len()] } else { kinds };
     let columns = [("gene_ids", ids), ("feature_types", kinds)];
-    let frame = Frame {
+    let mut frame = Frame {
         index: names,
         columns: columns.map(|(name, column)| (name.into(), Column::Text(column))).into(),
     };
+    if let Some(genome) = genome {
+        frame.push("genome", genome);
+    }
     let (x, mut genes) = if kept.len() == frame.len() {
         (x, frame)
     } else {
@@ -254,7 +261,11 @@ mod tests {
         };
         let x = Csr::from_rows(3, [vec![(0, 1.0), (1, 2.0), (2, 3.0)]]);
         let read = |genome| counts(texts(&["x"]), features(), x.clone(), genome);
-        assert_eq!(read(None).unwrap().genes.index, ["a", "c"]);
+        let both = read(None).unwrap().genes;
+        assert_eq!(both.index, ["a", "c"]);
+        let Some(Column::Categorical(genomes)) = both.column("genome") else { panic!("{both:?}") };
+        assert_eq!(genomes.iter().collect::<Vec<_>>(), [Some("hg"), Some("mm")]);
+        assert_eq!(read(Some("mm")).unwrap().genes.column("genome"), None);
         assert_eq!(read(Some("mm")).unwrap().x.data, [3.0]);
         assert!(read(Some("zz")).unwrap_err().contains("of genome `zz`"));
     }

@@ -63,7 +63,11 @@ impl Positions {
     pub(crate) fn in_order_of(&self, barcodes: &[String]) -> Result<Vec<Spot>> {
         let missing = barcodes.iter().filter(|barcode| !self.spots.contains_key(*barcode)).count();
         if let Some(first) = barcodes.iter().find(|barcode| !self.spots.contains_key(*barcode)) {
-            let hint = if missing == barcodes.len() { ": is it of another section?" } else { "" };
+            let own = self.spots.keys().min().map(String::as_str).unwrap_or_default();
+            let hint = match missing == barcodes.len() {
+                true => format!(", but such as `{own}`: is it of another section?"),
+                false => String::new(),
+            };
             return Err(Error::invalid(format!(
                 "{} has no row for barcode `{first}`, nor for {} others of the {} that the matrix has{hint}",
                 self.path.display(),
@@ -230,7 +234,7 @@ mod tests {
             problem(&["a", "x"]),
             "positions.csv has no row for barcode `x`, nor for 0 others of the 2 that the matrix has"
         );
-        assert!(problem(&["x", "y"]).ends_with(": is it of another section?"));
+        assert!(problem(&["x", "y"]).ends_with(", but such as `a`: is it of another section?"));
     }
 
     #[test]
