@@ -20,6 +20,8 @@ pub(super) struct Choice<'a> {
     pub coordinates: &'a str,
     /// What the library is named after, where the file has several.
     pub section: &'a str,
+    /// Whether the file may be of several sections.
+    pub of_several: bool,
     /// Column of `obs` that stays whatever it is.
     pub regions: Option<&'a String>,
 }
@@ -72,7 +74,7 @@ pub(super) fn read(tree: &dyn Tree, choice: &Choice) -> Result<AnnData> {
             (coordinates(tree, &own, &obs.index)?, places)
         }
     };
-    let library = library(tree, &format!("{root}/uns"), choice.section)?;
+    let library = library(tree, &format!("{root}/uns"), choice.section, choice.of_several)?;
     let mut obs = obs;
     if !root.is_empty() {
         let keys = spatialdata::keys(tree, &root);
@@ -391,26 +393,28 @@ fn of_array(tree: &dyn Tree, path: &str, spots: usize) -> Result<Vec<[f64; 2]>> 
     Ok(values.chunks_exact(shape[1]).map(|row| [row[0], row[1]]).collect())
 }
 
-/// Images and scale factors: the only library, or the one called like the section.
-fn library(tree: &dyn Tree, uns: &str, section: &str) -> Result<Option<Library>> {
+/// Images and scale factors: the library called like the section, or the only one of a file of one section.
+fn library(tree: &dyn Tree, uns: &str, section: &str, of_several: bool) -> Result<Option<Library>> {
     // The second is where our own tables have those of sections without an image.
     let places = [(format!("{uns}/spatial"), "/scalefactors"), (format!("{uns}/scalefactors"), "")];
-    let Some((path, factors)) = places.iter().find(|(path, _)| tree.has_group(path)) else {
+    let (mut found, mut strangers) = (None, Vec::new());
+    for (path, factors) in places.iter().filter(|(path, _)| tree.has_group(path)) {
+        let names = tree.children(path)?;
+        let own = match &names[..] {
+            [only] if !of_several => Some(only),
+            names => names.iter().find(|name| *name == section),
+        };
+        if let (None, Some(name)) = (&found, own) {
+            found = Some((path, factors, name.clone()));
+        }
+        strangers.extend(names);
+    }
+    let Some((path, factors, name)) = found else {
+        if !strangers.is_empty() {
+            let strangers = strangers.join(", ");
+            tracing::warn!("none of the libraries {strangers} is called {section}: no image is taken");
+        }
         return Ok(None);
-    };
-    let names = tree.children(path)?;
-    let name = match &names[..] {
-        [only] => only,
-        names => match names.iter().find(|name| *name == section) {
-            Some(name) => name,
-            None => {
-                tracing::warn!(
-                    "none of the libraries {} is called {section}: no image is taken",
-                    names.join(", ")
-                );
-                return Ok(None);
-            }
-        },
     };
     let scale = |factor: &str| scalar(tree, &format!("{path}/{name}{factors}/{factor}"));
     let scale_factors = ScaleFactors {

@@ -37,7 +37,8 @@ pub(crate) struct Params {
     /// Default: all are.
     #[serde(default)]
     section_column: Option<String>,
-    /// Patient (donor) that the section is from. Default: the section's name.
+    /// Patient (donor) that the section is from. Default: what the column `patient` says, where that is one, else the section's
+    /// name.
     #[serde(default)]
     patient: Option<String>,
     /// Where the counts stand: null = `X`; `raw` = the file's `raw`; else the name of a layer. Default null.
@@ -117,6 +118,7 @@ fn read(params: &Params) -> Result<Section> {
         table: params.table.as_deref(),
         coordinates: &params.coordinates,
         section: &params.section,
+        of_several: params.section_column.is_some(),
     };
     let AnnData { mut x, mut obs, mut var, mut spatial, library, places } = anndata::read(&*tree, &choice)?;
     if let Some(rows) = rows_of_section(&obs, params)? {
@@ -132,7 +134,8 @@ fn read(params: &Params) -> Result<Section> {
     } else if params.image.is_some() {
         return Err(Error::invalid(format!("`image` is of a SpatialData, and {} is none", path.display())));
     }
-    let patient = params.patient.as_deref().unwrap_or(&params.section);
+    let told = patient_of(&obs);
+    let patient = params.patient.as_deref().or(told.as_deref()).unwrap_or(&params.section);
     let every = |value: &str| Column::Categorical(Categorical::encode(obs.index.iter().map(|_| Some(value))));
     let (section_column, patient_column) = (every(&params.section), every(patient));
     // As our own tables have them, the section stands before the barcode already.
@@ -157,6 +160,15 @@ fn read(params: &Params) -> Result<Section> {
             .collect(),
     });
     Ok(Section { table: Table { x, obs, var, spatial, libraries }, image, labels })
+}
+
+/// The one patient that a table of ours says its spots are of.
+fn patient_of(obs: &Frame) -> Option<String> {
+    let Column::Categorical(patients) = obs.column("patient")? else { return None };
+    let mut patients = patients.iter();
+    let first = patients.next()??;
+    let is_one = patients.all(|patient| patient == Some(first)) && check_name("patient", first).is_ok();
+    is_one.then(|| first.to_owned())
 }
 
 /// The spots of the section, where not all are.

@@ -189,7 +189,10 @@ frame = a.copy(); frame.obsm["spatial"] = pd.DataFrame(a.obsm["spatial"], index=
 frame.write_h5ad("frame.h5ad")
 lost = a.copy(); lost.obsm["spatial"][[3, 5], 1] = np.nan; lost.write_h5ad("lost.h5ad")
 nan = a.copy(); nan.X[2, 9] = np.nan; nan.write_h5ad("nan.h5ad")
-ours = a.copy(); ours.obs["section"] = a.obs["sample"]; ours.write_h5ad("ours.h5ad")
+ours = a.copy(); ours.obs["section"] = a.obs["sample"]; ours.obs["patient"] = pd.Categorical(["P", "Q"] * 10)
+ours.uns["spatial"] = {"T": {"images": {"hires": np.zeros((9, 9, 3), "uint8")}, "scalefactors": {"tissue_hires_scalef": .2, "spot_diameter_fullres": 1.}}}
+ours.uns["scalefactors"] = {"S": {"spot_diameter_fullres": 3.}}
+ours.write_h5ad("ours.h5ad")
 # As anndata 0.7 put categories.
 with h5py.File("plain.h5ad") as new, h5py.File("old.h5ad", "w") as old:
     for name in new: new.copy(name, old)
@@ -229,6 +232,16 @@ fn what_other_writers_chose_is_read_too() {
     assert!(half.x.row(1) == plain.x.row(2));
     let several = problem("ours.h5ad", json!({}));
     assert!(several.contains("has spots of the sections S, T: set `section_column: section`"), "{several}");
+    // Each has its own patient, library and image.
+    for (section, patient, diameter, images) in [("S", "P", 3.0, 0), ("T", "Q", 1.0, 1)] {
+        let more = json!({"section_column": "section", "section": section});
+        let table = import(folder, "ours.h5ad", more).unwrap().table;
+        let library = &table.libraries[section];
+        assert_eq!((table.n_spots(), table.patient(3)), (10, Some(patient)));
+        assert_eq!((library.scale_factors.spot_diameter_fullres, library.images.len()), (diameter, images));
+    }
+    let other = import(folder, "ours.h5ad", json!({"section_column": "section", "patient": "Z"})).unwrap();
+    assert_eq!(other.table.patient(0), Some("Z"));
     let none = problem("plain.h5ad", json!({"section_column": "sample", "section": "U"}));
     assert!(none.ends_with("has `U` as its sample: it has S, T"), "{none}");
     assert!(problem("plain.h5ad", json!({"section_column": "x"})).contains("is no column of `obs`"));
