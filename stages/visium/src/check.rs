@@ -156,8 +156,9 @@ fn check(params: &Params) -> Result<(BTreeMap<String, f64>, Vec<String>)> {
             ));
         }
     }
-    let outside = outside(params, &counts.barcodes, &positions)?;
-    for (image, count) in outside {
+    let library = library(params)?;
+    problems.extend(images::contradiction(&library));
+    for (image, count) in outside(&library, &counts.barcodes, &positions) {
         values.insert(format!("spots_outside_{image}"), count as f64);
         if exceeds(count, barcodes.len()) {
             problems.push(format!(
@@ -170,21 +171,20 @@ fn check(params: &Params) -> Result<(BTreeMap<String, f64>, Vec<String>)> {
     Ok((values, problems))
 }
 
-/// Per image how many spots lie outside it.
-fn outside(
-    params: &Params,
-    barcodes: &[String],
-    positions: &positions::Positions,
-) -> Result<Vec<(String, usize)>> {
+fn library(params: &Params) -> Result<Library> {
     let spatial = params.path.as_path().join("spatial");
     let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };
-    let library = images::add_images(library, &spatial, &params.section)?;
+    images::add_images(library, &spatial, &params.section)
+}
+
+/// Per image how many spots lie outside it.
+fn outside(library: &Library, barcodes: &[String], positions: &positions::Positions) -> Vec<(String, usize)> {
     let count = |image: &Image| {
         let inside = |pixel: f64, side: usize| (0.0..side as f64).contains(&(pixel * image.scale));
         let spots = barcodes.iter().filter_map(|barcode| positions.get(barcode));
         spots.filter(|spot| !inside(spot.pxl_row, image.height) || !inside(spot.pxl_col, image.width)).count()
     };
-    Ok(library.images.iter().map(|(name, image)| (name.clone(), count(image))).collect())
+    library.images.iter().map(|(name, image)| (name.clone(), count(image))).collect()
 }
 
 #[cfg(test)]
@@ -271,6 +271,39 @@ mod tests {
             "{problems:?}"
         );
         assert_eq!(mixed("none").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_image_of_another_section_is_refused() {
+        let Some(data) = golden::shared("data/her2st") else { return };
+        let with = |image: &Path, name: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            for file in ["filtered_feature_bc_matrix.h5", "spatial"] {
+                let (from, to) = (data.join("A1").join(file), folder.path().join(file));
+                if from.is_file() {
+                    std::fs::copy(from, to).unwrap();
+                    continue;
+                }
+                std::fs::create_dir(&to).unwrap();
+                for entry in std::fs::read_dir(from).unwrap().flatten() {
+                    std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+                }
+            }
+            std::fs::copy(image, folder.path().join("spatial").join(name)).unwrap();
+            check(&params(folder.path(), "A1", None)).unwrap().1
+        };
+        let hires = "tissue_hires_image.png";
+        assert_eq!(with(&data.join("A1/spatial").join(hires), hires), Vec::<String>::new());
+        let problems = with(&data.join("C2/spatial").join(hires), hires);
+        assert!(
+            problems.len() == 1
+                && problems[0]
+                    .starts_with("by the hires image and its scale, full resolution is 6505 x 6954")
+                && problems[0].ends_with("of another section"),
+            "{problems:?}"
+        );
+        let problems = with(&data.join("A1/spatial/tissue_lowres_image.png"), hires);
+        assert!(problems[1].starts_with("346 of 346 spots lie outside the hires image"), "{problems:?}");
     }
 
     /// Judges the annotation of every section beside the counts of every one: those that were accepted.

@@ -144,6 +144,9 @@ fn load_table(params: &Params) -> Result<Table> {
     }
     let library = Library { scale_factors: images::read_scale_factors(&spatial)?, images: BTreeMap::new() };
     let library = images::add_images(library, &spatial, &params.section)?;
+    if let Some(problem) = images::contradiction(&library) {
+        return Err(Error::invalid(format!("{}: {problem}; take away the one that is", spatial.display())));
+    }
 
     let (section, patient) = (params.section.as_str(), patient(params));
     let every = |value| Column::Categorical(Categorical::encode(counts.barcodes.iter().map(|_| Some(value))));
@@ -172,19 +175,13 @@ fn patient(params: &Params) -> &str {
     params.patient.as_deref().unwrap_or(&params.section)
 }
 
-/// How far the sides of the full-resolution image may be from what `hires` or `lowres` say they are.
-const SIDE_TOLERANCE: f64 = 0.02;
-
 /// Copies the full-resolution image to the port, never whole in memory.
 pub(crate) fn copy_slide(path: &std::path::Path, table: &Table, section: &str, ctx: &Context) -> Result<()> {
     let slide = Slide::open(path)?;
     let library = table.libraries.get(section);
     for (name, small) in library.iter().flat_map(|library| &library.images) {
         let sides = [(slide.width, small.width), (slide.height, small.height)];
-        let fits = |(full, side): (usize, usize)| {
-            let expected = side as f64 / small.scale;
-            (full as f64 / expected - 1.0).abs() <= SIDE_TOLERANCE + 1.0 / side as f64
-        };
+        let fits = |(full, side): (usize, usize)| images::is_side(full as f64, side, small.scale);
         if !sides.into_iter().all(fits) {
             return Err(Error::invalid(format!(
                 "{} has {} x {} pixels, but the {name} image of {} x {} and its scale {} say {:.0} x {:.0}: is it of \

@@ -84,6 +84,34 @@ pub(crate) fn add_images(mut library: Library, spatial: &Path, section: &str) ->
     Ok(library)
 }
 
+/// How far a side of the image at full resolution may be from what another image says it is.
+const SIDE_TOLERANCE: f64 = 0.02;
+
+/// Whether a side of so many pixels at full resolution is what one of a small image says, but for its last pixel.
+pub(crate) fn is_side(full: f64, small: usize, scale: f64) -> bool {
+    (full * scale / small as f64 - 1.0).abs() <= SIDE_TOLERANCE + 1.0 / small as f64
+}
+
+/// What is wrong where `hires` and `lowres` cannot be of one image.
+pub(crate) fn contradiction(library: &Library) -> Option<String> {
+    let (hires, lowres) = (library.images.get("hires")?, library.images.get("lowres")?);
+    let sides = [(hires.width, lowres.width), (hires.height, lowres.height)];
+    let fits = |(side, small)| is_side(side as f64 / hires.scale, small, lowres.scale);
+    if sides.into_iter().all(fits) {
+        return None;
+    }
+    let full = |image: &Image| {
+        let [width, height] = [image.width, image.height].map(|side| side as f64 / image.scale);
+        format!("{width:.0} x {height:.0}")
+    };
+    Some(format!(
+        "by the hires image and its scale, full resolution is {} pixels, by the lowres image {}: one of them, or the scale \
+         factors, are of another section",
+        full(hires),
+        full(lowres)
+    ))
+}
+
 fn find(spatial: &Path, name: &str) -> Option<PathBuf> {
     let files = SUFFIXES.iter().map(|suffix| spatial.join(format!("tissue_{name}_image.{suffix}")));
     files.into_iter().find(|path| path.is_file())
