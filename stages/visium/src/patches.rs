@@ -56,6 +56,8 @@ impl Default for Params {
 
 /// Side in pixels that nobody's crop exceeds.
 const LARGEST: usize = 4096;
+/// The share of its area that a patch may have in common with a neighbour before everybody is told.
+const MUCH: f64 = 0.1;
 
 impl Stage for MakePatches {
     const NAME: &'static str = "patches";
@@ -103,12 +105,15 @@ impl Stage for MakePatches {
         }
         ctx.check_cancelled()?;
         let overlap = mean_overlap(&centres);
-        if overlap > 0.0 {
-            tracing::info!(
-                "a patch shares {:.0} % of its area with its nearest neighbour's: spots that touch must not be split \
-                 between training and test",
-                100.0 * overlap
-            );
+        let shared = format!(
+            "a patch shares {:.0} % of its area with its nearest neighbour's: spots that touch must not be split between \
+             training and test",
+            100.0 * overlap
+        );
+        match overlap {
+            MUCH.. => tracing::warn!("{shared}"),
+            0.0 => {}
+            _ => tracing::info!("{shared}"),
         }
         let rows =
             |section: &str, rows: Range<usize>| match files.iter().find(|file| file.about.section == section)
