@@ -3,6 +3,7 @@
 //! The same content gives the same bytes on any number of threads: chunks of a shard lie in row-major order, and no
 //! version of a library is written. An array is one file next to its `zarr.json`, unless it is huge.
 
+mod folder;
 mod planes;
 
 use std::{
@@ -22,13 +23,13 @@ use zarrs::{
         },
         data_type,
     },
-    filesystem::FilesystemStore,
     group::{Group, GroupBuilder},
     plugin::PluginCreateError,
 };
 
 use crate::error::{Error, Result};
 
+use folder::Folder;
 pub use planes::file_rows;
 
 /// What a node says of itself besides its type.
@@ -78,14 +79,13 @@ number! {
 #[derive(Clone)]
 struct Place {
     root: PathBuf,
-    store: Arc<FilesystemStore>,
+    store: Arc<Folder>,
     node: String,
 }
 
 impl Place {
     fn root(root: &Path) -> Result<Self> {
-        let store =
-            FilesystemStore::new(root).map_err(Error::other(format!("cannot open {}", root.display())))?;
+        let store = Folder::new(root).map_err(Error::other(format!("cannot open {}", root.display())))?;
         Ok(Self { root: root.into(), store: Arc::new(store), node: String::new() })
     }
 
@@ -231,7 +231,7 @@ fn create(
     fill: FillValue,
     layout: &Layout,
     attributes: Attributes,
-) -> Result<Array<FilesystemStore>> {
+) -> Result<Array<Folder>> {
     let packing = packing(&data_type).map_err(place.error())?;
     let mut builder = ArrayBuilder::new(sizes(shape), layout.file.clone(), data_type.clone(), fill);
     match &layout.chunk {
@@ -268,7 +268,7 @@ fn packing(data_type: &DataType) -> Result<Arc<dyn BytesToBytesCodecTraits>, Plu
 /// An array that is being written from its first row on; file by file, so that no file is read again.
 pub struct Rows<T> {
     place: Place,
-    array: Array<FilesystemStore>,
+    array: Array<Folder>,
     /// Values of the file that is not full yet.
     kept: Vec<T>,
     /// Row of the array that `kept` begins at.
@@ -613,7 +613,7 @@ impl Reader {
         Ok(*array.data_type() == data_type::string())
     }
 
-    fn open_array(&self, name: &str, expected: &[Option<usize>]) -> Result<Array<FilesystemStore>> {
+    fn open_array(&self, name: &str, expected: &[Option<usize>]) -> Result<Array<Folder>> {
         let place = self.place.child(name);
         let array = Array::open(place.store.clone(), place.path()).map_err(place.error())?;
         let shape = array.shape();
@@ -627,11 +627,7 @@ impl Reader {
         Ok(array)
     }
 
-    fn values<T: ElementOwned>(
-        &self,
-        name: &str,
-        array: &Array<FilesystemStore>,
-    ) -> Result<(Vec<usize>, Vec<T>)> {
+    fn values<T: ElementOwned>(&self, name: &str, array: &Array<Folder>) -> Result<(Vec<usize>, Vec<T>)> {
         let shape = array.shape().iter().map(|&size| size as usize).collect();
         let values = array.retrieve_array_subset_opt(&array.subset_all(), &codec_options());
         Ok((shape, values.map_err(self.place.child(name).error())?))
