@@ -62,17 +62,21 @@ static LINEAR: LazyLock<[f64; 256]> = LazyLock::new(|| {
 
 /// CIELab's lightness of an sRGB pixel, from 0 to 100.
 pub(crate) fn lightness(pixel: [u8; 3]) -> f64 {
-    lab(pixel)[0]
+    let linear = pixel.map(|value| LINEAR[usize::from(value)]);
+    // The other two coordinates would cost a root each.
+    let y = XYZ[(1, 0)] * linear[0] + XYZ[(1, 1)] * linear[1] + XYZ[(1, 2)] * linear[2];
+    116.0 * response(y / WHITE[1]) - 16.0
+}
+
+fn response(share: f64) -> f64 {
+    if share > 0.008_856 { share.cbrt() } else { 7.787 * share + 16.0 / 116.0 }
 }
 
 /// CIELab of an sRGB pixel.
 fn lab(pixel: [u8; 3]) -> [f64; 3] {
     let linear = pixel.map(|value| LINEAR[usize::from(value)]);
     let xyz = XYZ * Vector3::from(linear);
-    let [x, y, z] = [0, 1, 2].map(|place| {
-        let share = xyz[place] / WHITE[place];
-        if share > 0.008_856 { share.cbrt() } else { 7.787 * share + 16.0 / 116.0 }
-    });
+    let [x, y, z] = [0, 1, 2].map(|place| response(xyz[place] / WHITE[place]));
     [116.0 * y - 16.0, 500.0 * (x - y), 200.0 * (y - z)]
 }
 
@@ -92,4 +96,18 @@ fn rgb([l, a, b]: [f64; 3]) -> [u8; 3] {
         (value * 255.0).round().clamp(0.0, 255.0) as u8
     };
     [value(linear[0]), value(linear[1]), value(linear[2])]
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn lightness_is_that_of_lab(pixel: [u8; 3]) {
+            prop_assert_eq!(lightness(pixel), lab(pixel)[0]);
+        }
+    }
 }
