@@ -7,6 +7,8 @@ mod gpu;
 mod kernels;
 mod libraries;
 mod network;
+#[cfg(test)]
+mod pretended;
 mod resident;
 #[cfg(test)]
 mod tests;
@@ -73,6 +75,15 @@ impl Stage for Embed {
 #[doc(hidden)]
 pub fn cuda(number: usize) -> std::result::Result<impl Device, String> {
     open(number).map(Cuda::new).map_err(|error| error.to_string())
+}
+
+/// Compiles the kernels, for the test that they compile, which needs no card.
+///
+/// # Errors
+/// That there is no compiler, or what it says.
+#[doc(hidden)]
+pub fn compile_kernels() -> std::result::Result<std::result::Result<(), String>, impl std::fmt::Display> {
+    libraries::load_compiler().map(|()| kernels::compile().map(drop).map_err(|error| format!("{error:?}")))
 }
 
 /// The chosen device; nothing is the CPU.

@@ -58,7 +58,6 @@ pub(crate) fn load() -> Result<(), Missing> {
 }
 
 /// The compiler of kernels alone: enough to test them where there is no card.
-#[cfg(test)]
 pub(crate) fn load_compiler() -> Result<(), Missing> {
     preload("libnvrtc.so");
     // SAFETY: as above.

@@ -1,5 +1,5 @@
-//! What the GPU computes is what the CPU computes: layer by layer, step by step. Where there is no GPU, every test says that it was
-//! skipped; the kernels are compiled wherever NVRTC is.
+//! What the GPU computes is what the CPU computes: layer by layer, step by step. Where there is no GPU, the kernels run on the CPU by a
+//! pretended driver, which says so.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use restage_nn::{
     nt_xent, tensor, values,
 };
 
-use crate::{gpu::Gpu, kernels, libraries, resident::Cuda};
+use crate::{gpu::Gpu, pretended, resident::Cuda};
 
 /// How far the GPU may be from the CPU, as a share of all values' length: both sum thousands of products in single precision.
 const NEAR: f64 = 2e-5;
@@ -22,8 +22,9 @@ fn draws(count: usize, seed: u64) -> Vec<f32> {
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
 }
 
-/// The first GPU; without one, says why a test is skipped.
+/// The first GPU, or a pretended one; without either, says why a test is skipped.
 fn gpu() -> Option<Cuda> {
+    pretended::load();
     match Gpu::open(0) {
         Ok(gpu) => Some(Cuda::new(Arc::new(gpu))),
         Err(error) => {
@@ -158,14 +159,6 @@ fn stepped(case: &Case, device: Option<&dyn Device>) -> (Vec<f32>, Vec<Vec<f32>>
     assert_eq!(params.failure(), None);
     params.leave();
     (output, all(&params))
-}
-
-#[test]
-fn kernels_compile() {
-    match libraries::load_compiler() {
-        Ok(()) => drop(kernels::compile().unwrap()),
-        Err(error) => println!("skipped: {error}"),
-    }
 }
 
 #[test]
