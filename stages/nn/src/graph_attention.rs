@@ -7,10 +7,13 @@ use rand::Rng;
 use rayon::prelude::*;
 
 use crate::{
+    op::{Back, Shared, Step, on_tape},
     params::{ParamId, Params},
-    project::{Projection, add_bias},
+    resident::Dims,
+    scratch::Scratch,
     sparse::{ROWS, Sparse, add_scaled},
-    tensor::{self, Matrix, Source, add_all, gradient_mut, take_gradient},
+    tensor::{Matrix, Source, add_all, gradient_mut},
+    weights::Weights,
 };
 
 /// Slope of LeakyReLU below 0, that of the paper and all libraries.
@@ -21,11 +24,20 @@ const SLOPE: f32 = 0.2;
 /// LeakyReLU. Without dropout.
 #[derive(Clone, Copy, Debug)]
 pub struct GraphAttention {
-    heads: usize,
-    lin: Projection,
-    source: ParamId,
-    target: ParamId,
-    bias: ParamId,
+    /// Columns of its input.
+    pub inputs: usize,
+    /// Columns of its output: of all heads together.
+    pub outputs: usize,
+    /// How many sums there are.
+    pub heads: usize,
+    /// `W`.
+    pub weight: ParamId,
+    /// `aₛ`.
+    pub source: ParamId,
+    /// `aₜ`.
+    pub target: ParamId,
+    /// `b`.
+    pub bias: ParamId,
 }
 
 impl GraphAttention {
@@ -43,12 +55,12 @@ impl GraphAttention {
     ) -> Self {
         assert!(heads > 0 && outputs.is_multiple_of(heads), "outputs of all heads");
         let width = outputs / heads;
-        let lin = Projection::new(params, &format!("{name}.lin"), inputs, outputs, rng);
+        let weight = params.weight(format!("{name}.lin.weight"), vec![outputs, inputs], inputs, rng);
         let mut vector =
             |end: &str| params.weight(format!("{name}.att_{end}"), vec![1, heads, width], width, rng);
         let [source, target] = ["src", "dst"].map(&mut vector);
         let bias = params.bias(format!("{name}.bias"), outputs, inputs, rng);
-        Self { heads, lin, source, target, bias }
+        Self { inputs, outputs, heads, weight, source, target, bias }
     }
 
     /// Nodes x inputs to nodes x outputs. Of the edges only their being there counts; a node without one, itself included, gets
@@ -63,29 +75,34 @@ impl GraphAttention {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let hidden = self.lin.forward(params, x, source);
-        add_bias(params, self.bias, self.attend(params, edges, hidden))
+        let (rows, columns) = *x.shape();
+        let run = |x| self.run(params, edges, x, Dims::rows(rows, columns));
+        on_tape(x, source, run, |dims| (dims.items, dims.channels))
     }
 
-    /// From `h` to the weighted sums.
-    fn attend<T: Tape<f32, Cpu>>(&self, params: &Params, edges: &Arc<Sparse>, h: Matrix<T>) -> Matrix<T> {
-        let (nodes, outputs) = *h.shape();
-        assert_eq!((nodes, nodes), (edges.rows(), edges.columns()), "nodes of the graph");
-        let (h, mut tape) = h.split_tape();
-        let vectors = [self.source, self.target].map(|id| params[id].key.clone());
-        let values = [self.source, self.target].map(|id| params[id].values());
-        let step = Attended::new(edges, self.heads, tensor::values(&h), values);
-        let y = tensor::tensor(step.sums(), (nodes, outputs));
-
-        let out = y.clone();
-        tape.add_backward_op(move |gradients| {
-            let dy = take_gradient(gradients, &out)?;
-            let [by_source, by_target] = step.back(&dy, gradient_mut(gradients, &h)?);
-            add_all(gradient_mut(gradients, &vectors[0])?, &by_source);
-            add_all(gradient_mut(gradients, &vectors[1])?, &by_target);
-            Ok(())
+    pub(crate) fn run(&self, params: &Params, edges: &Arc<Sparse>, x: Shared, dims: Dims) -> Step {
+        let Self { inputs, outputs, .. } = *self;
+        assert_eq!(dims.channels, inputs, "columns of the input of a graph attention");
+        edges.check_nodes(dims.items);
+        let nodes = dims.items;
+        let weights = Weights::new(params, (self.weight, self.bias));
+        let vectors = [self.source, self.target].map(|id| params[id].shared());
+        let keys = [self.source, self.target].map(|id| params[id].key.clone());
+        let step = Attended::new(edges, self.heads, weights.project(&x, nodes), vectors);
+        let mut y = weights.bias_rows(nodes);
+        step.add_sums(&mut y);
+        let back: Back = Box::new(move |dy, gradients, wanted| {
+            weights.bias_back(gradients, &dy)?;
+            let mut dh = Scratch::zeros(nodes * outputs);
+            let by_vectors = step.back(&dy, &mut dh);
+            for (key, parts) in keys.iter().zip(&by_vectors) {
+                add_all(gradient_mut(gradients, key)?, parts);
+            }
+            weights.project_back(gradients, &dh, &x)?;
+            drop(x);
+            Ok(wanted.product(nodes * inputs, |dx, start| weights.by_input(&dh, start, dx)))
         });
-        y.put_tape(tape)
+        Step { values: y.into(), dims: Dims { channels: outputs, ..dims }, back }
     }
 }
 
@@ -95,9 +112,9 @@ struct Attended {
     heads: usize,
     width: usize,
     /// Nodes x heads x width.
-    h: Vec<f32>,
+    h: Scratch,
     /// `aₛ` and `aₜ`: heads x width.
-    vectors: [Vec<f32>; 2],
+    vectors: [Arc<Vec<f32>>; 2],
     /// Whether the score is above 0: edges x heads, in the order of rows.
     above: Vec<bool>,
     /// What each edge weighs: edges x heads.
@@ -105,7 +122,7 @@ struct Attended {
 }
 
 impl Attended {
-    fn new(edges: &Arc<Sparse>, heads: usize, h: Vec<f32>, vectors: [Vec<f32>; 2]) -> Self {
+    fn new(edges: &Arc<Sparse>, heads: usize, h: Scratch, vectors: [Arc<Vec<f32>>; 2]) -> Self {
         let width = vectors[0].len() / heads;
         let mut this = Self {
             edges: Arc::clone(edges),
@@ -149,9 +166,8 @@ impl Attended {
         &values[first..first + self.width]
     }
 
-    /// The weighted sums: nodes x outputs.
-    fn sums(&self) -> Vec<f32> {
-        let mut sums = vec![0.0; self.h.len()];
+    /// Adds the weighted sums: nodes x outputs.
+    fn add_sums(&self, sums: &mut [f32]) {
         let nodes = sums.par_chunks_mut(self.heads * self.width).enumerate().with_min_len(ROWS);
         nodes.for_each(|(node, sums)| {
             for (place, other) in self.edges.by_row.entries(node) {
@@ -160,7 +176,6 @@ impl Attended {
                 }
             }
         });
-        sums
     }
 
     /// Adds the gradient by `h`, from that by the sums; gives those by both vectors, in parts.
@@ -244,9 +259,10 @@ pub(crate) fn softmax(scores: &mut [f32], heads: usize, head: usize) {
 mod tests {
     use super::*;
     use crate::{
+        Linear,
         gradcheck::{check, rng, wave},
         sparse::tests::edges,
-        tensor::values,
+        tensor::{self, values},
     };
 
     /// The definition, with all pairs of nodes: those without an edge have the score −∞.
@@ -256,7 +272,9 @@ mod tests {
         let layer = GraphAttention::new(&mut params, "l", 5, (6, 2), &mut rng());
         let x = wave((7, 5));
         let found = values(&layer.forward(&params, &edges, x.clone(), Source::Data));
-        let h = values(&layer.lin.forward(&params, x, Source::Data));
+        let linear = Linear { inputs: 5, outputs: 6, weight: layer.weight, bias: layer.bias };
+        let mut h = values(&linear.forward(&params, x, Source::Data));
+        h.chunks_exact_mut(6).for_each(|row| add_scaled(row, -1.0, &params[layer.bias].values()));
         let [source, target, bias] = [layer.source, layer.target, layer.bias].map(|id| params[id].values());
         assert_eq!(params[layer.source].shape, [1, 2, 3]);
         for node in 0..7 {

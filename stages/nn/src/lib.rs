@@ -82,6 +82,6 @@ pub use prototypes::Prototypes;
 pub use resident::{Backward, Device, Dims, Kind, Pass, Resident, Update};
 pub use schedule::{ema_cosine, warmup_cosine};
 pub use sgd::Sgd;
-pub use sparse::Sparse;
+pub use sparse::{Lists, Sparse};
 pub use tensor::{Images, Matrix, Recording, Scalar, Source, tensor, values};
 pub use token::{MaskToken, pick};

@@ -9,18 +9,25 @@ use rayon::prelude::*;
 use crate::{
     graph_attention::softmax,
     linear::Linear,
-    params::Params,
+    op::{Back, Shared, Step, on_tape},
+    params::{ParamId, Params},
+    resident::Dims,
+    scratch::Scratch,
     sparse::{ROWS, Sparse, add_scaled},
-    tensor::{self, Matrix, Source, gradient_mut, take_gradient},
+    tensor::{Matrix, Source},
+    weights::Weights,
 };
 
 /// [`Attention`](crate::Attention) (Vaswani et al. 2017) with a graph's edges for its mask: a node takes of those that it has edges
 /// from, and of no other, as much as its query agrees with their keys. Where every node has an edge from every one, they are equal.
 #[derive(Clone, Copy, Debug)]
 pub struct NeighbourAttention {
+    dim: usize,
     heads: usize,
-    qkv: Linear,
-    proj: Linear,
+    /// Weight and bias of what makes queries, keys and values.
+    pub qkv: (ParamId, ParamId),
+    /// Weight and bias of what joins the heads.
+    pub proj: (ParamId, ParamId),
 }
 
 impl NeighbourAttention {
@@ -31,8 +38,22 @@ impl NeighbourAttention {
     /// If `dim` is no multiple of `heads`.
     pub fn new(params: &mut Params, name: &str, dim: usize, heads: usize, rng: &mut impl Rng) -> Self {
         assert!(heads > 0 && dim.is_multiple_of(heads), "width of an attention, a multiple of its heads");
-        let qkv = Linear::new(params, &format!("{name}.qkv"), dim, 3 * dim, rng);
-        Self { heads, qkv, proj: Linear::new(params, &format!("{name}.proj"), dim, dim, rng) }
+        let mut linear = |layer: &str, outputs: usize| {
+            let Linear { weight, bias, .. } =
+                Linear::new(params, &format!("{name}.{layer}"), dim, outputs, rng);
+            (weight, bias)
+        };
+        Self { dim, heads, qkv: linear("qkv", 3 * dim), proj: linear("proj", dim) }
+    }
+
+    /// Values of a node.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// How many heads there are.
+    pub fn heads(&self) -> usize {
+        self.heads
     }
 
     /// Nodes x dim to the same. Of the edges only their being there counts; a node without one, itself included, gets the last
@@ -47,25 +68,28 @@ impl NeighbourAttention {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let qkv = self.qkv.forward(params, x, source);
-        self.proj.forward(params, self.attend(edges, qkv), Source::Op)
+        let (rows, columns) = *x.shape();
+        let run = |x| self.run(params, edges, x, Dims::rows(rows, columns));
+        on_tape(x, source, run, |dims| (dims.items, dims.channels))
     }
 
-    /// From queries, keys and values to what every node takes.
-    fn attend<T: Tape<f32, Cpu>>(&self, edges: &Arc<Sparse>, qkv: Matrix<T>) -> Matrix<T> {
-        let (nodes, columns) = *qkv.shape();
-        assert_eq!((nodes, nodes), (edges.rows(), edges.columns()), "nodes of the graph");
-        let (qkv, mut tape) = qkv.split_tape();
-        let step = Taken::new(edges, self.heads, tensor::values(&qkv), columns / 3);
-        let y = tensor::tensor(step.sums(), (nodes, columns / 3));
-
-        let out = y.clone();
-        tape.add_backward_op(move |gradients| {
-            let dy = take_gradient(gradients, &out)?;
-            step.back(&dy, gradient_mut(gradients, &qkv)?);
-            Ok(())
+    pub(crate) fn run(&self, params: &Params, edges: &Arc<Sparse>, x: Shared, dims: Dims) -> Step {
+        assert_eq!(dims.channels, self.dim, "width of the nodes of an attention");
+        edges.check_nodes(dims.items);
+        let (nodes, dim) = (dims.items, self.dim);
+        let (qkv, proj) = (Weights::new(params, self.qkv), Weights::new(params, self.proj));
+        let step = Taken::new(edges, self.heads, qkv.apply(&x, nodes), dim);
+        let sums = step.sums();
+        let y = proj.apply(&sums, nodes);
+        let back: Back = Box::new(move |dy, gradients, wanted| {
+            proj.back(gradients, &dy, &sums)?;
+            drop(sums);
+            let dqkv = step.back(&proj.slopes(&dy));
+            drop(step);
+            qkv.back(gradients, &dqkv, &x)?;
+            Ok(wanted.product(nodes * dim, |dx, start| qkv.by_input(&dqkv, start, dx)))
         });
-        y.put_tape(tape)
+        Step { values: y.into(), dims, back }
     }
 }
 
@@ -80,13 +104,13 @@ struct Taken {
     heads: usize,
     dim: usize,
     /// Nodes x (queries, keys, values) x heads x width of a head.
-    qkv: Vec<f32>,
+    qkv: Scratch,
     /// How much of each edge's source: edges x heads, in the order of rows.
     shares: Vec<f32>,
 }
 
 impl Taken {
-    fn new(edges: &Arc<Sparse>, heads: usize, qkv: Vec<f32>, dim: usize) -> Self {
+    fn new(edges: &Arc<Sparse>, heads: usize, qkv: Scratch, dim: usize) -> Self {
         let mut this = Self { edges: Arc::clone(edges), heads, dim, qkv, shares: Vec::new() };
         let parts = edges.gather(|node, shares: &mut Vec<f32>| {
             let first = shares.len();
@@ -114,8 +138,8 @@ impl Taken {
     }
 
     /// Nodes x dim.
-    fn sums(&self) -> Vec<f32> {
-        let mut sums = vec![0.0; self.qkv.len() / 3];
+    fn sums(&self) -> Scratch {
+        let mut sums = Scratch::zeros(self.qkv.len() / 3);
         sums.par_chunks_mut(self.dim).enumerate().with_min_len(ROWS).for_each(|(node, sums)| {
             for (place, other) in self.edges.by_row.entries(node) {
                 for (head, sums) in sums.chunks_exact_mut(self.width()).enumerate() {
@@ -126,8 +150,9 @@ impl Taken {
         sums
     }
 
-    /// Adds the gradients by queries, keys and values, from those by the sums.
-    fn back(&self, dy: &[f32], dqkv: &mut [f32]) {
+    /// The gradients by queries, keys and values, from those by the sums.
+    fn back(&self, dy: &[f32]) -> Scratch {
+        let mut dqkv = Scratch::zeros(self.qkv.len());
         let (heads, width) = (self.heads, self.width());
         let of = |node: usize, head: usize| &dy[node * self.dim + head * width..][..width];
         // By the agreements before the softmax: edges x heads.
@@ -162,6 +187,7 @@ impl Taken {
                 }
             }
         });
+        dqkv
     }
 }
 
@@ -176,7 +202,7 @@ mod tests {
         Attention,
         gradcheck::{check, rng, wave},
         sparse::tests::edges,
-        tensor::values,
+        tensor::{self, values},
     };
 
     /// Where all see all it is the attention of sequences; where some do not, that of those that are seen.

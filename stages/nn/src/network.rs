@@ -10,7 +10,10 @@ use crate::{
     attention::Attention,
     block::Half,
     conv::Conv2d,
+    graph_attention::GraphAttention,
+    graph_conv::GraphConv,
     linear::Linear,
+    neighbour_attention::NeighbourAttention,
     norm::{GroupNorm, LayerNorm},
     op::{Back, CHUNK, Shared, Step, Wanted, on_tape},
     params::{ParamId, Params},
@@ -18,6 +21,7 @@ use crate::{
     pool::pool,
     resident::{Dims, Pass, Resident},
     scratch::Scratch,
+    sparse::{NOTHING, Sparse},
     tensor::{self, Images, Matrix, Source, gradient_mut, take_gradient},
     wide,
 };
@@ -39,6 +43,12 @@ pub enum Layer {
     PatchEmbed(PatchEmbed),
     /// On images: among the pixels of each.
     Attention(Attention),
+    /// On rows, which are nodes of a graph.
+    GraphConv(GraphConv),
+    /// On rows, which are nodes of a graph.
+    GraphAttention(GraphAttention),
+    /// On rows, which are nodes of a graph.
+    NeighbourAttention(NeighbourAttention),
     /// On either.
     Gelu,
     /// On either.
@@ -74,10 +84,24 @@ impl Network {
     /// # Panics
     /// If the sizes of `x` are not those of the first layer, or of a layer's output not those of the next.
     pub fn forward<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
+        self.forward_on(params, &NOTHING, x, source)
+    }
+
+    /// The same on a graph, whose nodes are the rows of `x`.
+    ///
+    /// # Panics
+    /// As [`Network::forward`], or if there are not as many nodes.
+    pub fn forward_on<T: Tape<f32, Cpu>>(
+        &self,
+        params: &Params,
+        edges: &Arc<Sparse>,
+        x: Value<T>,
+        source: Source,
+    ) -> Value<T> {
         if let Some(resident) = params.resident(&self.parameters()) {
-            return self.forward_away(resident, x, source);
+            return self.forward_away(resident, edges, x, source);
         }
-        self.forward_here(params, x, source)
+        self.forward_here(params, edges, x, source)
     }
 
     /// Its parameters, in the order of its layers.
@@ -91,7 +115,14 @@ impl Network {
                 | Layer::GroupNormRelu(GroupNorm(norm))
                 | Layer::LayerNorm(LayerNorm(norm)) => ids.extend([norm.weight, norm.bias]),
                 Layer::PatchEmbed(embed) => ids.extend([embed.weight, embed.bias]),
-                Layer::Attention(Attention { qkv, proj, .. }) => ids.extend([qkv.0, qkv.1, proj.0, proj.1]),
+                Layer::Attention(Attention { qkv, proj, .. })
+                | Layer::NeighbourAttention(NeighbourAttention { qkv, proj, .. }) => {
+                    ids.extend([qkv.0, qkv.1, proj.0, proj.1]);
+                }
+                Layer::GraphConv(conv) => ids.extend([conv.weight, conv.bias]),
+                Layer::GraphAttention(GraphAttention { weight, source, target, bias, .. }) => {
+                    ids.extend([weight, source, target, bias]);
+                }
                 Layer::Gelu | Layer::Relu | Layer::Pool => {}
                 Layer::Residual { body, shortcut } => {
                     ids.extend(body.parameters());
@@ -105,18 +136,19 @@ impl Network {
     fn forward_away<T: Tape<f32, Cpu>>(
         &self,
         resident: &Arc<dyn Resident>,
+        edges: &Arc<Sparse>,
         x: Value<T>,
         source: Source,
     ) -> Value<T> {
         match x {
             Value::Rows(x) => {
                 let (items, channels) = *x.shape();
-                self.pass(resident, x, Dims::rows(items, channels), self.gives_rows(true), source)
+                self.pass(resident, edges, x, Dims::rows(items, channels), self.gives_rows(true), source)
             }
             Value::Images(x) => {
                 let (items, height, width, channels) = *x.shape();
                 let dims = Dims { items, height, width, channels };
-                self.pass(resident, x, dims, self.gives_rows(false), source)
+                self.pass(resident, edges, x, dims, self.gives_rows(false), source)
             }
         }
     }
@@ -127,6 +159,7 @@ impl Network {
             Layer::Pool => true,
             Layer::Conv2d(_) | Layer::GroupNorm(_) | Layer::GroupNormRelu(_) => false,
             Layer::PatchEmbed(_) | Layer::Attention(_) => false,
+            Layer::GraphConv(_) | Layer::GraphAttention(_) | Layer::NeighbourAttention(_) => true,
             Layer::Linear(_) | Layer::LayerNorm(_) | Layer::Gelu | Layer::Relu => rows,
             Layer::Residual { body, .. } => body.gives_rows(rows),
         })
@@ -135,6 +168,7 @@ impl Network {
     fn pass<S: Shape, T: Tape<f32, Cpu>>(
         &self,
         resident: &Arc<dyn Resident>,
+        edges: &Arc<Sparse>,
         x: Tensor<S, f32, Cpu, T>,
         dims: Dims,
         gives_rows: bool,
@@ -142,7 +176,7 @@ impl Network {
     ) -> Value<T> {
         let (x, tape) = x.split_tape();
         let input = |memory: &mut [f32]| x.copy_into(memory);
-        let Pass { values, dims, backward } = resident.forward(self, &input, dims, T::OWNS_TAPE);
+        let Pass { values, dims, backward } = resident.forward(self, edges, &input, dims, T::OWNS_TAPE);
         let back = move |dy: &[f32], gradients: &mut Gradients<f32, Cpu>| {
             let Some(backward) = backward else { return Ok(()) };
             let dx = backward(dy, source == Source::Op);
@@ -159,16 +193,22 @@ impl Network {
         }
     }
 
-    fn forward_here<T: Tape<f32, Cpu>>(&self, params: &Params, x: Value<T>, source: Source) -> Value<T> {
+    fn forward_here<T: Tape<f32, Cpu>>(
+        &self,
+        params: &Params,
+        edges: &Arc<Sparse>,
+        x: Value<T>,
+        source: Source,
+    ) -> Value<T> {
         match x {
             Value::Rows(x) => {
                 let (items, channels) = *x.shape();
-                self.here(params, x, Dims::rows(items, channels), self.gives_rows(true), source)
+                self.here(params, edges, x, Dims::rows(items, channels), self.gives_rows(true), source)
             }
             Value::Images(x) => {
                 let (items, height, width, channels) = *x.shape();
                 let dims = Dims { items, height, width, channels };
-                self.here(params, x, dims, self.gives_rows(false), source)
+                self.here(params, edges, x, dims, self.gives_rows(false), source)
             }
         }
     }
@@ -176,12 +216,13 @@ impl Network {
     fn here<S: Shape, T: Tape<f32, Cpu>>(
         &self,
         params: &Params,
+        edges: &Arc<Sparse>,
         x: Tensor<S, f32, Cpu, T>,
         dims: Dims,
         gives_rows: bool,
         source: Source,
     ) -> Value<T> {
-        let run = |x| self.run(params, x, dims, T::OWNS_TAPE);
+        let run = |x| self.run(params, edges, x, dims, T::OWNS_TAPE);
         if gives_rows {
             Value::Rows(on_tape(x, source, run, |dims| (dims.pixels(), dims.channels)))
         } else {
@@ -191,7 +232,7 @@ impl Network {
     }
 
     /// Where nothing `records`, no layer keeps anything for a way back.
-    fn run(&self, params: &Params, x: Shared, dims: Dims, records: bool) -> Step {
+    fn run(&self, params: &Params, edges: &Arc<Sparse>, x: Shared, dims: Dims, records: bool) -> Step {
         let (mut values, mut dims, mut backs) = (x, dims, Vec::with_capacity(self.0.len()));
         let mut layers = self.0.iter().peekable();
         while let Some(layer) = layers.next() {
@@ -199,9 +240,9 @@ impl Network {
                 Layer::Residual { body, shortcut } => {
                     // What follows an addition joins it.
                     let relu = layers.next_if(|next| matches!(next, Layer::Relu)).is_some();
-                    residual([body, shortcut], relu, params, values, dims, records)
+                    residual([body, shortcut], relu, (params, edges), values, dims, records)
                 }
-                layer => layer.run(params, values, dims, records),
+                layer => layer.run(params, edges, values, dims, records),
             };
             (values, dims) = (step.values, step.dims);
             if records {
@@ -225,7 +266,7 @@ impl Network {
 fn residual(
     [body, shortcut]: [&Network; 2],
     relu: bool,
-    params: &Params,
+    (params, edges): (&Params, &Arc<Sparse>),
     x: Shared,
     dims: Dims,
     records: bool,
@@ -233,8 +274,8 @@ fn residual(
     if let Some((norm, half)) = Half::of(&body.0).filter(|_| shortcut.0.is_empty() && !relu) {
         return half.run(params, norm, x, dims);
     }
-    let aside = shortcut.run(params, x.clone(), dims, records);
-    let body = body.run(params, x, dims, records);
+    let aside = shortcut.run(params, edges, x.clone(), dims, records);
+    let body = body.run(params, edges, x, dims, records);
     assert_eq!(body.values.len(), aside.values.len(), "values of what a residual adds");
     let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     let mut sum = Rc::try_unwrap(body.values).unwrap_or_else(|values| Scratch::from(&values[..]));
@@ -269,7 +310,7 @@ fn recorded<S: Shape, T: Tape<f32, Cpu>>(
 }
 
 impl Layer {
-    fn run(&self, params: &Params, x: Shared, dims: Dims, records: bool) -> Step {
+    fn run(&self, params: &Params, edges: &Arc<Sparse>, x: Shared, dims: Dims, records: bool) -> Step {
         match self {
             Self::Linear(linear) => linear.run(params, x, dims),
             Self::Conv2d(conv) => conv.run(params, x, dims),
@@ -278,10 +319,15 @@ impl Layer {
             Self::LayerNorm(norm) => norm.run(params, x, dims),
             Self::PatchEmbed(embed) => embed.run(params, x, dims),
             Self::Attention(attention) => attention.run(params, x, dims),
+            Self::GraphConv(conv) => conv.run(params, edges, x, dims),
+            Self::GraphAttention(attention) => attention.run(params, edges, x, dims),
+            Self::NeighbourAttention(attention) => attention.run(params, edges, x, dims),
             Self::Gelu => run_gelu(x, dims),
             Self::Relu => run_relu(x, dims),
             Self::Pool => pool(&x, dims),
-            Self::Residual { body, shortcut } => residual([body, shortcut], false, params, x, dims, records),
+            Self::Residual { body, shortcut } => {
+                residual([body, shortcut], false, (params, edges), x, dims, records)
+            }
         }
     }
 }
@@ -325,7 +371,10 @@ impl<T: Tape<f32, Cpu>> Value<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gradcheck::{check, rng, wave};
+    use crate::{
+        gradcheck::{check, rng, wave},
+        sparse::tests::edges,
+    };
 
     #[test]
     fn gradients_are_those_of_finite_differences() {
@@ -371,5 +420,33 @@ mod tests {
         check(&params, wave((3, 4, 6, 1)), |params, x| {
             network.forward(params, Value::Images(x), Source::Op).rows()
         });
+    }
+
+    #[test]
+    fn gradients_on_a_graph_are_those_of_finite_differences() {
+        let (mut params, mut rng) = (Params::default(), rng());
+        let among = vec![
+            Layer::LayerNorm(LayerNorm::new(&mut params, "b", 6)),
+            Layer::NeighbourAttention(NeighbourAttention::new(&mut params, "c", 6, 2, &mut rng)),
+        ];
+        let network = Network(vec![
+            Layer::GraphConv(GraphConv::new(&mut params, "a", 3, 6, &mut rng)),
+            Layer::Residual { body: Network(among), shortcut: Network::default() },
+            Layer::GraphAttention(GraphAttention::new(&mut params, "d", 6, (4, 2), &mut rng)),
+            Layer::Gelu,
+            Layer::GraphConv(GraphConv::new(&mut params, "e", 4, 2, &mut rng)),
+        ]);
+        assert_eq!(network.parameters().len(), params.iter().count());
+        check(&params, wave((7, 3)), |params, x| {
+            network.forward_on(params, &edges(), x.into(), Source::Op).rows()
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "nodes of the graph")]
+    fn a_layer_on_a_graph_wants_one() {
+        let mut params = Params::default();
+        let layer = Layer::GraphConv(GraphConv::new(&mut params, "a", 3, 2, &mut rng()));
+        Network(vec![layer]).forward(&params, wave((7, 3)).into(), Source::Data);
     }
 }

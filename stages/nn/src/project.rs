@@ -1,4 +1,4 @@
-//! The two halves of a linear layer, for networks that have one alone, or do something in between.
+//! A linear layer without a bias.
 
 use dfdx::prelude::*;
 use rand::Rng;
@@ -9,7 +9,7 @@ use crate::{
     tensor::{self, Matrix, Source, gradient_mut, take_gradient},
 };
 
-/// `x Wᵀ`, with `W` of outputs x inputs as in PyTorch: a linear layer without a bias.
+/// `x Wᵀ`, with `W` of outputs x inputs as in PyTorch.
 #[derive(Clone, Copy, Debug)]
 pub struct Projection {
     inputs: usize,
@@ -54,33 +54,6 @@ impl Projection {
     }
 }
 
-/// `x + b`, of each row.
-///
-/// # Panics
-/// If `b` has not as many values as `x` columns.
-pub(crate) fn add_bias<T: Tape<f32, Cpu>>(params: &Params, bias: ParamId, x: Matrix<T>) -> Matrix<T> {
-    let (rows, columns) = *x.shape();
-    let (bias, b) = (params[bias].key.clone(), params[bias].shared());
-    assert_eq!(b.len(), columns, "columns of what a bias is added to");
-    let (x, mut tape) = x.split_tape();
-    let mut output = tensor::values(&x);
-    let add = |row: &mut [f32], values: &[f32]| {
-        row.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
-    };
-    output.chunks_exact_mut(columns).for_each(|row| add(row, &b));
-    let y = tensor::tensor(output, (rows, columns));
-
-    let out = y.clone();
-    tape.add_backward_op(move |gradients| {
-        let dy = take_gradient(gradients, &out)?;
-        let db = gradient_mut(gradients, &bias)?;
-        dy.chunks_exact(columns).for_each(|row| add(db, row));
-        add(gradient_mut(gradients, &x)?, &dy);
-        Ok(())
-    });
-    y.put_tape(tape)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,28 +63,14 @@ mod tests {
     };
 
     #[test]
-    fn both_halves_are_a_linear_layer() {
+    fn is_a_linear_layer_without_its_bias() {
         let mut params = Params::default();
-        let whole = Linear::new(&mut params, "l", 5, 4, &mut rng());
-        let mut halves = Params::default();
-        let projection = Projection::new(&mut halves, "l", 5, 4, &mut rng());
-        let bias = halves.bias("l.bias".into(), 4, 5, &mut rng());
-        let values =
-            params.iter().map(|param| (&param.name, &param.shape, param.values())).collect::<Vec<_>>();
-        halves
-            .load(|name| {
-                let (_, shape, values) = values.iter().find(|(other, ..)| *other == name)?;
-                Some((&shape[..], &values[..]))
-            })
-            .unwrap();
+        let projection = Projection::new(&mut params, "l", 5, 4, &mut rng());
+        let bias = params.constant("l.bias".into(), 4, 0.0);
+        let linear = Linear { inputs: 5, outputs: 4, weight: projection.weight, bias };
         let x = wave((6, 5));
-        let of_halves = add_bias(&halves, bias, projection.forward(&halves, x.clone(), Source::Data));
-        let of_whole = tensor::values(&whole.forward(&params, x, Source::Data));
-        for (half, whole) in tensor::values(&of_halves).iter().zip(of_whole) {
-            assert!((half - whole).abs() < 1e-6);
-        }
-        check(&halves, wave((6, 5)), |params, x| {
-            add_bias(params, bias, projection.forward(params, x, Source::Op))
-        });
+        let of_linear = tensor::values(&linear.forward(&params, x.clone(), Source::Data));
+        assert_eq!(tensor::values(&projection.forward(&params, x, Source::Data)), of_linear);
+        check(&params, wave((6, 5)), |params, x| projection.forward(params, x, Source::Op));
     }
 }

@@ -6,6 +6,7 @@ use std::{any::Any, fmt::Debug, sync::Arc};
 use crate::{
     network::Network,
     params::{Param, ParamId},
+    sparse::Sparse,
 };
 
 /// What runs networks in a memory of its own.
@@ -25,8 +26,15 @@ pub trait Device: Send + Sync {
 /// A device that fails computes NaN from then on, and [`Resident::failure`] tells why: a training looks at its loss anyway.
 pub trait Resident: Any + Debug + Send + Sync {
     /// Runs a network of these parameters on what `input` writes to memory of the device's choice; `records` keeps what
-    /// [`Pass::backward`] needs.
-    fn forward(&self, network: &Network, input: &dyn Fn(&mut [f32]), dims: Dims, records: bool) -> Pass;
+    /// [`Pass::backward`] needs. The nodes of `edges` are the rows of the input, where the network has layers on a graph.
+    fn forward(
+        &self,
+        network: &Network,
+        edges: &Arc<Sparse>,
+        input: &dyn Fn(&mut [f32]),
+        dims: Dims,
+        records: bool,
+    ) -> Pass;
 
     /// The sum of all gradients' squares.
     fn squared_norm(&self) -> f64;

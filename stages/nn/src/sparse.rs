@@ -1,11 +1,14 @@
 //! Sparse matrices: what a graph's edges weigh, and their product with a matrix of values per node.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
-use crate::tensor::{self, Matrix, gradient_mut, take_gradient};
+use crate::{
+    scratch::Scratch,
+    tensor::{self, Matrix, gradient_mut, take_gradient},
+};
 
 /// Rows that one task takes. Fixed: it must not depend on the number of threads.
 pub(crate) const ROWS: usize = 64;
@@ -23,12 +26,25 @@ pub struct Sparse {
 
 /// For each row the columns of its entries, or the other way round.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Lists {
+pub struct Lists {
     ends: Vec<usize>,
     others: Vec<usize>,
 }
 
+/// No edges among no nodes: what networks run on that have no graph.
+pub(crate) static NOTHING: LazyLock<Arc<Sparse>> = LazyLock::new(|| Sparse::from_rows(0, []));
+
 impl Lists {
+    /// Where each list begins, and where the last ends.
+    pub fn ends(&self) -> &[usize] {
+        &self.ends
+    }
+
+    /// The entries of all lists, each below the number of lists of the other kind.
+    pub fn others(&self) -> &[usize] {
+        &self.others
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.ends.len() - 1
     }
@@ -89,6 +105,26 @@ impl Sparse {
         self.weights.len()
     }
 
+    /// For each row the columns of its entries.
+    pub fn by_row(&self) -> &Lists {
+        &self.by_row
+    }
+
+    /// For each column the rows of its entries.
+    pub fn by_column(&self) -> &Lists {
+        &self.by_column
+    }
+
+    /// Per entry of [`Sparse::by_column`] its place among those of [`Sparse::by_row`].
+    pub fn place(&self) -> &[usize] {
+        &self.place
+    }
+
+    /// Of the entries, in the order of [`Sparse::by_row`].
+    pub fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
     /// What `visit` gathers over the rows, in parts of which one task makes one.
     pub(crate) fn gather<P: Default + Send>(&self, visit: impl Fn(usize, &mut P) + Sync) -> Vec<P> {
         let rows = self.rows();
@@ -110,17 +146,43 @@ impl Sparse {
         assert_eq!(rows, self.columns(), "rows of what a sparse matrix is multiplied with");
         let (x, mut tape) = x.split_tape();
         let mut output = vec![0.0; self.rows() * dims];
-        add_sums(&self.by_row, |place| self.weights[place], &tensor::values(&x), dims, &mut output);
+        self.add_product(&tensor::values(&x), dims, &mut output);
         let y = tensor::tensor(output, (self.rows(), dims));
 
         let (out, edges) = (y.clone(), Arc::clone(self));
         tape.add_backward_op(move |gradients| {
             let dy = take_gradient(gradients, &out)?;
-            let weight = |place: usize| edges.weights[edges.place[place]];
-            add_sums(&edges.by_column, weight, &dy, dims, gradient_mut(gradients, &x)?);
+            edges.add_product_back(&dy, dims, gradient_mut(gradients, &x)?);
             Ok(())
         });
         y.put_tape(tape)
+    }
+
+    /// Adds this matrix times `x`, columns x dims, to `sums`, rows x dims.
+    pub(crate) fn add_product(&self, x: &[f32], dims: usize, sums: &mut [f32]) {
+        add_sums(&self.by_row, |place| self.weights[place], x, dims, sums);
+    }
+
+    /// Adds its transpose times `dy`, rows x dims, to `sums`, columns x dims.
+    pub(crate) fn add_product_back(&self, dy: &[f32], dims: usize, sums: &mut [f32]) {
+        add_sums(&self.by_column, |entry| self.weights[self.place[entry]], dy, dims, sums);
+    }
+
+    /// Its transpose times `dy`.
+    pub(crate) fn product_back(&self, dy: &[f32], dims: usize) -> Scratch {
+        let mut dx = Scratch::zeros(self.columns() * dims);
+        self.add_product_back(dy, dims, &mut dx);
+        dx
+    }
+
+    /// # Panics
+    /// If this is not a graph of so many nodes.
+    pub(crate) fn check_nodes(&self, nodes: usize) {
+        assert_eq!(
+            (nodes, nodes),
+            (self.rows(), self.columns()),
+            "nodes of the graph that a network runs on"
+        );
     }
 }
 

@@ -3,8 +3,8 @@
 use dfdx::prelude::*;
 
 use crate::{
-    AdamW, Attention, Conv2d, GraphAttention, GraphConv, GroupNorm, LayerNorm, Linear, Params, Source,
-    Sparse, VicRegWeights, gelu, global_average_pool,
+    AdamW, Attention, Conv2d, GraphAttention, GraphConv, GroupNorm, LayerNorm, Linear, NeighbourAttention,
+    Params, Source, Sparse, VicRegWeights, gelu, global_average_pool,
     gradcheck::{rng, wave},
     relu, tensor, vicreg,
 };
@@ -19,7 +19,8 @@ fn train() -> Vec<u32> {
     let attention = Attention::new(&mut params, "7", 60, 3, &mut rng);
     let graph_conv = GraphConv::new(&mut params, "8", 300, 40, &mut rng);
     let graph_attention = GraphAttention::new(&mut params, "9", 40, (60, 3), &mut rng);
-    let output = Linear::new(&mut params, "10", 60, 20, &mut rng);
+    let among = NeighbourAttention::new(&mut params, "10", 60, 4, &mut rng);
+    let output = Linear::new(&mut params, "11", 60, 20, &mut rng);
     // Each image has edges from those around it, some from many more.
     let near = |node: usize| (0..300).filter(move |other| node.abs_diff(*other) < 4 || node % 50 == 1);
     let row = |node: usize| near(node).map(|other| (other, 1.0 / (1 + other) as f32)).collect();
@@ -35,7 +36,8 @@ fn train() -> Vec<u32> {
             let x = relu(gelu(layer_norm.forward(&params, x))).reshape_like(&(300, 1, 5, 60));
             let x = attention.forward(&params, x, Source::Op).reshape_like(&(300, 300));
             let x = graph_conv.forward(&params, &edges, x, Source::Op);
-            output.forward(&params, graph_attention.forward(&params, &edges, x, Source::Op), Source::Op)
+            let x = graph_attention.forward(&params, &edges, x, Source::Op);
+            output.forward(&params, among.forward(&params, &edges, x, Source::Op), Source::Op)
         });
         let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
         let mut gradients = params.gradients(vicreg(a, b, weights).loss).unwrap();

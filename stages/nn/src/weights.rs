@@ -46,6 +46,21 @@ impl Weights {
         y
     }
 
+    /// `z Wᵀ`.
+    pub(crate) fn project(&self, z: &[f32], rows: usize) -> Scratch {
+        let mut y = Scratch::new(rows * self.outputs());
+        let w = view(&self.w, self.outputs(), self.inputs()).reversed_axes();
+        par_gemm(view(z, rows, self.inputs()), w, 0.0, &mut y);
+        y
+    }
+
+    /// `b`, so many times.
+    pub(crate) fn bias_rows(&self, rows: usize) -> Scratch {
+        let mut y = Scratch::new(rows * self.outputs());
+        y.chunks_exact_mut(self.outputs()).for_each(|row| row.copy_from_slice(&self.b));
+        y
+    }
+
     /// `x + z Wᵀ + b`.
     pub(crate) fn apply_beside(&self, x: &[f32], z: &[f32]) -> Scratch {
         let (outputs, rows) = (self.outputs(), x.len() / self.outputs());
@@ -62,10 +77,21 @@ impl Weights {
 
     /// Adds the gradients of `W` and `b`.
     pub(crate) fn back(&self, gradients: &mut Slopes, dy: &[f32], z: &[f32]) -> Result<(), CpuError> {
+        self.project_back(gradients, dy, z)?;
+        self.bias_back(gradients, dy)
+    }
+
+    /// Adds the gradient of `W`.
+    pub(crate) fn project_back(&self, gradients: &mut Slopes, dy: &[f32], z: &[f32]) -> Result<(), CpuError> {
         let (outputs, inputs) = (self.outputs(), self.inputs());
         let rows = dy.len() / outputs;
         let dw = gradient_mut(gradients, &self.weight)?;
         par_gemm(view(dy, rows, outputs).reversed_axes(), view(z, rows, inputs), 1.0, dw);
+        Ok(())
+    }
+
+    /// Adds the gradient of `b`.
+    pub(crate) fn bias_back(&self, gradients: &mut Slopes, dy: &[f32]) -> Result<(), CpuError> {
         add_rows(gradient_mut(gradients, &self.bias)?, dy);
         Ok(())
     }

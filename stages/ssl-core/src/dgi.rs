@@ -4,7 +4,7 @@
 
 use rand::seq::SliceRandom;
 use restage_nn::{
-    Matrix, Params, Projection, Recording, Source,
+    Matrix, ParamId, Params, Projection, Recording, Source,
     dfdx::prelude::{NoneTape, Trace, WithEmptyTape},
     infomax, sigmoid, tensor,
 };
@@ -59,6 +59,10 @@ impl Dgi<'_> {
 }
 
 impl Objective for Dgi<'_> {
+    fn parameters(&self) -> Vec<ParamId> {
+        self.encoder.parameters()
+    }
+
     fn items(&self) -> usize {
         self.sections.count()
     }

@@ -64,17 +64,10 @@ impl Stage for Embed {
 pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
     let (encoders, mut params) = Architecture::restore(&ctx.read::<Model>("model")?)?;
     if let Some(device) = device {
-        let of_genes = match &encoders.genes {
-            Some((GeneNet::Alone(net), _)) => Some(net),
-            _ => None,
-        };
-        let nets = [encoders.patches.as_ref().map(|(net, _)| net), of_genes];
-        let ids: Vec<_> = nets.into_iter().flatten().flat_map(Net::parameters).collect();
-        if ids.is_empty() {
-            tracing::warn!("encoders on the graph compute on the CPU");
-        } else {
-            params.place(device, &ids).map_err(Error::invalid)?;
-        }
+        let of_patches = encoders.patches.as_ref().map(|(net, _)| net.parameters());
+        let of_genes = encoders.genes.as_ref().map(|(net, _)| net.parameters());
+        let ids: Vec<_> = [of_patches, of_genes].into_iter().flatten().flatten().collect();
+        params.place(device, &ids).map_err(Error::invalid)?;
     }
     let used = encoders.used(ctx)?;
     let mut found = Vec::new();

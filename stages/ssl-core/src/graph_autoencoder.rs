@@ -5,7 +5,7 @@
 
 use rand::Rng;
 use restage_nn::{
-    MaskToken, Matrix, Params, Projection, Recording, Source, Sparse,
+    MaskToken, Matrix, ParamId, Params, Projection, Recording, Source, Sparse,
     dfdx::prelude::{NoneTape, Trace},
     masked_mse, scaled_cosine_error, tensor,
 };
@@ -61,6 +61,10 @@ impl GraphAutoencoder<'_> {
 }
 
 impl Objective for GraphAutoencoder<'_> {
+    fn parameters(&self) -> Vec<ParamId> {
+        [self.encoder.parameters(), self.decoder.parameters()].concat()
+    }
+
     fn items(&self) -> usize {
         self.sections.count()
     }

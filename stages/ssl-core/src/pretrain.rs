@@ -83,13 +83,10 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
             on_genes(params, ctx, &table, &rows, device)?
         }
         Objective::Dgi | Objective::GraphAe | Objective::GraphMask => {
-            if device.is_some() {
-                tracing::info!("objective `{name}` computes on the CPU: no device has layers on a graph");
-            }
             let table: Table = connected(ctx, "table", name)?;
             let graph: Graph = connected(ctx, "graph", name)?;
             let rows = training(ctx, &table.obs.index, split.as_ref(), "table")?;
-            on_graph(params, ctx, &table, &graph, &rows)?
+            on_graph(params, ctx, (&table, &graph), &rows, device)?
         }
         Objective::CrossModal | Objective::FusedContrast => {
             let patches: Patches = connected(ctx, "patches", name)?;
@@ -152,7 +149,7 @@ fn on_genes(
     let encoder = options.encoder.clone().unwrap_or_else(Encoder::of_genes);
     let kind = OfGenes { scaler: scaler.clone(), encoder, dim: options.dim };
     let net = kind.net(&mut params, ALONE, &mut rng)?;
-    let encoder = gene_encoder(options, ctx, net, table, rows, device)?;
+    let encoder = gene_encoder(options, ctx, net, table, rows)?;
     let kind = match encoder {
         GeneEncoder::Alone(_) => Kind::Genes(kind),
         GeneEncoder::Graph(..) => Kind::Graph(kind),
@@ -182,14 +179,10 @@ fn gene_encoder(
     net: GeneNet,
     table: &Table,
     rows: &[usize],
-    device: Option<&dyn Device>,
 ) -> Result<GeneEncoder> {
     let graph = match &net {
         GeneNet::Alone(_) => None,
         GeneNet::Graph(_) => {
-            if device.is_some() {
-                tracing::info!("the encoder of genes computes on the CPU: no device has layers on a graph");
-            }
             let of = |encoder: &Option<Encoder>| {
                 encoder.as_ref().filter(|kind| kind.encodes() == Encodes::Graph).map(Encoder::name)
             };
@@ -221,9 +214,9 @@ fn scaler(table: &Table, rows: &[usize]) -> Result<Scaler> {
 fn on_graph(
     options: &PretrainParams,
     ctx: &Context,
-    table: &Table,
-    graph: &Graph,
+    (table, graph): (&Table, &Graph),
     rows: &[usize],
+    device: Option<&dyn Device>,
 ) -> Result<Trained> {
     let scaler = scaler(table, rows)?;
     let sections = Sections::new(table, graph, rows)?;
@@ -249,7 +242,7 @@ fn on_graph(
         });
         Box::new(GraphAutoencoder { expression, sections, encoder, decoder, mask, seed })
     };
-    trained(ctx, options, architecture, params, objective.as_ref(), None)
+    trained(ctx, options, architecture, params, objective.as_ref(), device)
 }
 
 /// Trains a CNN on patches.
@@ -325,7 +318,7 @@ fn on_both(
     };
     let encoder = image.net(&mut params, OF_PATCHES, &mut rng)?;
     let gene_net = genes.net(&mut params, OF_GENES, &mut rng)?;
-    let gene_encoder = gene_encoder(options, ctx, gene_net, table, &rows, device)?;
+    let gene_encoder = gene_encoder(options, ctx, gene_net, table, &rows)?;
     let is_fused = options.objective == Objective::FusedContrast;
     let fuse = is_fused.then(|| Fuse::new(&mut params, FUSION, options.fusion, options.dim, &mut rng));
     let kind = Kind::Pair { patches: image, genes, fusion: is_fused.then_some(options.fusion) };

@@ -27,8 +27,7 @@ pub(crate) trait Objective {
     /// Number of training spots; of sections, where whole ones are trained on.
     fn items(&self) -> usize;
 
-    /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only. None of those
-    /// on a graph, whose layers no device has.
+    /// Parameters of networks that a device may run: what is computed with them is computed by [`Network`] only.
     ///
     /// [`Network`]: restage_nn::Network
     fn parameters(&self) -> Vec<ParamId> {

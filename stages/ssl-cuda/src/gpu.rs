@@ -57,6 +57,12 @@ pub(crate) enum GpuError {
     /// A library that lacks functions.
     #[error("the driver or a CUDA library here is too old: CUDA 12 or newer is needed")]
     TooOld,
+    /// A graph that kernels cannot number.
+    #[error("the graph has {edges} edges: a GPU takes 4,294,967,295 at most")]
+    TooLarge {
+        /// How many it has.
+        edges: usize,
+    },
     /// Parameters that are to follow others, which are not on this GPU.
     #[error("a running mean follows parameters that are elsewhere")]
     Stranger,

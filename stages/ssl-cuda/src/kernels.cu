@@ -342,6 +342,124 @@ extern "C" __global__ void softmax_back(float *slopes, const float *weights, u32
     for (u32 i = threadIdx.x; i < columns; i += blockDim.x) slope[i] = weight[i] * (slope[i] - sum);
 }
 
+// --- graphs: the edges of list i are those from ends[i] to ends[i + 1]; `others` are their other nodes, and `place` says where what is
+// known of an edge is: in the order of the nodes that edges lead to. Heads of a node lie one after the other ---
+
+// Which values of a node's row.
+struct Part {
+    u32 stride, offset;
+};
+
+// Adds to each node the sum of its others', each times the edge's share for its head.
+extern "C" __global__ void neighbour_sums(
+    float *y, Part of_y, const float *x, Part of_x, const float *shares, const u32 *ends, const u32 *others, const u32 *place,
+    u32 heads, u32 width, u64 count
+) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u32 dims = heads * width, dim = i % dims, head = dim / width;
+    u64 node = i / dims;
+    float sum = 0.0f;
+    for (u32 edge = ends[node]; edge < ends[node + 1]; edge++)
+        sum += shares[(u64)place[edge] * heads + head] * x[(u64)others[edge] * of_x.stride + of_x.offset + dim];
+    y[node * of_y.stride + of_y.offset + dim] += sum;
+}
+
+// Per edge and head the product of what `a` has of the node that it leads to with what `b` has of the other, times `by`.
+extern "C" __global__ void edge_dots(
+    float *dots, const float *a, Part of_a, const float *b, Part of_b, const u32 *targets, const u32 *others, u32 heads, u32 width,
+    float by, u64 count
+) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u64 edge = i / heads;
+    u32 first = i % heads * width;
+    a += (u64)targets[edge] * of_a.stride + of_a.offset + first;
+    b += (u64)others[edge] * of_b.stride + of_b.offset + first;
+    float sum = 0.0f;
+    for (u32 w = 0; w < width; w++) sum += a[w] * b[w];
+    dots[i] = sum * by;
+}
+
+// Per edge and head the sum of what both of its nodes have.
+extern "C" __global__ void edge_scores(
+    float *scores, const float *of_source, const float *of_target, const u32 *targets, const u32 *others, u32 heads, u64 count
+) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u64 edge = i / heads;
+    u32 head = i % heads;
+    scores[i] = of_source[(u64)others[edge] * heads + head] + of_target[(u64)targets[edge] * heads + head];
+}
+
+extern "C" __global__ void leaky_relu(float *y, const float *x, u64 count) {
+    u64 i = thread_id();
+    if (i < count) y[i] = x[i] > 0.0f ? x[i] : 0.2f * x[i];
+}
+
+extern "C" __global__ void leaky_relu_back(float *slopes, const float *x, u64 count) {
+    u64 i = thread_id();
+    if (i < count && !(x[i] > 0.0f)) slopes[i] *= 0.2f;
+}
+
+// A node's edges to their softmax; a thread per node and head.
+extern "C" __global__ void edge_softmax(float *scores, const u32 *ends, u32 heads, u64 count) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u64 node = i / heads, first = (u64)ends[node] * heads + i % heads, last = (u64)ends[node + 1] * heads;
+    float most = -3.4e38f, sum = 0.0f;
+    for (u64 at = first; at < last; at += heads) most = fmaxf(most, scores[at]);
+    for (u64 at = first; at < last; at += heads) {
+        scores[at] = expf(scores[at] - most);
+        sum += scores[at];
+    }
+    for (u64 at = first; at < last; at += heads) scores[at] /= sum;
+}
+
+// The gradient of such a softmax, in its place, to that of what it was of, times `by`.
+extern "C" __global__ void edge_softmax_back(float *slopes, const float *shares, const u32 *ends, u32 heads, float by, u64 count) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u64 node = i / heads, first = (u64)ends[node] * heads + i % heads, last = (u64)ends[node + 1] * heads;
+    float sum = 0.0f;
+    for (u64 at = first; at < last; at += heads) sum += slopes[at] * shares[at];
+    for (u64 at = first; at < last; at += heads) slopes[at] = shares[at] * (slopes[at] - sum) * by;
+}
+
+// Per node and head the sum over its edges.
+extern "C" __global__ void edge_sums(
+    float *sums, const float *values, const u32 *ends, const u32 *place, u32 heads, u64 count
+) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    u64 node = i / heads;
+    float sum = 0.0f;
+    for (u32 edge = ends[node]; edge < ends[node + 1]; edge++) sum += values[(u64)place[edge] * heads + i % heads];
+    sums[i] = sum;
+}
+
+// Per node and head the product with the head's vector.
+extern "C" __global__ void head_dots(float *dots, const float *x, const float *vectors, u32 heads, u32 width, u64 count) {
+    u64 i = thread_id();
+    if (i >= count) return;
+    const float *vector = vectors + i % heads * width;
+    float sum = 0.0f;
+    for (u32 w = 0; w < width; w++) sum += x[i * width + w] * vector[w];
+    dots[i] = sum;
+}
+
+// Each head's values times the head's factor.
+extern "C" __global__ void scale_heads(float *y, const float *x, const float *factors, u32 width, u64 count) {
+    u64 i = thread_id();
+    if (i < count) y[i] = x[i] * factors[i / width];
+}
+
+// Adds to each node its heads' vectors, each times the head's factor.
+extern "C" __global__ void add_vectors(float *y, const float *vectors, const float *factors, u32 heads, u32 width, u64 count) {
+    u64 i = thread_id();
+    if (i < count) y[i] += vectors[i % (heads * width)] * factors[i / width];
+}
+
 // --- steps of optimizers, over all parameters at once ---
 
 // Sums of squares in pieces of `chunk` values.

@@ -73,7 +73,8 @@ macro_rules! kernels {
 
 kernels! {
     add scale repeat relu relu_back gelu gelu_back column_parts add_parts gather gather_fours scatter scatter_fours normalise normalise_back
-    norm_parts pool pool_back by_head by_head_back softmax softmax_back square_parts adamw trust sgd follow
+    norm_parts pool pool_back by_head by_head_back softmax softmax_back neighbour_sums edge_dots edge_scores leaky_relu leaky_relu_back
+    edge_softmax edge_softmax_back edge_sums head_dots scale_heads add_vectors square_parts adamw trust sgd follow
 }
 
 /// Launches a kernel with these arguments. Who calls it has checked that the kernel stays within its buffers.
@@ -88,6 +89,10 @@ macro_rules! launch {
         unsafe { launch.launch(config) }.map(|_| ()).map_err(GpuError::from)
     }};
 }
+
+mod graph;
+
+pub(crate) use graph::{Edges, NodeHeads, Part, Toward};
 
 /// A thread for each of `count` values.
 fn each(count: usize) -> LaunchConfig {

@@ -6,8 +6,10 @@ use restage_nn::{Attention, Conv2d, Dims, Layer, Linear, Network, Norm, ParamId,
 
 use crate::{
     gpu::{Buffer, Factor, Gpu, GpuError, View},
-    kernels::{Groups, Heads, Slopes, Windows},
+    kernels::{Edges, Groups, Heads, Slopes, Windows},
 };
+
+mod graph;
 
 /// Values of a matrix of windows that are made at once.
 const MOST: usize = 1 << 26;
@@ -31,6 +33,7 @@ pub(crate) enum Saved {
     Gelu { x: Batch },
     Relu { y: Batch },
     Pool { dims: Dims },
+    Graph(graph::Saved),
     Residual { body: Vec<Saved>, shortcut: Vec<Saved> },
 }
 
@@ -104,10 +107,13 @@ pub(crate) fn dims_after(network: &Network, dims: Dims) -> Dims {
         Layer::PatchEmbed(embed) => Convolution::from(embed).dims(dims),
         Layer::Pool => Dims::rows(dims.items, dims.channels),
         Layer::Residual { body, .. } => dims_after(body, dims),
+        Layer::GraphConv(conv) => Dims { channels: conv.outputs, ..dims },
+        Layer::GraphAttention(attention) => Dims { channels: attention.outputs, ..dims },
         Layer::GroupNorm(_)
         | Layer::GroupNormRelu(_)
         | Layer::LayerNorm(_)
         | Layer::Attention(_)
+        | Layer::NeighbourAttention(_)
         | Layer::Gelu
         | Layer::Relu => dims,
     })
@@ -119,6 +125,8 @@ pub(crate) struct Weights<'a> {
     pub(crate) gpu: &'a Gpu,
     pub(crate) ranges: &'a Ranges,
     pub(crate) values: &'a Buffer,
+    /// Those between the rows of a batch; of what has no layer on a graph, none.
+    pub(crate) edges: Option<&'a Edges>,
 }
 
 impl Weights<'_> {
@@ -177,6 +185,10 @@ impl Weights<'_> {
                 kernels.pool(stream, &mut y, &x.values.as_view(), (height * width, channels))?;
                 (batch(y, Dims::rows(items, channels)), Saved::Pool { dims: x.dims })
             }
+            Layer::GraphConv(_) | Layer::GraphAttention(_) | Layer::NeighbourAttention(_) => {
+                let (y, saved) = self.graph_layer(layer, x)?;
+                (y, Saved::Graph(saved))
+            }
             Layer::Residual { body, shortcut } => {
                 let mut tapes = [(); 2].map(|()| tape.is_some().then(Vec::new));
                 let aside = self.forward(shortcut, x.clone(), &mut tapes[1])?;
@@ -204,15 +216,10 @@ impl Weights<'_> {
         &self,
         x: &Buffer,
         rows: usize,
-        (inputs, outputs): (usize, usize),
+        sizes: (usize, usize),
         (weight, bias): (ParamId, ParamId),
     ) -> Result<Buffer, GpuError> {
-        let mut y = self.gpu.alloc(rows * outputs)?;
-        self.gpu.kernels.repeat(&self.gpu.stream, &mut y, &self.of(bias))?;
-        let (x, w) = (x.as_view(), self.of(weight));
-        let (x, w) = ((&x, Factor::new(rows, inputs)), (&w, Factor::new(outputs, inputs).t()));
-        self.gpu.product(x, w, 1.0, &mut y.as_view_mut())?;
-        Ok(y)
+        self.add_projected(x, rows, sizes, weight, 1.0, self.repeated(bias, rows)?)
     }
 
     /// Products of windows and weights, added to `start` where there is one.
@@ -316,15 +323,7 @@ impl Weights<'_> {
             (Layer::Linear(linear), Saved::Linear { x }) => {
                 let sizes = (linear.inputs, linear.outputs);
                 let ids = (linear.weight, linear.bias);
-                return self.rows_times_back(
-                    &x.values,
-                    &dy,
-                    x.dims.pixels(),
-                    sizes,
-                    ids,
-                    gradients,
-                    wants_input,
-                );
+                return self.rows_times_back(&x.values, &dy, sizes, ids, gradients, wants_input);
             }
             (Layer::Conv2d(conv), Saved::Windows { x }) => {
                 return self.convolution_back(conv.into(), &x, &dy, gradients, wants_input);
@@ -367,6 +366,9 @@ impl Weights<'_> {
                 kernels.pool_back(stream, &mut dx, &dy_view, (dims.height * dims.width, dims.channels))?;
                 dx
             }
+            (layer, Saved::Graph(saved)) => {
+                return self.graph_layer_back(layer, saved, &dy, gradients, wants_input);
+            }
             (
                 Layer::Residual { body, shortcut },
                 Saved::Residual { body: of_body, shortcut: of_shortcut },
@@ -389,17 +391,73 @@ impl Weights<'_> {
         &self,
         x: &Buffer,
         dy: &Buffer,
-        rows: usize,
-        (inputs, outputs): (usize, usize),
+        sizes: (usize, usize),
         (weight, bias): (ParamId, ParamId),
         gradients: &mut Buffer,
         wants_input: bool,
     ) -> Result<Option<Rc<Buffer>>, GpuError> {
-        let (gpu, dy) = (self.gpu, dy.as_view());
+        self.bias_back(bias, dy, gradients)?;
+        self.project_back(x, dy, sizes, weight, gradients, wants_input)
+    }
+
+    fn range(&self, id: ParamId) -> Range<usize> {
+        self.ranges[&id].clone()
+    }
+
+    /// A bias, so many times.
+    fn repeated(&self, bias: ParamId, rows: usize) -> Result<Buffer, GpuError> {
+        let bias = self.of(bias);
+        let mut y = self.gpu.alloc(rows * bias.len())?;
+        self.gpu.kernels.repeat(&self.gpu.stream, &mut y, &bias)?;
+        Ok(y)
+    }
+
+    /// Adds the columns of `dy` to the gradient of what is in every row.
+    fn bias_back(&self, bias: ParamId, dy: &Buffer, gradients: &mut Buffer) -> Result<(), GpuError> {
+        let mut sums = gradients.slice_mut(self.range(bias));
+        self.gpu.kernels.add_columns(&self.gpu.stream, &mut sums, &dy.as_view())
+    }
+
+    /// `x Wᵀ`.
+    fn project(
+        &self,
+        x: &Buffer,
+        rows: usize,
+        (inputs, outputs): (usize, usize),
+        weight: ParamId,
+    ) -> Result<Buffer, GpuError> {
+        self.add_projected(x, rows, (inputs, outputs), weight, 0.0, self.gpu.alloc(rows * outputs)?)
+    }
+
+    /// `x Wᵀ + beta y`, in the place of `y`.
+    fn add_projected(
+        &self,
+        x: &Buffer,
+        rows: usize,
+        (inputs, outputs): (usize, usize),
+        weight: ParamId,
+        beta: f32,
+        mut y: Buffer,
+    ) -> Result<Buffer, GpuError> {
+        let (x, w) = (x.as_view(), self.of(weight));
+        let (x, w) = ((&x, Factor::new(rows, inputs)), (&w, Factor::new(outputs, inputs).t()));
+        self.gpu.product(x, w, beta, &mut y.as_view_mut())?;
+        Ok(y)
+    }
+
+    fn project_back(
+        &self,
+        x: &Buffer,
+        dy: &Buffer,
+        (inputs, outputs): (usize, usize),
+        weight: ParamId,
+        gradients: &mut Buffer,
+        wants_input: bool,
+    ) -> Result<Option<Rc<Buffer>>, GpuError> {
+        let (gpu, rows, dy) = (self.gpu, dy.len() / outputs, dy.as_view());
         let dy_is = Factor::new(rows, outputs);
-        let mut dw = gradients.slice_mut(self.ranges[&weight].clone());
+        let mut dw = gradients.slice_mut(self.range(weight));
         gpu.product((&dy, dy_is.t()), (&x.as_view(), Factor::new(rows, inputs)), 1.0, &mut dw)?;
-        gpu.kernels.add_columns(&gpu.stream, &mut gradients.slice_mut(self.ranges[&bias].clone()), &dy)?;
         if !wants_input {
             return Ok(None);
         }
@@ -470,7 +528,7 @@ impl Weights<'_> {
         let (gpu, stream, kernels) = (self.gpu, &self.gpu.stream, &self.gpu.kernels);
         let (sizes, dim, rows) = (heads(attention, x.dims), attention.dim(), x.dims.pixels());
         let (batch_size, tokens, width) = (x.dims.items * sizes.heads, sizes.tokens, sizes.width);
-        let back = self.rows_times_back(context, dy, rows, (dim, dim), attention.proj, gradients, true)?;
+        let back = self.rows_times_back(context, dy, (dim, dim), attention.proj, gradients, true)?;
         let Some(dcontext) = back else { return Ok(None) };
         let mut dtaken = gpu.alloc(rows * dim)?;
         kernels.by_head(stream, &mut dtaken, &dcontext.as_view(), sizes, 1)?;
@@ -496,7 +554,7 @@ impl Weights<'_> {
         gpu.products(batch_size, (&slopes, square.t()), (&q, of_head), by, &mut dapart.slice_mut(part(1)))?;
         let mut dqkv = gpu.alloc(3 * rows * dim)?;
         kernels.by_head_back(stream, &mut dqkv, &dapart.as_view(), sizes, 3)?;
-        self.rows_times_back(&x.values, &dqkv, rows, (dim, 3 * dim), attention.qkv, gradients, wants_input)
+        self.rows_times_back(&x.values, &dqkv, (dim, 3 * dim), attention.qkv, gradients, wants_input)
     }
 }
 

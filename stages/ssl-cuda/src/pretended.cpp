@@ -32,6 +32,8 @@ static std::mutex lock;
 static std::map<char *, std::pair<char *, size_t>> pieces;
 
 static Status allocate(void **at, size_t bytes) {
+    // As on a card.
+    if (bytes == 0) return INVALID_VALUE;
     if (bytes > MEMORY) return OUT_OF_MEMORY;
     size_t room = (bytes + PAGE - 1) / PAGE * PAGE;
     char *map = (char *)mmap(nullptr, room + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

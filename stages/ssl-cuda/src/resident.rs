@@ -8,10 +8,11 @@ use std::{
 };
 
 use cudarc::driver::CudaSlice;
-use restage_nn::{Device, Dims, Kind, Network, Param, ParamId, Pass, Resident, Update};
+use restage_nn::{Device, Dims, Kind, Network, Param, ParamId, Pass, Resident, Sparse, Update};
 
 use crate::{
     gpu::{Buffer, Gpu, GpuError},
+    kernels::Edges,
     network::{Batch, Ranges, Weights, dims_after},
 };
 
@@ -156,14 +157,19 @@ impl Placed {
     fn run(
         &self,
         network: &Network,
+        edges: &Sparse,
         input: &dyn Fn(&mut [f32]),
         dims: Dims,
         records: bool,
     ) -> Result<Pass, GpuError> {
+        let edges = match edges.rows() {
+            0 => None,
+            _ => Some(Edges::upload(&self.gpu.stream, edges)?),
+        };
         let x = Batch { values: Rc::new(self.gpu.upload_from(dims.values(), input)?), dims };
         let mut tape = records.then(Vec::new);
         let state = self.state();
-        let y = self.weights(&state).forward(network, x, &mut tape)?;
+        let y = self.weights(&state, edges.as_ref()).forward(network, x, &mut tape)?;
         let values = self.gpu.download(&y.values.as_view())?;
         let (placed, network) = (self.clone(), network.clone());
         let backward = tape.map(|saved| -> restage_nn::Backward {
@@ -173,7 +179,8 @@ impl Placed {
                     let mut state = placed.state();
                     let State { values, training } = &mut *state;
                     let Training { gradients, .. } = placed.training(values.len(), training)?;
-                    let weights = Weights { gpu: &placed.gpu, ranges: &placed.layout.ranges, values };
+                    let (ranges, edges) = (&placed.layout.ranges, edges.as_ref());
+                    let weights = Weights { gpu: &placed.gpu, ranges, values, edges };
                     let dx = weights.backward(&network, saved, dy, gradients, wants_input)?;
                     dx.map_or_else(|| Ok(Vec::new()), |dx| placed.gpu.download(&dx.as_view()))
                 };
@@ -183,8 +190,8 @@ impl Placed {
         Ok(Pass { values, dims: y.dims, backward })
     }
 
-    fn weights<'a>(&'a self, state: &'a State) -> Weights<'a> {
-        Weights { gpu: &self.gpu, ranges: &self.layout.ranges, values: &state.values }
+    fn weights<'a>(&'a self, state: &'a State, edges: Option<&'a Edges>) -> Weights<'a> {
+        Weights { gpu: &self.gpu, ranges: &self.layout.ranges, values: &state.values, edges }
     }
 
     fn training<'a>(
@@ -256,8 +263,15 @@ impl Training {
 }
 
 impl Resident for Placed {
-    fn forward(&self, network: &Network, input: &dyn Fn(&mut [f32]), dims: Dims, records: bool) -> Pass {
-        self.noted(self.run(network, input, dims, records)).unwrap_or_else(|| {
+    fn forward(
+        &self,
+        network: &Network,
+        edges: &Arc<Sparse>,
+        input: &dyn Fn(&mut [f32]),
+        dims: Dims,
+        records: bool,
+    ) -> Pass {
+        self.noted(self.run(network, edges, input, dims, records)).unwrap_or_else(|| {
             let dims = dims_after(network, dims);
             Pass { values: vec![f32::NAN; dims.values()], dims, backward: None }
         })

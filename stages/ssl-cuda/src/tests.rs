@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use restage_nn::{
-    AdamW, Attention, Conv2d, Device, GroupNorm, Layer, LayerNorm, Linear, Network, ParamId, Params,
-    PatchEmbed, Recording, Sgd, Source, Value,
+    AdamW, Attention, Conv2d, Device, GraphAttention, GraphConv, GroupNorm, Layer, LayerNorm, Linear,
+    NeighbourAttention, Network, ParamId, Params, PatchEmbed, Recording, Sgd, Source, Sparse, Value,
     dfdx::prelude::{AsArray, HasShape, SumTo, Trace},
     nt_xent, tensor, values,
 };
@@ -52,18 +52,20 @@ struct Case {
     params: Params,
     network: Network,
     input: Input,
+    edges: Arc<Sparse>,
 }
 
 #[derive(Clone, Copy)]
 enum Input {
     Rows(usize, usize),
+    Nodes(usize, usize),
     Images(usize, usize, usize, usize),
 }
 
 impl Input {
     fn value(self) -> Value<Recording> {
         match self {
-            Self::Rows(rows, columns) => {
+            Self::Rows(rows, columns) | Self::Nodes(rows, columns) => {
                 tensor(draws(rows * columns, 1), (rows, columns)).leaky_traced().into()
             }
             Self::Images(count, height, width, channels) => {
@@ -72,6 +74,21 @@ impl Input {
             }
         }
     }
+}
+
+/// A graph in which one node has no edge, one has many, and edges lead one way.
+fn edges(nodes: usize) -> Arc<Sparse> {
+    let is_near = |node: usize, other: usize| match node {
+        3 => false,
+        5 => true,
+        _ => node == other || (node + 7 * other).is_multiple_of(11),
+    };
+    let weight = |node: usize, other: usize| 0.2 + ((3 * node + 5 * other) as f32).sin().abs();
+    let row = |node: usize| {
+        let near = (0..nodes).filter(move |other| is_near(node, *other));
+        near.map(|other| (other, weight(node, other))).collect()
+    };
+    Sparse::from_rows(nodes, (0..nodes).map(row))
 }
 
 /// Networks of every layer. What comes first has parameters: their gradients tell of the input's gradients of what comes next.
@@ -89,7 +106,11 @@ fn cases() -> Vec<Case> {
             .collect();
         let find = |name: &str| shaken.iter().find(|(known, ..)| known == name);
         params.load(|name| find(name).map(|(_, shape, values)| (&shape[..], &values[..]))).unwrap();
-        Case { name, params, network, input }
+        let edges = match input {
+            Input::Nodes(nodes, _) => edges(nodes),
+            _ => Sparse::from_rows(0, []),
+        };
+        Case { name, params, network, input, edges }
     };
     let conv = |params: &mut Params, rng: &mut ChaCha8Rng, name: &str, channels, window| {
         Layer::Conv2d(Conv2d::new(params, name, channels, window, rng))
@@ -138,6 +159,32 @@ fn cases() -> Vec<Case> {
             let residual = |body| Layer::Residual { body: Network(body), shortcut: Network::default() };
             vec![embed, residual(attend), residual(think), Layer::Pool]
         }),
+        case("graph convolutions", Input::Nodes(70, 33), &|params, rng| {
+            let conv = |params: &mut Params, rng: &mut ChaCha8Rng, name, inputs, outputs| {
+                Layer::GraphConv(GraphConv::new(params, name, inputs, outputs, rng))
+            };
+            let first = linear(params, rng, "a", 33, 20);
+            let (wider, narrower) = (conv(params, rng, "b", 20, 45), conv(params, rng, "c", 45, 7));
+            vec![first, wider, Layer::Gelu, narrower]
+        }),
+        case("graph attention", Input::Nodes(70, 33), &|params, rng| {
+            let attend = |params: &mut Params, rng: &mut ChaCha8Rng, name, inputs, sizes| {
+                Layer::GraphAttention(GraphAttention::new(params, name, inputs, sizes, rng))
+            };
+            let first = attend(params, rng, "a", 33, (24, 3));
+            let norm = Layer::LayerNorm(LayerNorm::new(params, "b", 24));
+            vec![first, norm, Layer::Gelu, attend(params, rng, "c", 24, (6, 1))]
+        }),
+        case("transformer of spots", Input::Nodes(70, 33), &|params, rng| {
+            let embed = linear(params, rng, "a", 33, 24);
+            let mut among = |name: &str| {
+                let norm = Layer::LayerNorm(LayerNorm::new(params, &format!("{name}.n"), 24));
+                let name = format!("{name}.t");
+                let attend = Layer::NeighbourAttention(NeighbourAttention::new(params, &name, 24, 3, rng));
+                Layer::Residual { body: Network(vec![norm, attend]), shortcut: Network::default() }
+            };
+            vec![embed, among("b"), among("c")]
+        }),
     ]
 }
 
@@ -147,7 +194,7 @@ fn stepped(case: &Case, device: Option<&dyn Device>) -> (Vec<f32>, Vec<Vec<f32>>
     if let Some(device) = device {
         params.place(device, &case.network.parameters()).unwrap();
     }
-    let y = case.network.forward(&params, case.input.value(), Source::Data).rows();
+    let y = case.network.forward_on(&params, &case.edges, case.input.value(), Source::Data).rows();
     let output = values(&y);
     let weights = (0..output.len()).map(|i| (1.1 + 0.7 * i as f32).cos()).collect();
     let weights = tensor(weights, *y.shape());

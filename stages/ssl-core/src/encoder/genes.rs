@@ -33,6 +33,16 @@ pub(crate) struct Around {
     pub(crate) edges: Arc<Sparse>,
 }
 
+impl GeneNet {
+    /// Its parameters.
+    pub(crate) fn parameters(&self) -> Vec<ParamId> {
+        match self {
+            Self::Alone(net) => net.parameters(),
+            Self::Graph(net) => net.parameters(),
+        }
+    }
+}
+
 impl GeneEncoder {
     /// To train on these rows of a table.
     ///
@@ -56,11 +66,11 @@ impl GeneEncoder {
         }
     }
 
-    /// Parameters that a device may have: layers on a graph no device has.
+    /// Its network's parameters.
     pub(crate) fn parameters(&self) -> Vec<ParamId> {
         match self {
             Self::Alone(net) => net.parameters(),
-            Self::Graph(..) => Vec::new(),
+            Self::Graph(net, _) => net.parameters(),
         }
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use rand::Rng;
 use restage_nn::{
-    GraphAttention, GraphConv, Layer, LayerNorm, Linear, Matrix, NeighbourAttention, Network, Params, Source,
-    Sparse, dfdx::prelude::*, gelu,
+    GraphAttention, GraphConv, Layer, LayerNorm, Linear, Matrix, NeighbourAttention, Network, ParamId,
+    Params, Source, Sparse, dfdx::prelude::*,
 };
 use restage_stage::{Error, Result};
 
@@ -14,29 +14,14 @@ use super::{Encoder, vit};
 
 /// What makes an embedding of a spot's genes and its neighbours'.
 pub(crate) struct GraphNet {
-    body: Body,
-    /// To the embedding; it sees no neighbours.
-    output: Linear,
-}
-
-enum Body {
-    /// Graph layer, layer norm, GELU per hidden layer.
-    Layers(Vec<(GraphLayer, LayerNorm)>),
-    /// A linear layer on each spot, blocks of a transformer, a layer norm.
-    Transformer { embed: Linear, blocks: Vec<Block>, norm: Network },
-}
-
-/// A transformer's block: normalised, a spot attends to itself and its neighbours; then two layers with GELU on each spot; both
-/// beside a shortcut.
-struct Block {
-    norm: LayerNorm,
-    among: NeighbourAttention,
-    alone: Network,
+    network: Network,
+    rings: usize,
 }
 
 impl GraphNet {
     /// Adds its parameters as those of a PyTorch `Sequential` of that name, with graph layers' own as PyTorch Geometric names them;
-    /// those of a transformer as timm's `vit` names them, with `embed` for what makes tokens.
+    /// those of a transformer as timm's `vit` names them, with `embed` for what makes tokens. The last layer, to the embedding, sees
+    /// no neighbours.
     ///
     /// # Errors
     /// If it is a kind of encoder that sees no graph.
@@ -47,46 +32,43 @@ impl GraphNet {
         (genes, dim): (usize, usize),
         rng: &mut impl Rng,
     ) -> Result<Self> {
-        let sizes = match kind {
-            Encoder::Gcn { hidden } | Encoder::Gat { hidden, .. } => hidden,
+        let mut layers = Vec::new();
+        let (rings, width, last) = match kind {
+            Encoder::Gcn { hidden } | Encoder::Gat { hidden, .. } => {
+                let mut width = genes;
+                for (position, &size) in hidden.iter().enumerate() {
+                    let name = |step: usize| format!("{name}.{}", 3 * position + step);
+                    let GraphLayer(layer) = GraphLayer::new(params, &name(0), kind, (width, size), rng);
+                    let norm = LayerNorm::new(params, &name(1), size);
+                    layers.extend([layer, Layer::LayerNorm(norm), Layer::Gelu]);
+                    width = size;
+                }
+                (hidden.len(), width, format!("{name}.{}", 3 * hidden.len()))
+            }
             Encoder::Transformer { width, depth, heads } => {
-                let embed = Linear::new(params, &format!("{name}.embed"), genes, *width, rng);
-                let mut block = |number: usize| {
-                    let block = format!("{name}.blocks.{number}");
-                    Block {
-                        norm: LayerNorm::new(params, &format!("{block}.norm1"), *width),
-                        among: NeighbourAttention::new(params, &format!("{block}.attn"), *width, *heads, rng),
-                        alone: Network(vec![vit::alone(params, &block, *width, rng)]),
-                    }
-                };
-                let blocks = (0..*depth).map(&mut block).collect();
-                let norm =
-                    Network(vec![Layer::LayerNorm(LayerNorm::new(params, &format!("{name}.norm"), *width))]);
-                let output = Linear::new(params, &format!("{name}.head"), *width, dim, rng);
-                return Ok(Self { body: Body::Transformer { embed, blocks, norm }, output });
+                layers.push(Layer::Linear(Linear::new(params, &format!("{name}.embed"), genes, *width, rng)));
+                for number in 0..*depth {
+                    layers.extend(block(params, &format!("{name}.blocks.{number}"), (*width, *heads), rng));
+                }
+                layers.push(Layer::LayerNorm(LayerNorm::new(params, &format!("{name}.norm"), *width)));
+                (*depth, *width, format!("{name}.head"))
             }
             other => {
                 return Err(Error::invalid(format!("an encoder on a graph cannot be a {}", other.name())));
             }
         };
-        let mut width = genes;
-        let layer = |(position, &size): (usize, &usize)| {
-            let layer =
-                GraphLayer::new(params, &format!("{name}.{}", 3 * position), kind, (width, size), rng);
-            width = size;
-            (layer, LayerNorm::new(params, &format!("{name}.{}", 3 * position + 1), size))
-        };
-        let hidden = sizes.iter().enumerate().map(layer).collect();
-        let output = Linear::new(params, &format!("{name}.{}", 3 * sizes.len()), width, dim, rng);
-        Ok(Self { body: Body::Layers(hidden), output })
+        layers.push(Layer::Linear(Linear::new(params, &last, width, dim, rng)));
+        Ok(Self { network: Network(layers), rings })
     }
 
     /// How many rings around a spot its embedding depends on.
     pub(crate) fn rings(&self) -> usize {
-        match &self.body {
-            Body::Layers(hidden) => hidden.len(),
-            Body::Transformer { blocks, .. } => blocks.len(),
-        }
+        self.rings
+    }
+
+    /// Its parameters.
+    pub(crate) fn parameters(&self) -> Vec<ParamId> {
+        self.network.parameters()
     }
 
     /// Spots x genes to spots x dim.
@@ -97,34 +79,29 @@ impl GraphNet {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        let body = match &self.body {
-            Body::Layers(hidden) => {
-                let (mut x, mut source) = (x, source);
-                for (layer, norm) in hidden {
-                    x = gelu(norm.forward(params, layer.forward(params, edges, x, source)));
-                    source = Source::Op;
-                }
-                return self.output.forward(params, x, source);
-            }
-            Body::Transformer { embed, blocks, norm } => {
-                let mut tokens = embed.forward(params, x, source);
-                for Block { norm, among, alone } in blocks {
-                    let seen = norm.forward(params, tokens.with_empty_tape());
-                    tokens = tokens + among.forward(params, edges, seen, Source::Op);
-                    tokens = alone.forward(params, tokens.into(), Source::Op).rows();
-                }
-                norm.forward(params, tokens.into(), Source::Op).rows()
-            }
-        };
-        self.output.forward(params, body, Source::Op)
+        self.network.forward_on(params, edges, x.into(), source).rows()
     }
 }
 
-/// A layer in which spots see their neighbours.
-pub(crate) enum GraphLayer {
-    Convolution(GraphConv),
-    Attention(GraphAttention),
+/// A transformer's block: normalised, a spot attends to itself and its neighbours; then two layers with GELU on each spot; both
+/// beside a shortcut.
+fn block(params: &mut Params, block: &str, (width, heads): (usize, usize), rng: &mut impl Rng) -> [Layer; 2] {
+    let among = vec![
+        Layer::LayerNorm(LayerNorm::new(params, &format!("{block}.norm1"), width)),
+        Layer::NeighbourAttention(NeighbourAttention::new(
+            params,
+            &format!("{block}.attn"),
+            width,
+            heads,
+            rng,
+        )),
+    ];
+    let among = Layer::Residual { body: Network(among), shortcut: Network::default() };
+    [among, vit::alone(params, block, width, rng)]
 }
+
+/// A layer in which spots see their neighbours.
+pub(crate) struct GraphLayer(Layer);
 
 impl GraphLayer {
     fn new(
@@ -134,12 +111,12 @@ impl GraphLayer {
         (inputs, outputs): (usize, usize),
         rng: &mut impl Rng,
     ) -> Self {
-        match kind {
+        Self(match kind {
             Encoder::Gat { heads, .. } => {
-                Self::Attention(GraphAttention::new(params, name, inputs, (outputs, *heads), rng))
+                Layer::GraphAttention(GraphAttention::new(params, name, inputs, (outputs, *heads), rng))
             }
-            _ => Self::Convolution(GraphConv::new(params, name, inputs, outputs, rng)),
-        }
+            _ => Layer::GraphConv(GraphConv::new(params, name, inputs, outputs, rng)),
+        })
     }
 
     /// From embeddings back to genes: a layer of the encoder's kind, with one head; a graph convolution of a transformer's.
@@ -157,6 +134,15 @@ impl GraphLayer {
         Self::new(params, name, kind, (dim, genes), rng)
     }
 
+    fn network(&self) -> Network {
+        Network(vec![self.0.clone()])
+    }
+
+    /// Its parameters.
+    pub(crate) fn parameters(&self) -> Vec<ParamId> {
+        self.network().parameters()
+    }
+
     pub(crate) fn forward<T: Tape<f32, Cpu>>(
         &self,
         params: &Params,
@@ -164,10 +150,7 @@ impl GraphLayer {
         x: Matrix<T>,
         source: Source,
     ) -> Matrix<T> {
-        match self {
-            Self::Convolution(layer) => layer.forward(params, edges, x, source),
-            Self::Attention(layer) => layer.forward(params, edges, x, source),
-        }
+        self.network().forward_on(params, edges, x.into(), source).rows()
     }
 }
 
