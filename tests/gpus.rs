@@ -1,4 +1,4 @@
-//! GPUs: found through the driver's library, lent to one stage at a time, and given back whatever becomes of it. The
+//! GPUs: found through the driver's library, lent to one stage at a time, given back whatever becomes of it, and computed on. The
 //! driver is a pretended one, of two GPUs; restage loads it as it loads the real one.
 
 #![expect(clippy::expect_used, reason = "a test tells what is wrong by panicking")]
@@ -170,4 +170,92 @@ fn as_available_falls_back_and_says_so() {
     assert!(seen(&sandbox).iter().all(|seen| seen == "Cpu "), "{:?}", seen(&sandbox));
     let again = run(&sandbox, &["run", "w.yaml"], None);
     assert!(again.out().contains("nothing had to run"), "the device is not part of the key: {}", again.all());
+}
+
+const TRAINED: &str = "
+params: { objective: graph_ae, encoder: { kind: gat, hidden: [16], heads: 2 } }
+stages:
+  section:
+    uses: visium/simulate
+    foreach: { section: [P1, P2] }
+    with: { section: \"${foreach.section}\", seed: 7 }
+  all: { uses: visium/concat, in: { tables: section.table }, gather: section }
+  split:
+    uses: classify/split
+    in: { table: all, labels: section.labels }
+    gather: section
+    with: { by: patient, test: [P2] }
+  counts:
+    uses: visium/normalize
+    in: { table: all, split: split.split }
+    with: { target_sum: 10000, n_top_genes: 50 }
+  near: { uses: visium/graph, in: { table: all, split: split.split }, with: { kind: knn, k: 4 } }
+  pretrain:
+    uses: ssl-cuda/pretrain
+    in: { table: counts, graph: near.graph, split: split.split }
+    with: { objective: \"${params.objective}\", encoder: \"${params.encoder}\", epochs: 3, dim: 8 }
+  features:
+    uses: ssl-cuda/embed
+    in: { model: pretrain.model, table: counts, graph: near.graph }
+  tuned:
+    uses: ssl-cuda/finetune
+    in: { model: pretrain.model, table: counts, graph: near.graph, train: split.train }
+    with: { head_epochs: 3, epochs: 3, encoder_lr: 0.01, freeze: 1 }
+  regions: { uses: classify/probe, in: { features: [features], train: split.train } }
+  evaluate: { uses: classify/evaluate, in: { predictions: regions.predictions, test: split.test } }
+sweep:
+  metric: [evaluate.nll, pretrain.loss, tuned.loss]
+  seeds: [0]
+  ablate:
+    on the CPU: { set: { pretrain.uses: ssl/pretrain, features.uses: ssl/embed, tuned.uses: ssl/finetune } }
+    trained on the GPU: { set: { features.uses: ssl/embed, tuned.uses: ssl/finetune } }
+    dgi: { set: { params.objective: dgi } }
+    dgi on the CPU:
+      set:
+        params.objective: dgi
+        pretrain.uses: ssl/pretrain
+        features.uses: ssl/embed
+        tuned.uses: ssl/finetune
+";
+
+/// What computes is the real plugin, by a pretended driver and cuBLAS, which run its kernels on the CPU.
+#[test]
+fn with_a_gpu_stages_compute_what_they_compute_without() {
+    let sandbox = Sandbox::new();
+    let source = checkout().join("stages/ssl-cuda/src/pretended.cpp");
+    std::fs::create_dir(sandbox.path("driver")).expect("a folder");
+    for name in ["libcuda.so", "libcublas.so", "libnvrtc.so"] {
+        let compiled = Command::new("c++")
+            .args(["-std=c++17", "-O2", "-fPIC", "-shared", "-o"])
+            .args([sandbox.path(&format!("driver/{name}")), source.clone()])
+            .arg(format!("-Wl,-soname,{name}"))
+            .arg("-ldl")
+            .output()
+            .expect("a C++ compiler");
+        assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    }
+    let plugins = ["stages/visium", "stages/ssl", "stages/ssl-cuda", "stages/classify"];
+    sandbox.workflow_of("w.yaml", &plugins, TRAINED);
+    let ended = run(&sandbox, &["run", "--json", "w.yaml"], None);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    let result = ended.json();
+    let values = |variant: &str| -> Vec<f64> {
+        let rows = result["table"]["rows"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["variant"] == variant).expect("its row");
+        let values = row["values"].as_array().expect("values");
+        values.iter().map(|value| value["mean"].as_f64().expect("a number")).collect()
+    };
+    for (gpu, cpu) in
+        [("baseline", "on the CPU"), ("baseline", "trained on the GPU"), ("dgi", "dgi on the CPU")]
+    {
+        for (gpu, cpu) in values(gpu).into_iter().zip(values(cpu)) {
+            assert!((gpu - cpu).abs() < 1e-3 * cpu.abs(), "{gpu} {cpu}");
+        }
+    }
+    assert!((values("dgi")[1] - values("baseline")[1]).abs() > 0.01);
+    for place in ["pretrain.model", "tuned.model"] {
+        let model = sandbox.run(&["cache", "path", "w.yaml", place]);
+        let written = std::fs::read_to_string(format!("{}/zarr.json", model.out().trim())).expect("a model");
+        assert!(written.contains("a CPU in its place"), "{place} tells what it was computed on: {written}");
+    }
 }

@@ -61,13 +61,18 @@ impl AdamW {
     /// # Panics
     /// If the state or the gradients are those of other parameters.
     pub fn step(&mut self, params: &mut Params, gradients: &ParamGradients, learning_rate: f32) {
+        self.step_away(params, learning_rate);
+        self.step_each(params, gradients, |_| learning_rate);
+    }
+
+    /// Moves those that a device has, all at one learning rate: to be called before [`AdamW::step_each`], if they are to move.
+    pub fn step_away(&self, params: &Params, learning_rate: f32) {
         let steps = self.steps.saturating_add(1);
         params.step_away(Update::AdamW {
             rate: learning_rate / (1.0 - BETA_1.powi(steps)),
             root: (1.0 - BETA_2.powi(steps)).sqrt(),
             shrink: 1.0 - learning_rate * self.weight_decay,
         });
-        self.step_each(params, gradients, |_| learning_rate);
     }
 
     /// The same, each parameter at a learning rate of its own; at 0 it stays as it is. Those that a device has are not moved.

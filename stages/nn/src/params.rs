@@ -136,7 +136,7 @@ impl ParamGradients {
         });
     }
 
-    /// Sets those of parameters that are here and not to be kept to 0.
+    /// Sets those of parameters that are here and not to be kept to 0; see [`Params::hold`] for the others.
     pub fn keep(&mut self, params: &Params, is_kept: impl Fn(&Param) -> bool) {
         let others = self.values.iter_mut().zip(params.iter()).filter(|(_, param)| !is_kept(param));
         others.for_each(|(values, _)| values.fill(0.0));
@@ -294,6 +294,15 @@ impl Params {
         let places = ids.iter().copied().zip(0..).collect();
         self.away = Some(Away { resident, ids, places });
         Ok(())
+    }
+
+    /// Says which parameters that a device has stay as they are, from now on: their gradients are 0 there, and no step moves them. For
+    /// those that are here see [`ParamGradients::keep`].
+    pub fn hold(&self, stays: impl Fn(&Param) -> bool) {
+        if let Some(away) = &self.away {
+            let stays: Vec<bool> = away.ids.iter().map(|index| stays(&self.list[*index])).collect();
+            away.resident.hold(&stays);
+        }
     }
 
     /// Brings the list up to date with what a device has.

@@ -36,6 +36,10 @@ pub trait Resident: Any + Debug + Send + Sync {
         records: bool,
     ) -> Pass;
 
+    /// Says of each parameter, in the order of their placing, whether it stays as it is: its gradient is 0 from now on, and it does
+    /// not decay. At first none does.
+    fn hold(&self, stays: &[bool]);
+
     /// The sum of all gradients' squares.
     fn squared_norm(&self) -> f64;
 

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use rand::{Rng, seq::SliceRandom};
 use restage_nn::{
-    AdamW, Linear, Matrix, Params, Projection, Recording, Scalar, Source,
+    AdamW, Device, Linear, Matrix, Params, Projection, Recording, Scalar, Source,
     dfdx::prelude::{AsArray, Cpu, HasShape, NoneTape, Tape, Trace},
     soft_cross_entropy, tensor, values, warmup_cosine,
 };
@@ -26,6 +26,7 @@ use serde_json::json;
 use crate::{
     architecture::Architecture,
     checkpoint,
+    device::Choice,
     train::{Curves, Means, report_progress},
 };
 use labelled::Labelled;
@@ -92,6 +93,10 @@ pub struct FinetuneParams {
     pub weight_decay: f64,
     /// Largest norm of a step's gradient; a longer one is scaled down. 0 turns it off. Default 5.
     pub grad_clip: f64,
+    /// Where the encoder computes: `auto`, `cpu`, or `cuda:0` of plugin `ssl-cuda`. Default `auto`: a GPU if the plugin is for GPUs
+    /// and there is one.
+    #[schemars(extend("x-restage-unkeyed" = true))]
+    pub device: Choice,
     /// Epochs between checkpoints, from which a killed run goes on. Changes no result. Default 5.
     #[schemars(extend("x-restage-unkeyed" = true))]
     pub checkpoint_every: usize,
@@ -110,17 +115,19 @@ impl Default for FinetuneParams {
             batch_size: 64,
             weight_decay: 0.01,
             grad_clip: 5.0,
+            device: Choice::Auto,
             checkpoint_every: 5,
         }
     }
 }
 
 impl FinetuneParams {
-    /// What the result depends on, as plain data: everything but how often to save.
+    /// What the result depends on, as plain data: everything but how often to save, and where.
     fn provenance(&self) -> Result<serde_json::Value> {
         let mut value = serde_json::to_value(self).map_err(Error::other("cannot write the params"))?;
         if let Some(fields) = value.as_object_mut() {
             fields.shift_remove("checkpoint_every");
+            fields.shift_remove("device");
         }
         Ok(value)
     }
@@ -158,7 +165,7 @@ impl Stage for Finetune {
     fn ports() -> Ports {
         Ports::new(
             "Trains a pretrained encoder and a linear classifier on it with labels: first the classifier alone, then both. Of a pair \
-             (`cross_modal`) it takes the encoders whose inputs are connected. It computes on the CPU.",
+             (`cross_modal`) it takes the encoders whose inputs are connected.",
         )
         .input::<Model>("model", "An encoder of ssl/pretrain; with `epochs: 0` there, one that starts from nothing")
         .optional::<Table>("table", "Expression, for an encoder of genes; normalised as in its training")
@@ -178,49 +185,69 @@ impl Stage for Finetune {
     }
 
     fn run(params: FinetuneParams, ctx: &Context) -> Result<()> {
-        let model: Model = ctx.read("model")?;
-        let (encoders, mut weights) = Architecture::restore(&model)?;
-        let mut architecture = Architecture::read(&model)?;
-        let spots = Spots::new(ctx, encoders)?;
-        let TrainLabels(labels) = ctx.read("train")?;
-        let labelled = Labelled::of(spots.ids(), &labels, params.class_weight)?;
-        let still = layers::still(&weights, params.freeze, &spots.prefixes())?;
-        let head = Head::new(&mut weights, spots.dims(), labelled.classes.len(), &mut ctx.rng("init"));
-        let came = spots.embeddings(ctx, &weights, &labelled.spots)?;
-        let scales = came.as_ref().zip(spots.dims()).map(|(values, dims)| Scale::fit(values, dims));
-        let tuning =
-            Tuning { options: &params, spots: &spots, labelled: &labelled, head, still, came, scales };
-        let (weights, curves) = tuning.run(ctx, &architecture, weights)?;
-        let predictions = tuning.predict(ctx, &weights)?;
-
-        let right = |(spot, class): &(&usize, &usize)| predictions.predicted_class(**spot) == **class;
-        let right = labelled.spots.iter().zip(&labelled.targets).filter(right).count();
-        let last = |(name, curve): (&String, &Vec<f64>)| Some((name.clone(), *curve.last()?));
-        let mut metrics: BTreeMap<String, f64> = curves.iter().filter_map(last).collect();
-        let learning = weights.iter().filter(|param| tuning.learns(&param.name));
-        for (name, value) in [
-            ("train_accuracy", right as f64 / labelled.spots.len() as f64),
-            ("epochs", (params.head_epochs + params.epochs) as f64),
-            ("train_spots", labelled.spots.len() as f64),
-            ("spots", spots.ids().len() as f64),
-            ("parameters", weights.count() as f64),
-            ("learning_parameters", learning.map(|param| param.values().len()).sum::<usize>() as f64),
-        ] {
-            metrics.insert(name.to_owned(), value);
-        }
-        let details = json!({
-            "classes": labelled.classes,
-            "head_epochs": params.head_epochs,
-            "loss": "weighted mean cross-entropy over the last epoch's batches",
-            "train_accuracy": "of the classifier as it is at the end; its curve: while it learned",
-        });
-        architecture.provenance.finetuned = Some(json!({
-            "params": params.provenance()?, "seed": ctx.seed(), "train_spots": labelled.spots.len()
-        }));
-        ctx.write("predictions", &predictions)?;
-        ctx.write("model", &architecture.model(&weights)?)?;
-        ctx.write("training", &Metrics { values: metrics, curves, details, ..Metrics::default() })
+        let device = params.device.on_cpu()?;
+        finetune(&params, ctx, device)
     }
+}
+
+/// Does what the stage type does, with the encoder on this device; without one, on the CPU.
+///
+/// # Errors
+/// If inputs or params do not fit, the training diverges, or the device fails.
+pub fn finetune(params: &FinetuneParams, ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
+    let model: Model = ctx.read("model")?;
+    let (encoders, mut weights) = Architecture::restore(&model)?;
+    let mut architecture = Architecture::read(&model)?;
+    let spots = Spots::new(ctx, encoders)?;
+    let TrainLabels(labels) = ctx.read("train")?;
+    let labelled = Labelled::of(spots.ids(), &labels, params.class_weight)?;
+    let still = layers::still(&weights, params.freeze, &spots.prefixes())?;
+    let head = Head::new(&mut weights, spots.dims(), labelled.classes.len(), &mut ctx.rng("init"));
+    if let Some(device) = device {
+        weights.place(device, &spots.parameters()).map_err(Error::invalid)?;
+    }
+    let came = spots.embeddings(ctx, &weights, &labelled.spots)?;
+    weights.leave();
+    let scales = came.as_ref().zip(spots.dims()).map(|(values, dims)| Scale::fit(values, dims));
+    let tuning = Tuning { options: params, spots: &spots, labelled: &labelled, head, still, came, scales };
+    let (mut weights, curves) = tuning.run(ctx, &architecture, weights, device)?;
+    let predictions = tuning.predict(ctx, &weights)?;
+    if let Some(failure) = weights.failure() {
+        return Err(Error::invalid(format!("the device failed: {failure}")));
+    }
+    weights.leave();
+
+    let right = |(spot, class): &(&usize, &usize)| predictions.predicted_class(**spot) == **class;
+    let right = labelled.spots.iter().zip(&labelled.targets).filter(right).count();
+    let last = |(name, curve): (&String, &Vec<f64>)| Some((name.clone(), *curve.last()?));
+    let mut metrics: BTreeMap<String, f64> = curves.iter().filter_map(last).collect();
+    let learning = weights.iter().filter(|param| tuning.learns(&param.name));
+    for (name, value) in [
+        ("train_accuracy", right as f64 / labelled.spots.len() as f64),
+        ("epochs", (params.head_epochs + params.epochs) as f64),
+        ("train_spots", labelled.spots.len() as f64),
+        ("spots", spots.ids().len() as f64),
+        ("parameters", weights.count() as f64),
+        ("learning_parameters", learning.map(|param| param.values().len()).sum::<usize>() as f64),
+    ] {
+        metrics.insert(name.to_owned(), value);
+    }
+    let details = json!({
+        "classes": labelled.classes,
+        "head_epochs": params.head_epochs,
+        "loss": "weighted mean cross-entropy over the last epoch's batches",
+        "train_accuracy": "of the classifier as it is at the end; its curve: while it learned",
+    });
+    let mut provenance = json!({
+        "params": params.provenance()?, "seed": ctx.seed(), "train_spots": labelled.spots.len()
+    });
+    if let Some(device) = device {
+        provenance["device"] = device.name().into();
+    }
+    architecture.provenance.finetuned = Some(provenance);
+    ctx.write("predictions", &predictions)?;
+    ctx.write("model", &architecture.model(&weights)?)?;
+    ctx.write("training", &Metrics { values: metrics, curves, details, ..Metrics::default() })
 }
 
 /// A linear layer on an embedding, or on the two of a pair side by side: the bias is in the first part.
@@ -302,7 +329,13 @@ impl Tuning<'_> {
     }
 
     /// Trains from the last checkpoint on, if there is one.
-    fn run(&self, ctx: &Context, architecture: &Architecture, weights: Params) -> Result<(Params, Curves)> {
+    fn run(
+        &self,
+        ctx: &Context,
+        architecture: &Architecture,
+        weights: Params,
+        device: Option<&dyn Device>,
+    ) -> Result<(Params, Curves)> {
         let options = self.options;
         let identity = self.identity(architecture)?;
         let count = self.labelled.spots.len();
@@ -330,6 +363,11 @@ impl Tuning<'_> {
                 curves: Curves::new(),
             },
         };
+        if let Some(device) = device {
+            state.params.place(device, &self.spots.parameters()).map_err(Error::invalid)?;
+            state.params.hold(|param| !self.learns(&param.name));
+            state.optimizer.place(&state.params);
+        }
 
         while state.epochs < total {
             let epoch = state.epochs;
@@ -337,6 +375,7 @@ impl Tuning<'_> {
             if epoch == head_epochs {
                 // What it remembers is of the classifier alone.
                 state.optimizer = fresh(&state.params);
+                state.optimizer.place(&state.params);
             }
             let (done, epochs) =
                 if is_first_part { (epoch, head_epochs) } else { (epoch - head_epochs, options.epochs) };
@@ -367,10 +406,16 @@ impl Tuning<'_> {
                 gradients.keep(&state.params, |param| self.learns(&param.name));
                 let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
                 let norm = gradients.clip(limit);
+                if let Some(failure) = state.params.failure() {
+                    return Err(Error::invalid(format!("the device failed: {failure}")));
+                }
                 if !(value.is_finite() && norm.is_finite()) {
                     return Err(Error::invalid(format!(
                         "training diverged at epoch {epoch}: the loss is {value}; lower `lr` or `encoder_lr`"
                     )));
+                }
+                if !alone {
+                    state.optimizer.step_away(&state.params, encoder_rate as f32);
                 }
                 state.optimizer.step_each(&mut state.params, &gradients, |param| match &*param.name {
                     name if is_of_head(name) => rate as f32,
@@ -395,6 +440,8 @@ impl Tuning<'_> {
             }
             state.epochs += 1;
             if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < total {
+                state.params.fetch();
+                state.optimizer.fetch(&state.params);
                 checkpoint::save(ctx.scratch(), &state)?;
             }
         }

@@ -39,7 +39,7 @@ pub use device::Choice;
 pub use embed::{Embed, EmbedParams, embed};
 pub use encoder::{Depth, Encoder, Fusion};
 pub use exchange::{Export, Import};
-pub use finetune::{ClassWeight, Finetune, FinetuneParams, Freeze, Whole};
+pub use finetune::{ClassWeight, Finetune, FinetuneParams, Freeze, Whole, finetune};
 pub use mae::MaeDecoder;
 pub use optical_density::Sees;
 pub use optimizer::Optimizer;

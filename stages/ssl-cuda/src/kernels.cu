@@ -51,6 +51,12 @@ extern "C" __global__ void scale(float *values, float by, u64 count) {
     if (i < count) values[i] *= by;
 }
 
+// Sets values to 0 where `kept` is 0; whatever they were, NaN too.
+extern "C" __global__ void mask(float *values, const float *kept, u64 count) {
+    u64 i = thread_id();
+    if (i < count && kept[i] == 0.0f) values[i] = 0.0f;
+}
+
 // Every row of `rows` is `row`.
 extern "C" __global__ void repeat(float *rows, const float *row, u32 columns, u64 count) {
     u64 i = thread_id();

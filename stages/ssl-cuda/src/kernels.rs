@@ -72,7 +72,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    add scale repeat relu relu_back gelu gelu_back column_parts add_parts gather gather_fours scatter scatter_fours normalise normalise_back
+    add scale mask repeat relu relu_back gelu gelu_back column_parts add_parts gather gather_fours scatter scatter_fours normalise normalise_back
     norm_parts pool pool_back by_head by_head_back softmax softmax_back neighbour_sums edge_dots edge_scores leaky_relu leaky_relu_back
     edge_softmax edge_softmax_back edge_sums head_dots scale_heads add_vectors square_parts adamw trust sgd follow
 }
@@ -132,6 +132,13 @@ impl Kernels {
     pub(crate) fn scale(&self, stream: &CudaStream, values: &mut Buffer, by: f32) -> Done {
         let count = values.len() as u64;
         launch!(stream, self.scale, each(values.len()); values, &by, &count)
+    }
+
+    /// Sets values to 0 where `kept` is 0.
+    pub(crate) fn mask(&self, stream: &CudaStream, values: &mut Buffer, kept: &Buffer) -> Done {
+        assert_eq!(values.len(), kept.len());
+        let count = values.len() as u64;
+        launch!(stream, self.mask, each(values.len()); values, kept, &count)
     }
 
     /// Every row of `rows` becomes `row`.

@@ -20,7 +20,7 @@ use std::{
 };
 
 use restage_nn::Device;
-use restage_ssl_core::{Choice, EmbedParams, Export, Finetune, Import, PretrainParams};
+use restage_ssl_core::{Choice, EmbedParams, Export, FinetuneParams, Import, PretrainParams};
 use restage_stage::{Context, Error, Ports, Result, Stage};
 
 use gpu::{Gpu, GpuError};
@@ -65,6 +65,29 @@ impl Stage for Embed {
     fn run(params: EmbedParams, ctx: &Context) -> Result<()> {
         let device = device(params.device)?;
         restage_ssl_core::embed(ctx, device.as_ref().map(|cuda| cuda as &dyn Device))
+    }
+}
+
+/// The stage type `ssl-cuda/finetune`.
+struct Finetune;
+
+impl Stage for Finetune {
+    const NAME: &'static str = <restage_ssl_core::Finetune as Stage>::NAME;
+    const SEEDED: bool = true;
+    const STREAMS: &'static [&'static str] = <restage_ssl_core::Finetune as Stage>::STREAMS;
+    type Params = FinetuneParams;
+
+    fn ports() -> Ports {
+        restage_ssl_core::Finetune::ports()
+    }
+
+    fn validate(params: &FinetuneParams) -> Result<()> {
+        restage_ssl_core::Finetune::validate(params)
+    }
+
+    fn run(params: FinetuneParams, ctx: &Context) -> Result<()> {
+        let device = device(params.device)?;
+        restage_ssl_core::finetune(&params, ctx, device.as_ref().map(|cuda| cuda as &dyn Device))
     }
 }
 

@@ -386,7 +386,6 @@ impl Weights<'_> {
     }
 
     /// Of `y = x Wᵀ + b`.
-    #[expect(clippy::too_many_arguments, reason = "a product has three matrices, and each its sizes")]
     fn rows_times_back(
         &self,
         x: &Buffer,

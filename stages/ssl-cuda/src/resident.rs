@@ -102,6 +102,16 @@ struct State {
     values: Buffer,
     /// Of parameters that are trained.
     training: Option<Training>,
+    /// If some of them stay as they are.
+    held: Option<Held>,
+}
+
+/// Which parameters move.
+struct Held {
+    /// Per value: 1 if it moves, else 0.
+    moves: Buffer,
+    /// Per value: 1 where weight decay applies and it moves, else 0.
+    decays: Buffer,
 }
 
 struct Training {
@@ -131,7 +141,7 @@ impl Placed {
         }
         let layout =
             Layout { ranges, windows, starts, decays: gpu.upload(&decays)?, of: gpu.stream.clone_htod(&of)? };
-        let state = State { values: gpu.upload(&values)?, training: None };
+        let state = State { values: gpu.upload(&values)?, training: None, held: None };
         Ok(Self {
             gpu: gpu.clone(),
             layout: Arc::new(layout),
@@ -177,7 +187,7 @@ impl Placed {
                 let back = || {
                     let dy = Rc::new(placed.gpu.upload(dy)?);
                     let mut state = placed.state();
-                    let State { values, training } = &mut *state;
+                    let State { values, training, .. } = &mut *state;
                     let Training { gradients, .. } = placed.training(values.len(), training)?;
                     let (ranges, edges) = (&placed.layout.ranges, edges.as_ref());
                     let weights = Weights { gpu: &placed.gpu, ranges, values, edges };
@@ -206,33 +216,61 @@ impl Placed {
         training.as_mut().ok_or_else(|| unreachable!("it was made above"))
     }
 
+    /// The same, with gradients of those that stay set to 0.
+    fn moving<'a>(
+        &self,
+        count: usize,
+        training: &'a mut Option<Training>,
+        held: &Option<Held>,
+    ) -> Result<&'a mut Training, GpuError> {
+        let training = self.training(count, training)?;
+        if let Some(Held { moves, .. }) = held {
+            self.gpu.kernels.mask(&self.gpu.stream, &mut training.gradients, moves)?;
+        }
+        Ok(training)
+    }
+
+    fn holding(&self, stays: &[bool]) -> Result<(), GpuError> {
+        let lengths = self.layout.starts.windows(2).map(|range| (range[1] - range[0]) as usize);
+        let moves: Vec<f32> = lengths
+            .zip(stays)
+            .flat_map(|(length, stays)| std::iter::repeat_n(if *stays { 0.0 } else { 1.0 }, length))
+            .collect();
+        let moves = self.gpu.upload(&moves)?;
+        let mut decays = self.gpu.stream.clone_dtod(&self.layout.decays)?;
+        self.gpu.kernels.mask(&self.gpu.stream, &mut decays, &moves)?;
+        self.state().held = Some(Held { moves, decays });
+        Ok(())
+    }
+
     fn stepped(&self, update: Update) -> Result<(), GpuError> {
         let mut state = self.state();
-        let State { values, training } = &mut *state;
+        let State { values, training, held } = &mut *state;
         let (kernels, stream, layout) = (&self.gpu.kernels, &self.gpu.stream, &self.layout);
-        let Training { gradients, first, second } = self.training(values.len(), training)?;
+        let Training { gradients, first, second } = self.moving(values.len(), training, held)?;
+        let decays = held.as_ref().map_or(&layout.decays, |held| &held.decays);
         match update {
             Update::AdamW { rate, root, shrink } => {
                 let buffers = [values, gradients, first, second];
-                kernels.adamw(stream, buffers, &layout.decays, (rate, root, shrink))
+                kernels.adamw(stream, buffers, decays, (rate, root, shrink))
             }
             Update::Sgd { rate, momentum, decay, eta } => {
                 let trusts = match eta {
                     Some(eta) => {
-                        let buffers = [&*values, &*gradients, &layout.decays];
+                        let buffers = [&*values, &*gradients, decays];
                         kernels.trust(stream, buffers, &layout.starts, (decay, eta))?
                     }
                     None => self.gpu.upload(&vec![1.0; layout.starts.len() - 1])?,
                 };
                 let of = (&trusts, &layout.of);
-                kernels.sgd(stream, [values, gradients, first], &layout.decays, of, (rate, momentum, decay))
+                kernels.sgd(stream, [values, gradients, first], decays, of, (rate, momentum, decay))
             }
         }
     }
 
     fn fetched(&self, kind: Kind) -> Result<Vec<f32>, GpuError> {
         let mut state = self.state();
-        let State { values, training } = &mut *state;
+        let State { values, training, .. } = &mut *state;
         let buffer = match kind {
             Kind::Value => values,
             other => self.training(values.len(), training)?.of(other),
@@ -242,7 +280,7 @@ impl Placed {
 
     fn replaced(&self, kind: Kind, new: &[f32]) -> Result<(), GpuError> {
         let mut state = self.state();
-        let State { values, training } = &mut *state;
+        let State { values, training, .. } = &mut *state;
         let buffer = match kind {
             Kind::Value => values,
             other => self.training(values.len(), training)?.of(other),
@@ -277,18 +315,22 @@ impl Resident for Placed {
         })
     }
 
+    fn hold(&self, stays: &[bool]) {
+        self.noted(self.holding(stays));
+    }
+
     fn squared_norm(&self) -> f64 {
         let mut state = self.state();
-        let State { values, training } = &mut *state;
+        let State { values, training, held } = &mut *state;
         let norm = self
-            .training(values.len(), training)
+            .moving(values.len(), training, held)
             .and_then(|training| self.gpu.kernels.squares(&self.gpu.stream, &training.gradients));
         self.noted(norm).unwrap_or(f64::NAN)
     }
 
     fn scale(&self, by: f32) {
         let mut state = self.state();
-        let State { values, training } = &mut *state;
+        let State { values, training, .. } = &mut *state;
         let done = self
             .training(values.len(), training)
             .and_then(|training| self.gpu.kernels.scale(&self.gpu.stream, &mut training.gradients, by));
@@ -314,7 +356,7 @@ impl Resident for Placed {
         let copy = self.gpu.stream.clone_dtod(&self.state().values).map_err(GpuError::from);
         // If there is no memory for a copy, the failure is told of both.
         let state = match self.noted(copy) {
-            Some(values) => Arc::new(Mutex::new(State { values, training: None })),
+            Some(values) => Arc::new(Mutex::new(State { values, training: None, held: None })),
             None => self.state.clone(),
         };
         Arc::new(Self { state, ..self.clone() })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use restage_nn::{
-    Matrix, Params,
+    Matrix, ParamId, Params,
     dfdx::prelude::{Cpu, NoneTape, PutTape, Tape},
     tensor, values,
 };
@@ -151,6 +151,15 @@ impl Spots {
             Sees::Both(patches, genes, None) => {
                 Parts { first: patches.kind.dim, second: Some(genes.kind.dim) }
             }
+        }
+    }
+
+    /// Parameters of the networks of the encoders, which a device may have.
+    pub(super) fn parameters(&self) -> Vec<ParamId> {
+        match &self.sees {
+            Sees::Patches(of) => of.net.parameters(),
+            Sees::Genes(of) => of.encoder.parameters(),
+            Sees::Both(patches, genes, _) => [patches.net.parameters(), genes.encoder.parameters()].concat(),
         }
     }
 

@@ -142,7 +142,6 @@ impl NodeHeads {
 
 impl Kernels {
     /// Adds to each node the sum over its edges: the other node's values, times the edge's share for their head.
-    #[expect(clippy::too_many_arguments, reason = "as many as the kernel has")]
     pub(crate) fn neighbour_sums(
         &self,
         stream: &CudaStream,
