@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
-    artifact::{Column, Csr, Metrics, Table},
+    artifact::{Column, Csr, Metrics, Split, Table},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{columns, values};
+use crate::{
+    columns,
+    fit::{self, FitOn},
+    values,
+};
 
 /// The stage type.
 pub(crate) struct Qc;
@@ -37,6 +41,8 @@ pub(crate) struct Params {
     pub(crate) min_gene_counts: u64,
     /// Leave out spots that lie beside the tissue (`in_tissue` = 0), where the table says so. Default true.
     pub(crate) in_tissue_only: bool,
+    /// Which spots `min_cells` and `min_gene_counts` count, where a split is connected. Default `train`.
+    pub(crate) fit_on: FitOn,
 }
 
 impl Default for Params {
@@ -51,6 +57,7 @@ impl Default for Params {
             min_cells: 3,
             min_gene_counts: 0,
             in_tissue_only: true,
+            fit_on: FitOn::Train,
         }
     }
 }
@@ -63,9 +70,11 @@ impl Stage for Qc {
         Ports::new(
             "Leaves out poor spots, then genes that hardly any remaining spot expresses, in scanpy's order: \
              filter_cells, then filter_genes. Adds `total_counts`, `n_genes_by_counts` and `pct_counts_mt` per \
-             spot, over all genes of the input, as calculate_qc_metrics does.",
+             spot, over all genes of the input, as calculate_qc_metrics does. Spots are judged one by one; genes on the \
+             training spots where a split is connected.",
         )
         .input::<Table>("table", "Raw counts.")
+        .optional::<Split>("split", "Which spots train: genes are judged on them only.")
         .output::<Table>("table", "The spots and genes that are kept.")
         .output::<Metrics>("summary", "How many spots, genes and counts there were and are.")
     }
@@ -81,7 +90,13 @@ impl Stage for Qc {
 
     fn run(params: Params, ctx: &Context) -> Result<()> {
         let table: Table = ctx.read("table")?;
-        let (kept, summary) = filter(table, &params)?;
+        let split: Option<Split> = ctx.read_optional("split")?;
+        if split.is_some() {
+            let spots = &table.obs.index;
+            fit::tell(ctx, "visium/qc: genes are judged", spots, split.as_ref(), params.fit_on);
+        }
+        let train = fit::rows(&table.obs.index, split.as_ref(), params.fit_on)?;
+        let (kept, summary) = filter(table, &train, &params)?;
         ctx.check_cancelled()?;
         tracing::info!(
             "kept {} of {} spots and {} of {} genes",
@@ -95,8 +110,13 @@ impl Stage for Qc {
     }
 }
 
-/// The table without the spots and genes that `params` rule out, and how much there was and is.
-pub(crate) fn filter(table: Table, params: &Params) -> Result<(Table, BTreeMap<String, f64>)> {
+/// The table without the spots and genes that `params` rule out, and how much there was and is; genes are judged on what is
+/// kept of the spots at `train`, which ascend.
+pub(crate) fn filter(
+    table: Table,
+    train: &[usize],
+    params: &Params,
+) -> Result<(Table, BTreeMap<String, f64>)> {
     let spots = of_spots(&table, &params.mito_prefixes)?;
     let in_tissue = in_tissue(&table)?;
     let kept: Vec<usize> = (0..table.n_spots())
@@ -119,7 +139,8 @@ pub(crate) fn filter(table: Table, params: &Params) -> Result<(Table, BTreeMap<S
         )));
     }
     let genes_before = table.n_genes();
-    let of_genes = of_genes(&table.x, &kept);
+    let judged: Vec<usize> = kept.iter().copied().filter(|spot| train.binary_search(spot).is_ok()).collect();
+    let of_genes = of_genes(&table.x, &judged);
     let genes: Vec<usize> = (0..genes_before)
         .filter(|&gene| {
             of_genes[gene].spots >= params.min_cells && of_genes[gene].counts >= params.min_gene_counts as f64
@@ -127,9 +148,9 @@ pub(crate) fn filter(table: Table, params: &Params) -> Result<(Table, BTreeMap<S
         .collect();
     if genes.is_empty() {
         return Err(Error::invalid(format!(
-            "no gene is expressed in min_cells = {} of the {} kept spots; lower it",
+            "no gene is expressed in min_cells = {} of the {} kept spots that genes are judged on; lower it",
             params.min_cells,
-            kept.len()
+            judged.len()
         )));
     }
     let mut table = table.into_selected(&kept, &genes);
@@ -274,10 +295,16 @@ mod tests {
         min_cells: 0,
         min_gene_counts: 0,
         in_tissue_only: false,
+        fit_on: FitOn::Train,
     };
 
+    fn filter_all(table: Table, params: &Params) -> Result<(Table, BTreeMap<String, f64>)> {
+        let every: Vec<usize> = (0..table.n_spots()).collect();
+        filter(table, &every, params)
+    }
+
     fn kept(table: Table, params: &Params) -> Table {
-        filter(table, params).unwrap().0
+        filter_all(table, params).unwrap().0
     }
 
     #[test]
@@ -315,9 +342,9 @@ mod tests {
     fn what_is_no_count_is_named() {
         let mut broken = table();
         broken.x.data[1] = f32::NAN;
-        let problem = filter(broken, &OFF).unwrap_err().to_string();
+        let problem = filter_all(broken, &OFF).unwrap_err().to_string();
         assert_eq!(problem, "spot s_1 has a count of NaN for gene b");
-        assert!(filter(Table::default(), &OFF).unwrap_err().to_string().contains("the table is empty"));
+        assert!(filter_all(Table::default(), &OFF).unwrap_err().to_string().contains("the table is empty"));
     }
 
     #[test]
@@ -328,16 +355,28 @@ mod tests {
     }
 
     #[test]
+    fn genes_are_judged_on_training_spots_only() {
+        let (kept, summary) = filter(table(), &[0, 1, 2], &Params { min_cells: 1, ..OFF }).unwrap();
+        // The last spot alone expresses `c`; it stays, and `c` goes.
+        assert_eq!(
+            (kept.var.index, kept.obs.index.len(), summary["genes_after"]),
+            (vec!["a".into(), "b".into()], 4, 2.0)
+        );
+        let problem = filter(table(), &[0], &Params { min_cells: 1, ..OFF }).unwrap_err().to_string();
+        assert!(problem.contains("of the 1 kept spots that genes are judged on"), "{problem}");
+    }
+
+    #[test]
     fn nothing_left_is_an_error_that_names_the_param() {
-        let spots = filter(table(), &Params { min_counts: 100, ..OFF }).unwrap_err().to_string();
+        let spots = filter_all(table(), &Params { min_counts: 100, ..OFF }).unwrap_err().to_string();
         assert!(spots.contains("min_counts = 100"), "{spots}");
-        let genes = filter(table(), &Params { min_cells: 5, ..OFF }).unwrap_err().to_string();
+        let genes = filter_all(table(), &Params { min_cells: 5, ..OFF }).unwrap_err().to_string();
         assert!(genes.contains("min_cells = 5"), "{genes}");
     }
 
     #[test]
     fn the_summary_counts_before_and_after() {
-        let (_, values) = filter(table(), &Params { min_counts: 9, min_cells: 2, ..OFF }).unwrap();
+        let (_, values) = filter_all(table(), &Params { min_counts: 9, min_cells: 2, ..OFF }).unwrap();
         assert_eq!((values["spots_before"], values["spots_after"]), (4.0, 2.0));
         assert_eq!((values["genes_before"], values["genes_after"]), (3.0, 1.0));
         assert_eq!((values["counts_before"], values["counts_after"]), (25.0, 14.0));

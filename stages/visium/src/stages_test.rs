@@ -82,6 +82,12 @@ fn what_is_fitted_on_test_spots_says_so_as_far_as_it_gets() {
         (true, "all", vec![format!("{genes} on all spots"), format!("{components} on all spots")]),
     ] {
         let splits = if connected { at("split") } else { vec![] };
+        let tables = at("simulate/table");
+        let inputs: [(&str, &[PathBuf]); 2] = [("table", &tables), ("split", &splits)];
+        let _ = std::fs::remove_dir_all(folder.path().join("qc"));
+        run::<Qc>(folder.path(), json!({ "fit_on": fit_on }), &inputs, &["table", "summary"]);
+        let judged = if connected && fit_on == "all" { 1 } else { 0 };
+        assert_eq!(told("qc/table").len(), judged, "split: {connected}, fit_on: {fit_on}");
         for stage in ["normalize", "pca"] {
             let _ = std::fs::remove_dir_all(folder.path().join(stage));
         }

@@ -30,7 +30,8 @@ pub fn read(counts: &Path) -> Result<Table> {
 /// # Errors
 /// If nothing is left.
 pub fn clean(table: Table) -> Result<Table> {
-    qc::filter(table, &qc::Params::default()).map(|(table, _)| table)
+    let every: Vec<usize> = (0..table.n_spots()).collect();
+    qc::filter(table, &every, &qc::Params::default()).map(|(table, _)| table)
 }
 
 /// As `visium/normalize` with its defaults.
