@@ -88,6 +88,24 @@ fn planned(sandbox: &Sandbox, arguments: &[&str]) -> (Vec<String>, String) {
     (names, reason.replace(&sandbox.path("").display().to_string(), ""))
 }
 
+/// Variants, seeds and places of a stage say the same: it is told once, and how often.
+#[test]
+fn what_many_actions_warn_of_is_told_once() {
+    if !python() {
+        return;
+    }
+    let workflow = WORKFLOW.replace(
+        "    uses: command/run\n",
+        "    uses: command/run\n    foreach: { name: [Ada, Grace, Mary] }\n",
+    );
+    let workflow = workflow.replace("${params.name}", "${foreach.name}");
+    let sandbox = sandbox(&workflow.replace("  after: {", "  after: { gather: name,"));
+    let ended = sandbox.run(&["run", "w.yaml"]);
+    assert_eq!(ended.code(), Some(0), "{}", ended.all());
+    assert_eq!(ended.err().matches("WARN plugin: nearly there").count(), 1, "{}", ended.err());
+    assert!(ended.err().contains("said 3 times: nearly there stage=\"hello\""), "{}", ended.err());
+}
+
 #[test]
 fn a_program_gets_what_a_stage_gets_and_tells_what_a_stage_tells() {
     if !python() {

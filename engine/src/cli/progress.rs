@@ -67,12 +67,21 @@ pub(super) struct Progress {
     board: Board,
     began: Instant,
     last_lines: BTreeMap<usize, VecDeque<String>>,
+    /// What stages warned of, and how often: variants, seeds and places say the same.
+    warned: BTreeMap<(String, String), usize>,
 }
 
 impl Progress {
     pub(super) fn new(board: Board, style: Style) -> Self {
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { style: style.here(), colours, board, began: Instant::now(), last_lines: BTreeMap::new() }
+        Self {
+            style: style.here(),
+            colours,
+            board,
+            began: Instant::now(),
+            last_lines: BTreeMap::new(),
+            warned: BTreeMap::new(),
+        }
     }
 
     /// How the run stands.
@@ -93,10 +102,13 @@ impl Progress {
         }
     }
 
-    /// Takes away what is drawn.
+    /// Takes away what is drawn, and tells how often what was warned of once.
     pub(super) fn end(self) {
         if self.style == Style::Bars {
             screen::draw(Vec::new());
+        }
+        for ((stage, message), count) in self.warned.iter().filter(|(_, count)| **count > 1) {
+            tracing::warn!(target: "plugin", stage, "said {count} times: {message}");
         }
     }
 
@@ -183,6 +195,15 @@ impl Progress {
         }
         lines.push_back(message.to_owned());
         let stage = self.board.name(action);
+        if level == "WARN" {
+            let of = stage.split(['[', ' ']).next().unwrap_or_default().to_owned();
+            let count = self.warned.entry((of, message.to_owned())).or_default();
+            *count += 1;
+            if *count > 1 {
+                tracing::debug!(target: "plugin", stage, source = target, "{message}");
+                return;
+            }
+        }
         match level {
             "ERROR" => tracing::error!(target: "plugin", stage, source = target, "{message}"),
             "WARN" => tracing::warn!(target: "plugin", stage, source = target, "{message}"),
