@@ -246,3 +246,52 @@ fn a_stage_has_the_threads_that_it_asks_for_or_those_that_are_idle() {
         assert!(why.out().contains(&format!("on {threads} thread")), "{resources}: {}", why.all());
     }
 }
+
+/// The features that a variant does without are not computed for it, nor is a head that it does not evaluate; a drawing is, which
+/// nobody was to read.
+#[test]
+fn a_variant_runs_what_its_metrics_and_drawings_need() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  section: { uses: test/section }
+  clean: { uses: test/thin, in: { table: section.table } }
+  all: { uses: test/thin, in: { table: clean } }
+  features: { uses: test/embed, in: { table: all } }
+  smooth: { uses: test/thin, in: { table: all } }
+  others: { uses: test/embed, in: { table: smooth } }
+  drawing: { uses: test/thin, in: { table: all }, with: { seldom: 3 } }
+  model: { uses: test/train, in: { features: features, labels: section.train }, with: { steps: 1 } }
+  evaluate: { uses: test/evaluate, in: { model: model, labels: section.test } }
+sweep:
+  metric: evaluate.score
+  seeds: [0]
+  ablate:
+    cleaned: { set: { clean.seldom: 1 } }
+    others: { set: { model.in.features: others } }
+    others, cleaned: { set: { clean.seldom: 2, model.in.features: others } }
+";
+    sandbox.workflow("w.yaml", workflow);
+    let of = |variant: &str, arguments: &[&str]| -> Vec<String> {
+        let plan = sandbox.json(&[&["plan", "--json", "w.yaml"], arguments].concat());
+        let actions = plan["actions"].as_array().unwrap().iter();
+        let own = actions.filter(|action| action["variants"].as_array().unwrap().contains(&variant.into()));
+        let mut names: Vec<String> = own.map(|action| action["stage"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let written = of("baseline", &[]);
+    let names = ["all", "clean", "drawing", "evaluate", "features", "model", "others", "section", "smooth"];
+    assert_eq!(written, names, "the workflow as written runs whole");
+    let without =
+        |gone: &[&str]| -> Vec<&str> { names.into_iter().filter(|name| !gone.contains(name)).collect() };
+    for arguments in [&[][..], &["--only", "cleaned", "--only", "others, cleaned"]] {
+        assert_eq!(of("cleaned", arguments), without(&["others", "smooth"]));
+        assert_eq!(of("others, cleaned", arguments), without(&["features"]));
+    }
+    assert_eq!(of("others", &[]), without(&["features"]));
+
+    // Without metrics there is no telling what is needed.
+    sandbox.workflow("w.yaml", &workflow.replace("  metric: evaluate.score\n", ""));
+    assert_eq!(of("others, cleaned", &[]), names);
+}

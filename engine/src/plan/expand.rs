@@ -16,6 +16,7 @@ use super::{
     files::{Files, Params},
     group::{Draft, DraftId, Group, GroupId, Groups},
     key::{Definition, Seeds},
+    needed,
     ports::{self, Draws},
     variant::Variants,
     wire,
@@ -34,13 +35,15 @@ pub(super) async fn expand(
     mut problems: Diagnostics,
 ) -> Result<Plan, PlanError> {
     let folder = workflow.path.parent().unwrap_or(Path::new("."));
-    let (groups, drafts, of_variant) = group(workflow, &variants, folder, catalog, &mut problems);
+    let Grouped { groups, drafts, of_variant, of_streams } =
+        group(workflow, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
     let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
     let seeds = selection.seeds.clone().unwrap_or_else(|| workflow.sweep.seeds.clone());
     let mut merging = Merging::default();
-    let made = merging.merge(&drafts, &steps, &seeds, None)?;
+    let wanted = drafts_of(of_variant.iter().flatten(), &groups, drafts.len());
+    let made = merging.merge(&drafts, &steps, &seeds, (&wanted, None))?;
     let mut instances = Vec::new();
     for (variant, own) in variants.list.iter().zip(&of_variant) {
         instances.push(of_draw(&variant.name, own, &groups, &drafts, &made, &seeds));
@@ -53,14 +56,13 @@ pub(super) async fn expand(
     if baseline.is_some() {
         check_streams(workflow, &steps)?;
     }
-    for (stream, own) in
-        workflow.sweep.streams.iter().filter_map(|stream| Some((stream, of_variant.get(baseline?)?)))
-    {
+    let wanted = drafts_of(&of_streams, &groups, drafts.len());
+    for stream in workflow.sweep.streams.iter().filter(|_| baseline.is_some()) {
         let name: Arc<str> = format!("{} alone", stream.value).into();
         let stream: Arc<str> = stream.value.as_str().into();
-        let made = merging.merge(&drafts, &steps, &seeds, Some((&stream, own, &groups)))?;
-        instances
-            .extend(seed_by_seed(vec![of_draw(&name, own, &groups, &drafts, &made, &seeds)], seeds.len()));
+        let made = merging.merge(&drafts, &steps, &seeds, (&wanted, Some(&stream)))?;
+        let own = of_draw(&name, &of_streams, &groups, &drafts, &made, &seeds);
+        instances.extend(seed_by_seed(vec![own], seeds.len()));
         streams.push((name, stream));
     }
     let names = variants.list.iter().map(|variant| variant.name.clone());
@@ -91,28 +93,56 @@ fn check_streams(workflow: &Workflow, steps: &Steps) -> Result<(), PlanError> {
     problems.or(()).map_err(PlanError::Invalid)
 }
 
-/// The groups of each variant.
+/// Stages of all variants.
+struct Grouped {
+    groups: Vec<Group>,
+    drafts: Vec<Draft>,
+    /// Those that each variant runs.
+    of_variant: Vec<Vec<GroupId>>,
+    /// Those that the baseline runs again where one stream alone is varied.
+    of_streams: Vec<GroupId>,
+}
+
+/// The groups of each variant: of the workflow as written all, of others what they need.
 fn group(
     workflow: &Workflow,
     variants: &Variants,
     folder: &Path,
     catalog: &Catalog,
     problems: &mut Diagnostics,
-) -> (Vec<Group>, Vec<Draft>, Vec<Vec<GroupId>>) {
+) -> Grouped {
     let metrics = &workflow.sweep.metrics;
     let as_written = &variants.as_written;
     let wiring = wire::resolve(as_written, metrics, catalog, problems);
     let resolved = Resolved::new(&as_written.scopes, problems);
+    let ends = needed::ends(workflow, as_written, &variants.alternatives);
     let mut groups = Groups::new(folder, catalog);
-    let of_variant = variants.list.iter().map(|variant| {
-        let rewired = variant.body.rewired.then(|| wire::resolve(&variant.body, metrics, catalog, problems));
-        let other_values = !Arc::ptr_eq(&variant.body.scopes, &as_written.scopes);
-        let other_values = other_values.then(|| Resolved::new(&variant.body.scopes, problems));
+    let (mut of_variant, mut of_streams) = (Vec::with_capacity(variants.list.len()), Vec::new());
+    for variant in &variants.list {
+        let body = &variant.body;
+        let rewired = body.rewired.then(|| wire::resolve(body, metrics, catalog, problems));
+        let other_values = !Arc::ptr_eq(&body.scopes, &as_written.scopes);
+        let other_values = other_values.then(|| Resolved::new(&body.scopes, problems));
         let wiring = rewired.as_ref().unwrap_or(&wiring);
-        groups.of(&variant.body, wiring, other_values.as_ref().unwrap_or(&resolved), problems)
-    });
-    let of_variant = of_variant.collect();
-    (groups.groups, groups.drafts, of_variant)
+        let own = groups.of(body, wiring, other_values.as_ref().unwrap_or(&resolved), problems);
+        let needed = || {
+            let needed = needed::needed(body, &wiring.order, &ends);
+            own.iter().copied().filter(|group| needed.contains(&*groups.groups[*group].name)).collect()
+        };
+        if variant.name == variants.baseline {
+            of_streams = needed();
+        }
+        of_variant.push(if variant.is_as_written { own } else { needed() });
+    }
+    Grouped { groups: groups.groups, drafts: groups.drafts, of_variant, of_streams }
+}
+
+/// Which drafts are of these groups.
+fn drafts_of<'a>(own: impl IntoIterator<Item = &'a GroupId>, groups: &[Group], count: usize) -> Vec<bool> {
+    let mut wanted = vec![false; count];
+    let ranges = own.into_iter().filter_map(|group| Some(groups.get(*group)?.drafts.clone()));
+    ranges.flatten().for_each(|draft| wanted[draft] = true);
+    wanted
 }
 
 /// Variants share most stages: a mistake in one is told once.
@@ -240,25 +270,16 @@ struct Made {
     forks: bool,
 }
 
-/// A stream that is varied alone, the groups of the variant that it is varied for, and all groups.
-type Alone<'a> = (&'a Arc<str>, &'a [GroupId], &'a [Group]);
-
 impl Merging {
-    /// Adds seeds, and makes one action of all drafts that are the same. Drafts come after those that they read. Of a stream that is
-    /// varied alone, all others have the first seed.
+    /// Adds seeds to the drafts that are wanted, and makes one action of all that are the same. Drafts come after those that they read.
+    /// If a stream is varied alone, all others have the first seed.
     fn merge(
         &mut self,
         drafts: &[Draft],
         steps: &Steps,
         seeds: &[u64],
-        alone: Option<Alone<'_>>,
+        (wanted, alone): (&[bool], Option<&Arc<str>>),
     ) -> Result<AllMade, PlanError> {
-        let wanted: Option<Vec<bool>> = alone.map(|(_, own, groups)| {
-            let mut wanted = vec![false; drafts.len()];
-            let ranges = own.iter().filter_map(|group| Some(groups.get(*group)?.drafts.clone()));
-            ranges.flatten().for_each(|draft| wanted[draft] = true);
-            wanted
-        });
         let mut all: AllMade = Vec::with_capacity(seeds.len());
         for seed in seeds {
             let mut made: Vec<Option<Made>> = Vec::with_capacity(drafts.len());
@@ -268,13 +289,11 @@ impl Merging {
                     made.push(Some(before));
                     continue;
                 }
-                let is_wanted = wanted.as_ref().is_none_or(|wanted| wanted[index]);
-                let Some((step, draws)) = step.as_ref().filter(|_| is_wanted) else {
+                let Some((step, draws)) = step.as_ref().filter(|_| wanted[index]) else {
                     made.push(None);
                     continue;
                 };
-                let (seeds, forks) =
-                    drawn(draws, *seed, seeds.first().copied(), alone.map(|(stream, ..)| stream));
+                let (seeds, forks) = drawn(draws, *seed, seeds.first().copied(), alone);
                 made.push(Some(add(draft, step, seeds, forks, &made, &mut self.graph, &mut self.by_key)?));
             }
             all.push(made);

@@ -9,6 +9,7 @@ mod expand;
 mod files;
 mod group;
 pub(crate) mod key;
+mod needed;
 #[cfg(test)]
 mod oracle;
 mod ports;

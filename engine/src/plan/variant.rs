@@ -8,7 +8,7 @@ use std::{
 use crate::{
     plugin::Catalog,
     workflow::{
-        Ablation, Axis, Body, Diagnostic, Diagnostics, Located, Node, OutputRef, Place, Range, Value,
+        Ablation, Axis, Body, Diagnostic, Diagnostics, Located, Node, OutputRef, Place, Range, Stage, Value,
         Workflow, set_argument, suggest,
     },
 };
@@ -27,6 +27,8 @@ const MAX_VARIANTS: usize = 100_000;
 /// A workflow with its changes made.
 pub(super) struct Variant {
     pub(super) name: Arc<str>,
+    /// Whether nothing of it is changed.
+    pub(super) is_as_written: bool,
     pub(super) body: Body,
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Variants {
     pub(super) list: Vec<Variant>,
     /// Name of the one that others are compared with.
     pub(super) baseline: Arc<str>,
+    /// Stages of which a variant, asked for or not, reads one where the workflow as written reads another.
+    pub(super) alternatives: HashSet<Arc<str>>,
 }
 
 /// Changes that are made together.
@@ -94,8 +98,31 @@ pub(super) fn variants(
     };
     let baseline: Arc<str> = baseline.into();
     check_family(workflow, &made, problems);
+    let alternatives = alternatives(&as_written, &made.list);
     let list = select(made.list, workflow, selection, &baseline, problems);
-    Variants { as_written, list, baseline }
+    Variants { as_written, list, baseline, alternatives }
+}
+
+/// What inputs read in one way of two only.
+fn alternatives(as_written: &Body, variants: &[Variant]) -> HashSet<Arc<str>> {
+    let mut found = HashSet::new();
+    for variant in variants.iter().filter(|variant| variant.body.rewired) {
+        for (name, stage) in &variant.body.stages {
+            let Some(written) = as_written.stages.get(name).filter(|written| !Arc::ptr_eq(written, stage))
+            else {
+                continue;
+            };
+            let reads = |stage: &Stage, port: &str| -> HashSet<Arc<str>> {
+                let from = stage.inputs.get(port).into_iter().flat_map(|input| &input.from);
+                from.map(|output| output.value.stage.clone()).collect()
+            };
+            for port in stage.inputs.keys() {
+                let (now, before) = (reads(stage, port), reads(written, port));
+                found.extend(now.symmetric_difference(&before).cloned());
+            }
+        }
+    }
+    found
 }
 
 /// Tells what `family` names that is neither a variant nor an ablation.
@@ -134,7 +161,8 @@ impl Made {
                 problems.push(problem.help("give the values once, or the ablation another name"));
             }
             _ => {
-                self.list.push(Variant { name: name.as_str().into(), body });
+                let is_as_written = at.is_none();
+                self.list.push(Variant { name: name.as_str().into(), is_as_written, body });
                 self.names.insert(name, at.cloned());
             }
         }

@@ -75,12 +75,20 @@ impl Stage for Section {
     }
 }
 
+/// How `test/thin` does it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ThinParams {
+    /// Nothing comes of it. Default 0.
+    seldom: u8,
+}
+
 /// Makes another table of a table.
 pub(crate) struct Thin;
 
 impl Stage for Thin {
     const NAME: &'static str = "thin";
-    type Params = NoParams;
+    type Params = ThinParams;
 
     fn ports() -> Ports {
         Ports::new("Makes another table of a table.")
@@ -88,7 +96,7 @@ impl Stage for Thin {
             .output::<Typed<Table>>("table", "Another one.")
     }
 
-    fn run(_: NoParams, ctx: &Context) -> Result<()> {
+    fn run(_: ThinParams, ctx: &Context) -> Result<()> {
         write::<Table>(ctx, "table")
     }
 }
