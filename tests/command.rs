@@ -118,6 +118,17 @@ fn a_program_gets_what_a_stage_gets_and_tells_what_a_stage_tells() {
     for told in ["WARN plugin: nearly there", "INFO plugin: this is no event", "INFO plugin: printed"] {
         assert!(ended.err().contains(told), "{told}: {}", ended.err());
     }
+    // Whatever ran since, what it said when it ran is there.
+    assert_eq!(sandbox.run(&["run", "w.yaml"]).code(), Some(0));
+    let listed = sandbox.run(&["logs", "w.yaml"]).out();
+    assert!(listed.contains("hello: 3 lines, 1 warning, in the run of "), "{listed}");
+    let said = sandbox.run(&["logs", "w.yaml", "hello"]).out();
+    assert!(said.contains(": nearly there") && said.contains("printed"), "{said}");
+    let silent = sandbox.run(&["logs", "w.yaml", "after"]).out();
+    assert!(silent.contains("nothing was said"), "{silent}");
+    let unknown = sandbox.run(&["logs", "w.yaml", "helo"]);
+    assert_eq!(unknown.code(), Some(2));
+    assert!(unknown.err().contains("did you mean `hello`?"), "{}", unknown.err());
     let runs = sandbox.path("store/runs");
     let journal = Command::new("grep").args(["-rh", "\"metric\""]).arg(runs).output().expect("grep");
     let journal = String::from_utf8_lossy(&journal.stdout).into_owned();

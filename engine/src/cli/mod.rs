@@ -15,6 +15,7 @@ mod fmt;
 mod graph;
 mod limits;
 mod lock;
+mod logs;
 mod pilot;
 mod plan;
 mod plugin;
@@ -74,6 +75,8 @@ enum Command {
     Status(status::Arguments),
     /// Show the artifacts of a workflow's last run
     Show(show::Arguments),
+    /// Print what stages said when they last ran
+    Logs(logs::Arguments),
     /// Write what a run gave: a page with everything, its table, its figures
     Report(report::Arguments),
     /// Write a run in formats that other tools read: TensorBoard's, an RO-Crate, JSON
@@ -102,6 +105,12 @@ enum Command {
     /// Serve a plugin to the engine (internal)
     #[command(name = HOST_COMMAND, hide = true)]
     Host,
+}
+
+/// A number with its noun.
+fn many(count: impl TryInto<u64>, noun: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// A workflow, and which part of its sweep.
@@ -304,6 +313,7 @@ impl Command {
             Self::Plan(arguments) => arguments.target.json,
             Self::Why(arguments) => arguments.target.json,
             Self::Show(arguments) => arguments.json,
+            Self::Logs(arguments) => arguments.json,
             Self::Check(arguments) => arguments.target.json,
             Self::Lock(arguments) => arguments.json,
             Self::Plugin(arguments) => arguments.json(),
@@ -334,6 +344,7 @@ fn dispatch(command: Command) -> Result<ExitCode, Failure> {
             Command::Graph(arguments) => graph::run(arguments).await,
             Command::Status(arguments) => status::run(&arguments),
             Command::Show(arguments) => show::run(&arguments),
+            Command::Logs(arguments) => logs::run(&arguments),
             Command::Report(arguments) => report::run(&arguments),
             Command::Export(arguments) => export::run(&arguments),
             Command::Serve(arguments) => serve::run(arguments).await,

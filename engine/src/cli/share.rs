@@ -12,7 +12,7 @@ use restage_cache::Store;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Failure, chosen_run, load, open_catalog, open_store, print_json, shown_time};
+use super::{Failure, chosen_run, load, many, open_catalog, open_store, print_json, shown_time};
 use crate::{
     plan::{Plan, Selection},
     plugin::{Found, changed_sources, look, source_list},
@@ -427,11 +427,6 @@ fn drawn(head: [&str; 3], rows: impl Iterator<Item = [String; 3]>) -> String {
     drawing.set_header(head);
     drawing.add_rows(rows.map(|row| row.map(|cell| clean(&cell))));
     drawing.trim_fmt()
-}
-
-/// A number with its noun.
-fn many(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -192,8 +192,13 @@ impl Journal {
 
     /// The log of an action.
     pub(crate) fn log_path(&self, action: usize) -> PathBuf {
-        self.folder.join(LOGS).join(format!("{action}.log"))
+        log_of(&self.folder, action)
     }
+}
+
+/// The log of an action of the run in this folder; of one that was cached, or had nothing to say, there is none.
+pub(crate) fn log_of(run: &Path, action: usize) -> PathBuf {
+    run.join(LOGS).join(format!("{action}.log"))
 }
 
 /// The events of a workflow's last run, if it ever ran.

@@ -19,7 +19,7 @@ use std::{
 
 use restage_cache::{ActionKey, Digest, Remote, Store};
 
-use super::Failure;
+use super::{Failure, many};
 use crate::{
     run::{
         event::Event,
@@ -221,10 +221,4 @@ fn events(run: &Path, store: &Store) -> Result<Vec<Event>, Failure> {
         return Err(Failure::NoRun(run.to_owned()));
     }
     Ok(events)
-}
-
-/// A number with its noun.
-fn many(count: impl TryInto<u64>, noun: &str) -> String {
-    let count = count.try_into().unwrap_or(u64::MAX);
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
