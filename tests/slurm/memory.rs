@@ -40,20 +40,27 @@ fn who_takes_more_memory_than_asked_for_gets_a_larger_allocation_until_slurm_has
 }
 
 fn a_stage_that_the_kernel_kills_has_failed_for_memory() {
+    assert!((0..3).any(|_| the_kernel_kills_its_host_alone()), "it took the pilot too, three times");
+}
+
+/// Whether it did. Where a pilot asks for a page before those of the host are free again, the kernel takes it too, which is another
+/// failure.
+fn the_kernel_kills_its_host_alone() -> bool {
     let kind = Kind { tracking: Tracking::ControlGroup, ..Kind::default() };
-    let Some(cluster) = Cluster::of(&kind, "") else { return };
+    let Some(cluster) = Cluster::of(&kind, "") else { return true };
     // As at a site whose Slurm gives less than is asked for.
     cluster.instead_of("sbatch", "exec /usr/bin/sbatch \"$@\" --mem=150M");
-    // It would be stopped at 400 MiB; the kernel does not let it come so far, and kills its host alone.
+    // It would be stopped at 400 MiB; the kernel does not let it come so far.
     cluster.sandbox.workflow("w.yaml", &hog("resources: { memory: 400MiB }"));
     let ended = cluster.run(&["run", "w.yaml"]);
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
-    assert!(
-        ended.err().contains("the system killed it, for it had no more memory to give"),
-        "{}",
-        ended.err()
-    );
-    assert!(cluster.kept_log(&ended.err()).contains("ends hog: Failed"), "its pilot lived: {}", ended.err());
+    let told = ended.err();
+    if told.contains("its allocation ended (OUT_OF_MEMORY)") && told.contains("Detected 2 oom-kill") {
+        return false;
+    }
+    assert!(told.contains("the system killed it, for it had no more memory to give"), "{told}");
+    assert!(cluster.kept_log(&told).contains("ends hog: Failed"), "its pilot lived: {told}");
+    true
 }
 
 /// Without control groups Slurm looks itself, once a second here, and has no state for what it does then.
