@@ -19,8 +19,8 @@ use crate::{
 
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  restage logs workflows/quickstart.yaml\n  \
-                        restage logs workflows/quickstart.yaml image\n  \
-                        restage logs workflows/quickstart.yaml 'image@image only'")]
+                        restage logs workflows/quickstart.yaml patches\n  \
+                        restage logs workflows/quickstart.yaml 'patches@image only'")]
 pub(super) struct Arguments {
     /// The workflow file
     workflow: PathBuf,
@@ -148,10 +148,10 @@ fn show(logs: &[Log], arguments: &Arguments) -> Result<ExitCode, Failure> {
 fn where_else(arguments: &Arguments) -> &'static str {
     match (&arguments.stage, arguments.all) {
         (Some(_), _) => {
-            "what is cached from before journals were kept, or from somebody else, has its log there"
+            "its result came from another workflow or from somebody else, or it went without a word"
         }
         (None, false) => "`--all` looks at all variants",
-        (None, true) => "no stage of these runs had anything to say",
+        (None, true) => "these runs went without a word",
     }
 }
 
