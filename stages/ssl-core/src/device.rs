@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use restage_nn::Device;
+use restage_nn::{Device, Params};
 use restage_stage::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,17 @@ impl Choice {
                 "`device: {self}`: plugin `ssl` computes on the CPU; take the stage type of plugin `ssl-cuda`"
             ))),
         }
+    }
+}
+
+/// Whether the device that has some of these parameters, if one has, still works.
+///
+/// # Errors
+/// What failed: what it gave since is no number.
+pub(crate) fn check(params: &Params) -> Result<()> {
+    match params.failure() {
+        Some(failure) => Err(Error::invalid(format!("the device failed: {failure}"))),
+        None => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     architecture::{Architecture, OfGenes, OfPatches},
-    device::Choice,
+    device::{self, Choice},
     encoder::{Fuse, GeneNet, GraphNet, Net},
     expression::{Expression, Scaler},
     sections::Sections,
@@ -184,9 +184,7 @@ fn by_batches(
     for batch in positions.chunks(BATCH) {
         ctx.check_cancelled()?;
         embedded.extend(values(&encode(batch)));
-        if let Some(failure) = params.failure() {
-            return Err(Error::invalid(format!("the device failed: {failure}")));
-        }
+        device::check(params)?;
         ctx.progress((embedded.len() / dims) as u64, spots.len() as u64, "spots");
     }
     Ok(Embedding { spots, dims, values: embedded })

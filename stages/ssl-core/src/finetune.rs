@@ -26,7 +26,7 @@ use serde_json::json;
 use crate::{
     architecture::Architecture,
     checkpoint,
-    device::Choice,
+    device::{self, Choice},
     train::{Curves, Means, report_progress},
 };
 use labelled::Labelled;
@@ -207,14 +207,14 @@ pub fn finetune(params: &FinetuneParams, ctx: &Context, device: Option<&dyn Devi
         weights.place(device, &spots.parameters()).map_err(Error::invalid)?;
     }
     let came = spots.embeddings(ctx, &weights, &labelled.spots)?;
+    device::check(&weights)?;
     weights.leave();
     let scales = came.as_ref().zip(spots.dims()).map(|(values, dims)| Scale::fit(values, dims));
     let tuning = Tuning { options: params, spots: &spots, labelled: &labelled, head, still, came, scales };
     let (mut weights, curves) = tuning.run(ctx, &architecture, weights, device)?;
     let predictions = tuning.predict(ctx, &weights)?;
-    if let Some(failure) = weights.failure() {
-        return Err(Error::invalid(format!("the device failed: {failure}")));
-    }
+    weights.fetch();
+    device::check(&weights)?;
     weights.leave();
 
     let right = |(spot, class): &(&usize, &usize)| predictions.predicted_class(**spot) == **class;
@@ -406,9 +406,7 @@ impl Tuning<'_> {
                 gradients.keep(&state.params, |param| self.learns(&param.name));
                 let limit = if options.grad_clip > 0.0 { options.grad_clip as f32 } else { f32::INFINITY };
                 let norm = gradients.clip(limit);
-                if let Some(failure) = state.params.failure() {
-                    return Err(Error::invalid(format!("the device failed: {failure}")));
-                }
+                device::check(&state.params)?;
                 if !(value.is_finite() && norm.is_finite()) {
                     return Err(Error::invalid(format!(
                         "training diverged at epoch {epoch}: the loss is {value}; lower `lr` or `encoder_lr`"
@@ -442,6 +440,7 @@ impl Tuning<'_> {
             if state.epochs.is_multiple_of(options.checkpoint_every) && state.epochs < total {
                 state.params.fetch();
                 state.optimizer.fetch(&state.params);
+                device::check(&state.params)?;
                 checkpoint::save(ctx.scratch(), &state)?;
             }
         }
