@@ -7,7 +7,7 @@ genes, 50 components), and from an image to stain-normalised patches: restage an
 
 PYTHON has scanpy; `data` holds real sections (default ../shared/data). One more section is made by drawing spots of the
 largest with replacement, 50,000 x 20,000. restage is timed twice. `in memory`: the same steps one after another in a fresh
-process, nothing kept, as scanpy does it; memory in huge pages, which the engine asks for its plugins and NumPy for itself.
+process, nothing kept, as scanpy does it; memory as the engine asks for its plugins, in huge pages (NumPy does so for itself).
 `as a run`: as its users meet it, the whole command in an empty store, from reading the workflow to hashed results of every step
 on disk. Python is timed without its imports, within one process, twice: `first` with what a process does once (numba compiles
 what it has not cached on disk), `again` without. Memory is the largest resident set: of the process in memory, of restage's own
@@ -25,7 +25,8 @@ import time
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 # What the engine gives every plugin's process.
-HOST = dict(os.environ, GLIBC_TUNABLES="glibc.malloc.hugetlb=1")
+MEMORY = {"hugetlb": 1, "mmap_threshold": 32 << 20, "trim_threshold": 8 << 20}
+HOST = dict(os.environ, GLIBC_TUNABLES=":".join(f"glibc.malloc.{name}={value}" for name, value in MEMORY.items()))
 
 SCANPY = r'''
 import json, resource, sys, time, warnings

@@ -48,9 +48,14 @@ const INHERITED: &[&str] = &[
     sandbox::SWITCH,
 ];
 
-/// Large allocations of a stage lie in huge pages where the kernel has some to give, as NumPy asks for its own: taking a
-/// page is a tenth of what a stage does that only passes over its data. A libc that does not know the wish ignores it.
-const HUGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+/// How glibc gives a stage its memory; a libc that does not know the wishes ignores them. Large pieces lie in huge pages where the
+/// kernel has some to give, as NumPy asks for its own: taking a page is a tenth of what a stage does that only passes over its
+/// data. And buffers that come and go with every chunk or batch, up to 32 MiB, are not given back to the kernel and asked for anew
+/// each time: from the start, which glibc itself would learn bit by bit.
+const MEMORY: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=8388608",
+);
 
 /// Why a host could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +134,7 @@ impl Host {
             .arg(HOST_COMMAND)
             .env_clear()
             .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .env(HUGE_PAGES.0, HUGE_PAGES.1)
+            .env(MEMORY.0, MEMORY.1)
             .env(machine::VISIBLE, gpus.join(","))
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::piped())

@@ -4,16 +4,17 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use hdf5_reader::{
-    Dataset, Datatype, FilterRegistry, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem, io::Cursor,
+    Dataset, Datatype, H5Type, Hdf5File, OpenOptions, SliceInfo, SliceInfoElem, io::Cursor,
     superblock::Superblock,
 };
 use rayon::prelude::*;
 use restage_stage::{Error, Result};
 
-use crate::lzf;
+use crate::filters::{self, Largest};
 
 /// No superblock of any version is longer.
 const SUPERBLOCK: u64 = 256;
@@ -36,6 +37,7 @@ pub(crate) struct Hdf5 {
     path: PathBuf,
     /// Bytes of the file.
     size: u64,
+    largest: Largest,
     pub(crate) file: Hdf5File,
 }
 
@@ -50,12 +52,12 @@ impl Hdf5 {
             )));
         }
         // Nothing is read twice: a cache of chunks would only hold them longer.
-        let mut filters = FilterRegistry::new();
-        filters.register(lzf::FILTER, Box::new(lzf::filter));
+        let largest = Largest::default();
+        let filters = filters::registry(&largest);
         let options = OpenOptions::default().with_chunk_cache_bytes(0).with_filter_registry(filters);
         let file = Hdf5File::open_with_options(path, options)
             .map_err(Error::other(format!("cannot read {} as HDF5", path.display())))?;
-        Ok(Self { path: path.into(), size, file })
+        Ok(Self { path: path.into(), size, largest, file })
     }
 
     /// An error that names the file.
@@ -70,7 +72,12 @@ impl Hdf5 {
 
     /// A dataset.
     pub(crate) fn dataset(&self, node: &str) -> Result<Dataset> {
-        self.file.dataset(node).map_err(Error::other(format!("{} lacks `{node}`", self.path.display())))
+        let lacks = || Error::other(format!("{} lacks `{node}`", self.path.display()));
+        let dataset = self.file.dataset(node).map_err(lacks())?;
+        let elements = dataset.chunks().into_iter().flatten().map(|size| size as usize);
+        let chunk = elements.fold(dataset.raw_element_size().map_err(lacks())?, usize::saturating_mul);
+        self.largest.fetch_max(chunk, Ordering::Relaxed);
+        Ok(dataset)
     }
 
     pub(crate) fn unreadable<E: Into<Box<dyn std::error::Error + Send + Sync>>>(

@@ -4,6 +4,7 @@
 mod check;
 mod columns;
 mod concat;
+mod filters;
 mod fit;
 mod graph;
 mod hdf5;
