@@ -62,6 +62,40 @@ fn an_ablation_by_its_name_is_every_value_that_it_varies() {
 }
 
 #[test]
+fn until_a_stage_runs_what_leads_to_it_and_the_rest_later() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  section: { uses: test/write, with: { text: s } }
+  clean: { uses: test/join, in: { texts: [section] } }
+  model: { uses: test/join, in: { texts: [clean] } }
+  drawing: { uses: test/join, in: { texts: [section, section] } }
+  score: { uses: test/noise }
+sweep:
+  metric: score.last
+  ablate:
+    dirty: { set: { model.in.texts: [section] } }
+";
+    sandbox.workflow("w.yaml", workflow);
+    let stages = |arguments: &[&str]| -> Vec<String> {
+        let decisions = sandbox.decisions(&[&["w.yaml"], arguments].concat());
+        decisions.into_iter().map(|(stage, decision)| format!("{stage} {decision}")).collect()
+    };
+    assert_eq!(stages(&["--until", "clean"]), ["section run", "clean run"]);
+    assert_eq!(stages(&["--until", "drawing", "--until", "clean"]).len(), 3);
+    let until = sandbox.run(&["run", "w.yaml", "--until", "model"]);
+    assert_eq!(until.code(), Some(0), "{}", until.all());
+    // `dirty` has no need of what is clean, and nothing is measured yet.
+    assert_eq!(stages(&["--until", "model", "--only", "dirty"]), ["section cached", "model cached"]);
+    assert!(!until.out().contains("score"), "{}", until.out());
+    assert_eq!(sandbox.ran(&["w.yaml", "--until", "model"]), 0);
+    assert_eq!(sandbox.ran(&["w.yaml"]), 2, "the drawing and the score");
+    let none = sandbox.run(&["run", "w.yaml", "--until", "clena"]);
+    assert_eq!(none.code(), Some(2));
+    assert!(none.err().contains("did you mean `clean`?"), "{}", none.all());
+}
+
+#[test]
 fn a_late_param_reruns_late_stages_only_and_back_again_runs_nothing() {
     let sandbox = sandbox();
     sandbox.ran(&["w.yaml", "--only", "baseline"]);

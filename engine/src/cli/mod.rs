@@ -127,6 +127,9 @@ struct Target {
     /// Take these seeds instead of the workflow's, e.g. `--seeds 0,1,2`
     #[arg(long, value_delimiter = ',', value_name = "SEEDS")]
     seeds: Option<Vec<u64>>,
+    /// Take only this stage and what leads to it, e.g. `--until pretrain`; may be given again
+    #[arg(long, value_name = "STAGE")]
+    until: Vec<String>,
     /// Run this stage again although its result is there, e.g. `--force regions`; may be given again
     #[arg(long, value_name = "STAGE[@VARIANT]")]
     force: Vec<String>,
@@ -146,6 +149,7 @@ impl Target {
             set: Vec::new(),
             only: Vec::new(),
             seeds: None,
+            until: Vec::new(),
             force: Vec::new(),
             locked: false,
             json: false,
@@ -157,6 +161,7 @@ impl Target {
             set: self.set.clone(),
             only: self.only.clone(),
             seeds: self.seeds.clone(),
+            until: self.until.clone(),
             force: self.force.clone(),
         }
     }
@@ -439,8 +444,8 @@ fn locked(workflow: &std::path::Path, asked: bool) -> Result<Lock, LockError> {
 fn compare(lock: &Lock, target: &Target, planned: &Planned) -> Result<(), Failure> {
     let now =
         Contents::new(&target.workflow, &target.set, &planned.workflow, &planned.plan, &planned.cache.store);
-    // A part of the variants uses a part of what is locked.
-    let whole = target.set.is_empty() && target.only.is_empty();
+    // A part of the variants, or of their stages, uses a part of what is locked.
+    let whole = target.set.is_empty() && target.only.is_empty() && target.until.is_empty();
     let differences = lock.differences(&now, whole)?;
     if target.locked {
         return Diagnostics(differences).or(()).map_err(Failure::Differs);

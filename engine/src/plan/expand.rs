@@ -36,7 +36,7 @@ pub(super) async fn expand(
 ) -> Result<Plan, PlanError> {
     let folder = workflow.path.parent().unwrap_or(Path::new("."));
     let Grouped { groups, drafts, of_variant, of_streams } =
-        group(workflow, &variants, folder, catalog, &mut problems);
+        group(workflow, selection, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
     let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
@@ -66,6 +66,12 @@ pub(super) async fn expand(
         streams.push((name, stream));
     }
     let names = variants.list.iter().map(|variant| variant.name.clone());
+    // Of a part of the stages, what they measure.
+    let metrics = workflow.sweep.metrics.iter().map(|metric| metric.value.clone());
+    let metrics = metrics.filter(|metric| {
+        selection.until.is_empty() || instances.iter().any(|instance| *instance.stage == *metric.stage)
+    });
+    let metrics = metrics.collect();
     Ok(Plan {
         instances,
         graph: merging.graph,
@@ -73,7 +79,7 @@ pub(super) async fn expand(
         baseline: variants.baseline,
         seeds,
         streams,
-        metrics: workflow.sweep.metrics.iter().map(|metric| metric.value.clone()).collect(),
+        metrics,
     })
 }
 
@@ -103,9 +109,11 @@ struct Grouped {
     of_streams: Vec<GroupId>,
 }
 
-/// The groups of each variant: of the workflow as written all, of others what they need.
+/// The groups of each variant: of the workflow as written all, of others what they need; of either what leads to the stages that
+/// are asked for, if any are.
 fn group(
     workflow: &Workflow,
+    selection: &Selection,
     variants: &Variants,
     folder: &Path,
     catalog: &Catalog,
@@ -115,7 +123,9 @@ fn group(
     let as_written = &variants.as_written;
     let wiring = wire::resolve(as_written, metrics, catalog, problems);
     let resolved = Resolved::new(&as_written.scopes, problems);
-    let ends = needed::ends(workflow, as_written, &variants.alternatives);
+    let asked = needed::asked(&selection.until, variants, problems);
+    let all = asked.is_none();
+    let ends = asked.unwrap_or_else(|| needed::ends(workflow, as_written, &variants.alternatives));
     let mut groups = Groups::new(folder, catalog);
     let (mut of_variant, mut of_streams) = (Vec::with_capacity(variants.list.len()), Vec::new());
     for variant in &variants.list {
@@ -132,7 +142,7 @@ fn group(
         if variant.name == variants.baseline {
             of_streams = needed();
         }
-        of_variant.push(if variant.is_as_written { own } else { needed() });
+        of_variant.push(if variant.is_as_written && all { own } else { needed() });
     }
     Grouped { groups: groups.groups, drafts: groups.drafts, of_variant, of_streams }
 }

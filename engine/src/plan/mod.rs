@@ -182,6 +182,8 @@ pub(crate) struct Selection {
     pub(crate) only: Vec<String>,
     /// Seeds instead of the workflow's.
     pub(crate) seeds: Option<Vec<u64>>,
+    /// Stages that alone are wanted, with what leads to them; all if empty.
+    pub(crate) until: Vec<String>,
     /// Stages to run again although their results are there: `stage` or `stage@variant`.
     pub(crate) force: Vec<String>,
 }

@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use crate::workflow::{Body, Workflow};
+use super::variant::Variants;
+use crate::workflow::{Body, Diagnostic, Diagnostics, Place, Workflow, suggest};
 
 /// Stages for which a variant runs others: those of the metrics, and those that nothing reads as the workflow is written, but for
 /// alternatives. Without metrics, there is no telling what is needed: all.
@@ -24,6 +25,22 @@ pub(super) fn ends<'a>(
     let is_end =
         |name: &&str| of_metrics.contains(name) || !read.contains(name) && !alternatives.contains(*name);
     as_written.names().filter(is_end).collect()
+}
+
+/// The stages that `--until` asks for, each of some variant at least; `None` if it asks for none.
+pub(super) fn asked<'a>(
+    until: &'a [String],
+    variants: &Variants,
+    problems: &mut Diagnostics,
+) -> Option<BTreeSet<&'a str>> {
+    let bodies = variants.list.iter().map(|variant| &variant.body).chain([&variants.as_written]);
+    let known: BTreeSet<&str> = bodies.flat_map(Body::names).collect();
+    for stage in until.iter().filter(|stage| !known.contains(stage.as_str())) {
+        let message = format!("there is no stage `{stage}`");
+        let help = suggest(stage, known.iter().copied());
+        problems.push(Diagnostic::new(&Place::argument(stage), message, "asked for here").help(help));
+    }
+    (!until.is_empty()).then(|| until.iter().map(String::as_str).collect())
 }
 
 /// The stages of a variant that lead to these ends, themselves included. `order` has inputs before their readers.
