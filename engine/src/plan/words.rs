@@ -4,6 +4,9 @@ use restage_stage::catalogue::StageType;
 
 use crate::workflow::{Diagnostic, Node, Place, Stage, Value, boolean_word, suggest};
 
+/// One of several, with the params that it has.
+const KIND: &str = "a mapping with its kind";
+
 /// What is said of a param, and what to do.
 struct Words {
     message: String,
@@ -136,6 +139,7 @@ fn wanted(expected: &str) -> String {
         "a sequence" => "a list".to_owned(),
         "a map" => "a mapping".to_owned(),
         other if other.starts_with("struct ") => "a mapping".to_owned(),
+        other if other.starts_with("internally tagged enum ") => KIND.to_owned(),
         other => other.to_owned(),
     }
 }
@@ -147,6 +151,7 @@ fn advice(node: &Node, found: &str, expected: &str) -> Option<String> {
         Value::Text(text) if expected.starts_with("`true`") => {
             boolean_word(text).map(|word| format!("`{text}` is text; write `{word}`"))
         }
+        Value::Text(text) if expected == KIND => Some(format!("write `{{ kind: {text} }}`")),
         Value::Text(text) if expected.contains("number") => {
             let zeros = text.trim_start_matches('0');
             let is_number = |text: &str| text.parse::<f64>().is_ok_and(f64::is_finite);

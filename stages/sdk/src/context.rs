@@ -143,6 +143,11 @@ impl Context {
         self.told().marks.add(MarkKind::Permuted, what, []);
     }
 
+    /// Tells what a file from elsewhere says of how it came to be, which no input tells.
+    pub fn marked(&self, marks: Marks) {
+        self.told().marks.extend(marks);
+    }
+
     /// Tells that of an input only names and places of spots matter to what is written: nothing that was fitted in its values
     /// gets any further, and its marks stay behind.
     pub fn named_only(&self, port: &str) {

@@ -104,11 +104,7 @@ impl Marks {
         let marks: Vec<Mark> = serde_json::from_value(list.clone()).map_err(|error| {
             Error::invalid(format!("{}: has a wrong attribute `{ATTRIBUTE}`: {error}", artifact.display()))
         })?;
-        let mut all = Self::default();
-        marks
-            .into_iter()
-            .for_each(|mark| all.join(mark.kind, mark.what, mark.sections.into_iter().collect()));
-        Ok(all)
+        Ok(marks.into_iter().collect())
     }
 
     /// Writes them into an artifact that is written already; false where it is no folder and they cannot be kept.
@@ -121,6 +117,16 @@ impl Marks {
         let list = serde_json::to_value(list).map_err(Error::other("cannot write marks"))?;
         root.insert(list)?;
         Ok(true)
+    }
+}
+
+impl FromIterator<Mark> for Marks {
+    fn from_iter<T: IntoIterator<Item = Mark>>(marks: T) -> Self {
+        let mut all = Self::default();
+        marks
+            .into_iter()
+            .for_each(|mark| all.join(mark.kind, mark.what, mark.sections.into_iter().collect()));
+        all
     }
 }
 

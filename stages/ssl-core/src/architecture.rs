@@ -264,7 +264,7 @@ impl Architecture {
         };
         params
             .load(|name| model.weights.get(name).map(|weight| (&weight.shape[..], &weight.values[..])))
-            .map_err(Error::other("the model's weights do not fit its architecture: train it again"))?;
+            .map_err(Error::other("the weights do not fit the architecture"))?;
         Ok((encoders, params))
     }
 }

@@ -5,6 +5,8 @@ use restage_nn::{Matrix, dfdx::prelude::HasShape, values};
 
 /// Below this, training has collapsed: it gives every spot the same embedding.
 pub(crate) const COLLAPSED: f64 = 0.01;
+/// Below this, embeddings as they are kept are the same: of whole inputs they differ less than of augmented ones.
+pub(crate) const SAME: f64 = 0.001;
 /// Spots of a batch whose distances are looked at, at most.
 const PAIRED: usize = 256;
 
@@ -50,6 +52,18 @@ impl Spread {
         }
     }
 
+    /// Takes in what another one took in.
+    fn join(&mut self, other: &Self) {
+        self.count += other.count;
+        for (own, others) in [(&mut self.sums, &other.sums), (&mut self.products, &other.products)] {
+            own.resize(others.len(), 0.0);
+            own.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+        }
+        for (own, other) in [(&mut self.close, other.close), (&mut self.apart, other.apart)] {
+            *own = (own.0 + other.0, own.1 + other.1);
+        }
+    }
+
     /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when embeddings point everywhere
     /// alike, 0 when all are the same.
     pub(crate) fn std(&self) -> f64 {
@@ -84,6 +98,34 @@ impl Spread {
     /// The mean distance² of two views of a spot (Wang & Isola 2020); nothing where there is one view.
     pub(crate) fn alignment(&self) -> Option<f64> {
         (self.apart.1 > 0.0).then(|| self.apart.0 / self.apart.1)
+    }
+}
+
+/// The embeddings of an epoch in two halves: what collapses in its course still looks well over all of it.
+#[derive(Default)]
+pub(crate) struct Halves {
+    early: Spread,
+    late: Spread,
+}
+
+impl Halves {
+    /// Takes in batch number `batch` of `batches`.
+    pub(crate) fn add(
+        &mut self,
+        (batch, batches): (usize, usize),
+        embeddings: &Matrix,
+        others: Option<&Matrix>,
+    ) {
+        let half = if batch < batches / 2 { &mut self.early } else { &mut self.late };
+        half.add(embeddings, others);
+    }
+
+    /// The spread over the epoch, and the deviation of its second half.
+    pub(crate) fn ended(self) -> (Spread, f64) {
+        let Self { early: mut whole, late } = self;
+        let ends_with = late.std();
+        whole.join(&late);
+        (whole, ends_with)
     }
 }
 
@@ -123,6 +165,27 @@ mod tests {
         assert!(spread.uniformity().abs() < 1e-9);
         // One of three views points the other way: distance 2, squared.
         assert!((spread.alignment().unwrap() - 4.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn halves_tell_how_an_epoch_ends_and_are_one_whole() {
+        let batches = [vec![1.0, 0.0, 0.0, 3.0], vec![-2.0, 0.0, 0.0, -1.0], vec![1.0, 1.0, 2.0, 2.0]];
+        let mut halves = Halves::default();
+        for (batch, rows) in batches.iter().enumerate() {
+            halves.add((batch, 3), &restage_nn::tensor(rows.clone(), (2, 2)), None);
+        }
+        let (whole, ends_with) = halves.ended();
+        let wanted = spread(batches.concat(), None);
+        assert!((whole.std() - wanted.std()).abs() < 1e-12);
+        assert!((whole.effective_rank() - wanted.effective_rank()).abs() < 1e-9);
+        assert!((ends_with - spread(batches[1..].concat(), None).std()).abs() < 1e-12);
+        // What ends at one point is spread over the epoch all the same.
+        let mut halves = Halves::default();
+        for (batch, rows) in [(0, &batches[0]), (1, &batches[2])] {
+            halves.add((batch, 2), &restage_nn::tensor(rows.clone(), (2, 2)), None);
+        }
+        let (whole, ends_with) = halves.ended();
+        assert!(whole.std() > 0.3 && ends_with < 1e-7, "{} {ends_with}", whole.std());
     }
 
     #[test]

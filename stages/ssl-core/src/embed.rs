@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    architecture::{Architecture, OfGenes, OfPatches},
+    architecture::{Architecture, Encoders, OfGenes, OfPatches},
     device::{self, Choice},
     encoder::{Fuse, GeneNet, GraphNet, Net},
     expression::{Expression, Scaler},
@@ -18,6 +18,9 @@ use crate::{
 
 /// Spots that go through the encoder at once.
 const BATCH: usize = 256;
+
+/// How many spots tell whether embeddings differ.
+const SOME: usize = 32;
 
 /// The stage type.
 pub struct Embed;
@@ -92,8 +95,7 @@ fn of_genes(ctx: &Context, net: &Net, kind: &OfGenes, params: &Params) -> Result
     Scaler::check_table(&table)?;
     let genes = kind.scaler.find(&table.var.index)?;
     by_batches(ctx, params, table.obs.index, kind.dim, |spots| {
-        let rows = kind.scaler.rows(&table.x, &genes, spots);
-        net.forward(params, tensor(rows, (spots.len(), kind.scaler.genes.len())))
+        genes_of(net, kind, params, kind.scaler.rows(&table.x, &genes, spots))
     })
 }
 
@@ -121,14 +123,49 @@ fn on_graph(ctx: &Context, net: &GraphNet, kind: &OfGenes, params: &Params) -> R
 
 fn of_patches(ctx: &Context, net: &Net, kind: &OfPatches, params: &Params) -> Result<Embedding> {
     let mut patches: Patches = ctx.read("patches")?;
-    let size = kind.size;
     kind.check(&patches)?;
     let spots = std::mem::take(&mut patches.spots);
-    by_batches(ctx, params, spots, kind.dim, |spots| {
-        let mut images = kind.colours.patches(&patches, spots);
-        kind.sees.apply(&mut images, &kind.colours);
-        net.forward(params, tensor(images, (spots.len(), size, size, 3)))
-    })
+    by_batches(ctx, params, spots, kind.dim, |spots| patches_of(net, kind, params, &patches, spots))
+}
+
+/// Embeddings of standardised genes.
+fn genes_of(net: &Net, kind: &OfGenes, params: &Params, rows: Vec<f32>) -> Matrix {
+    let genes = kind.scaler.genes.len();
+    let spots = rows.len() / genes.max(1);
+    net.forward(params, tensor(rows, (spots, genes)))
+}
+
+/// Embeddings of the patches at these positions.
+fn patches_of(net: &Net, kind: &OfPatches, params: &Params, patches: &Patches, spots: &[usize]) -> Matrix {
+    let mut images = kind.colours.patches(patches, spots);
+    kind.sees.apply(&mut images, &kind.colours);
+    net.forward(params, tensor(images, (spots.len(), kind.size, kind.size, 3)))
+}
+
+/// What an encoder was trained on, as far as it sees one spot at a time: inputs, and which of their spots.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Seen<'a> {
+    pub(crate) patches: Option<(&'a Patches, &'a [usize])>,
+    pub(crate) genes: Option<(&'a Table, &'a [usize])>,
+}
+
+/// Embeddings of some of the spots that encoders were trained on, as [`Embed`] will make them: of each encoder its own.
+///
+/// # Errors
+/// If inputs do not fit the encoders.
+pub(crate) fn of_some(encoders: &Encoders, params: &Params, seen: Seen<'_>) -> Result<Vec<Matrix>> {
+    let some = |spots: &[usize]| -> Vec<usize> {
+        spots.iter().step_by((spots.len() / SOME).max(1)).take(SOME).copied().collect()
+    };
+    let mut found = Vec::new();
+    if let (Some((net, kind)), Some((patches, spots))) = (&encoders.patches, seen.patches) {
+        found.push(patches_of(net, kind, params, patches, &some(spots)));
+    }
+    if let (Some((GeneNet::Alone(net), kind)), Some((table, spots))) = (&encoders.genes, seen.genes) {
+        let genes = kind.scaler.find(&table.var.index)?;
+        found.push(genes_of(net, kind, params, kind.scaler.rows(&table.x, &genes, &some(spots))));
+    }
+    Ok(found)
 }
 
 /// The spots that have both embeddings, with their positions in each.

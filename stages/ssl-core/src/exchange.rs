@@ -1,6 +1,10 @@
 //! `ssl/export` and `ssl/import`: encoders for PyTorch's users, and back.
 
-use restage_stage::{Context, Error, InputPath, Ports, Result, Stage, artifact::Model};
+use restage_stage::{
+    Context, Error, InputPath, Ports, Result, Stage,
+    artifact::Model,
+    marks::{self, Mark},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +38,15 @@ impl Stage for Export {
     }
 
     fn run(_: ExportParams, ctx: &Context) -> Result<()> {
-        ctx.write("files", &Exported(ctx.read("model")?))
+        let mut model: Model = ctx.read("model")?;
+        // A file is passed on without its folder.
+        let marks: Vec<Mark> = ctx.marks()?.iter().collect();
+        if let (false, Some(architecture)) = (marks.is_empty(), model.architecture.as_object_mut()) {
+            let marks =
+                serde_json::to_value(marks).map_err(Error::other("cannot write what the model saw"))?;
+            architecture.insert(marks::ATTRIBUTE.into(), marks);
+        }
+        ctx.write("files", &Exported(model))
     }
 }
 
@@ -64,7 +76,13 @@ impl Stage for Import {
 
     fn run(params: ImportParams, ctx: &Context) -> Result<()> {
         let path = params.path.as_path();
-        let (mut weights, in_file) = safetensors::read(path)?;
+        let (mut weights, mut in_file) = safetensors::read(path)?;
+        let marks = in_file.as_mut().and_then(|file| file.as_object_mut()?.shift_remove(marks::ATTRIBUTE));
+        if let Some(marks) = marks {
+            let wrong = || format!("{}: `{}` in its metadata is not ours", path.display(), marks::ATTRIBUTE);
+            let marks: Vec<Mark> = serde_json::from_value(marks).map_err(Error::other(wrong()))?;
+            ctx.marked(marks.into_iter().collect());
+        }
         let given = ctx.read_optional::<Model>("model")?.map(|model| model.architecture);
         let Some(architecture) = given.or(in_file) else {
             return Err(Error::invalid(format!(

@@ -65,7 +65,7 @@ impl Scaler {
     pub(crate) fn check(&self) -> Result<()> {
         match self.genes.len() == self.mean.len() && self.genes.len() == self.sd.len() {
             true => Ok(()),
-            false => Err(Error::invalid("the model's genes, means and sds differ in number; train it again")),
+            false => Err(Error::invalid("the model's genes, means and sds differ in number")),
         }
     }
 

@@ -349,7 +349,7 @@ impl Tuning<'_> {
         };
         let mut state = match checkpoint::load::<State>(ctx.scratch()).filter(fits) {
             Some(state) => {
-                tracing::info!("going on after epoch {}", state.epochs);
+                tracing::info!("going on after {} epochs", state.epochs);
                 for (name, curve) in &state.curves {
                     (0..).zip(curve).for_each(|(epoch, value)| ctx.metric(name, epoch, *value));
                 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     device::Choice,
-    encoder::{Encoder, Encodes, Fusion, vit},
+    encoder::{Encoder, Encodes, Fusion, LARGEST, vit},
     mae::MaeDecoder,
     optical_density::Sees,
     optimizer::Optimizer,
@@ -431,7 +431,7 @@ impl PretrainParams {
         }
         if self.objective == Objective::Mae && !matches!(self.of_patches(), Encoder::Vit { .. }) {
             return Err(Error::invalid(format!(
-                "`mae` leaves tokens out: `encoder` must be a `vit`, not `{}`",
+                "`encoder` of `mae` must be a `vit`, which can leave tokens out, not `{}`",
                 self.of_patches().name()
             )));
         }
@@ -470,16 +470,21 @@ impl PretrainParams {
             true => Ok(()),
             false => Err(Error::invalid(format!("`{name}` must lie between {low} and {high}, not {value}"))),
         };
-        at_least("dim", self.dim, 1)?;
+        let sizes = [("dim", self.dim), ("predictor", self.predictor), ("prototypes", self.prototypes)];
+        for (name, size) in sizes.into_iter().chain(self.projector.iter().map(|size| ("projector", *size))) {
+            at_least(name, size, 1)?;
+            at_most(name, size, LARGEST)?;
+        }
         at_least("batch_size", self.batch_size(), 2)?;
         at_least("accumulate", self.accumulate, 1)?;
         at_least("checkpoint_every", self.checkpoint_every, 1)?;
         at_least("patience", self.patience.unwrap_or(1), 1)?;
-        at_least("predictor", self.predictor, 1)?;
         at_least("queue", self.queue.unwrap_or(1), 1)?;
+        at_most("queue", self.queue.unwrap_or(1), 1 << 20)?;
         at_least("prototypes", self.prototypes, 2)?;
-        at_least("projector: number of layers", self.projector.len(), 1)?;
-        self.projector.iter().try_for_each(|size| at_least("projector", *size, 1))?;
+        if self.projector.is_empty() {
+            return Err(Error::invalid("`projector` must list 1 or more layers"));
+        }
         self.validate_encoders()?;
         within("learning_rate", self.learning_rate, 1e-9, 10.0)?;
         if let Optimizer::Sgd { momentum } | Optimizer::Lars { momentum, .. } = self.optimizer {

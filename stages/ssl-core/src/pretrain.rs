@@ -1,6 +1,6 @@
 //! `ssl/pretrain`: an encoder trained without labels.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rand::Rng;
 use restage_nn::{Device, Layer, Linear, MaskToken, Network, Params, Projection, Prototypes, VicRegWeights};
@@ -13,8 +13,10 @@ use serde_json::json;
 use crate::{
     architecture::{ALONE, Architecture, FUSION, Kind, OF_GENES, OF_PATCHES, OfGenes, OfPatches},
     augment::Augment,
+    collapse::{SAME, Spread},
     cross_modal::CrossModal,
     dgi::Dgi,
+    embed::{self, Seen},
     encoder::{Encoder, Encodes, Fuse, GeneEncoder, GeneNet, GraphLayer, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
@@ -76,6 +78,7 @@ pub fn pretrain(params: &PretrainParams, ctx: &Context, device: Option<&dyn Devi
     let split = ctx.read_optional::<Split>("split")?;
     let name = params.objective.name();
     unread::warn(params);
+    unread::warn_of_inputs(params, ctx);
     let trained = match params.objective {
         Objective::GeneMask | Objective::GeneContrast => {
             let table: Table = connected(ctx, "table", name)?;
@@ -111,6 +114,25 @@ struct Trained {
 }
 
 impl Trained {
+    /// Refuses encoders that give whole inputs of different spots one embedding: in training, only augmentation may have kept them
+    /// apart, or it collapsed with its last steps.
+    fn check_spread(&self, seen: Seen<'_>) -> Result<()> {
+        let (encoders, params) = Architecture::restore(&self.architecture.model(&self.params)?)?;
+        for embeddings in embed::of_some(&encoders, &params, seen)? {
+            let mut spread = Spread::default();
+            spread.add(&embeddings, None);
+            if spread.std() < SAME {
+                return Err(Error::invalid(format!(
+                    "collapsed by the end, after epoch {}: all spots have the same embedding (spread {:.1e}); are the inputs of \
+                     all spots alike? If not, lower `learning_rate`",
+                    self.curves.get("loss").map_or(0, Vec::len),
+                    spread.std()
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The last epoch's values, and all curves.
     fn metrics(self) -> Metrics {
         let last = |(name, curve): (&String, &Vec<f64>)| Some((name.clone(), *curve.last()?));
@@ -169,7 +191,8 @@ fn on_genes(
         let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
-    trained(ctx, options, architecture, params, objective.as_ref(), device)
+    let seen = Seen { genes: Some((table, rows)), ..Seen::default() };
+    trained(ctx, options, architecture, params, (objective.as_ref(), seen), device)
 }
 
 /// A network with what it needs to train on these rows.
@@ -242,7 +265,7 @@ fn on_graph(
         });
         Box::new(GraphAutoencoder { expression, sections, encoder, decoder, mask, seed })
     };
-    trained(ctx, options, architecture, params, objective.as_ref(), device)
+    trained(ctx, options, architecture, params, (objective.as_ref(), Seen::default()), device)
 }
 
 /// Trains a CNN on patches.
@@ -282,7 +305,8 @@ fn on_patches(
             Box::new(Reconstruct { views, pretext, sees, decoder })
         }
     };
-    trained(ctx, options, architecture, params, objective.as_ref(), device)
+    let seen = Seen { patches: Some((patches, positions)), ..Seen::default() };
+    trained(ctx, options, architecture, params, (objective.as_ref(), seen), device)
 }
 
 /// Trains a CNN on patches and an MLP on genes of the same spots.
@@ -325,6 +349,7 @@ fn on_both(
     let mut architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
     architecture.provenance.training_edges = gene_encoder.edges();
     let (augment, seed) = (augment(options), ctx.seed_of("batches"));
+    let seen = Seen { patches: Some((patches, &positions)), genes: Some((table, &rows)) };
     let patches = PatchViews { patches, positions: &positions, colours, augment, crops: None, encoder, seed };
     let genes = gene_views(options, ctx, table, &rows, scaler, gene_encoder)?;
     let objective: Box<dyn train::Objective> = match fuse {
@@ -347,7 +372,7 @@ fn on_both(
             })
         }
     };
-    trained(ctx, options, architecture, params, objective.as_ref(), device)
+    trained(ctx, options, architecture, params, (objective.as_ref(), seen), device)
 }
 
 fn of_patches(options: &PretrainParams, patches: &Patches, colours: &Colours, sees: Sees) -> OfPatches {
@@ -466,7 +491,7 @@ fn trained(
     options: &PretrainParams,
     mut architecture: Architecture,
     mut params: Params,
-    objective: &dyn train::Objective,
+    (objective, seen): (&dyn train::Objective, Seen<'_>),
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
     let (curves, memory) = train(ctx, options, &architecture, &mut params, objective, device)?;
@@ -475,7 +500,11 @@ fn trained(
     if let Some(teacher) = memory.teacher.filter(|_| is_dino) {
         params = teacher;
     }
-    Ok(Trained { architecture, params, curves })
+    let trained = Trained { architecture, params, curves };
+    if options.epochs > 0 {
+        trained.check_spread(seen)?;
+    }
+    Ok(trained)
 }
 
 /// The artifact that an objective cannot do without.
@@ -499,9 +528,17 @@ fn training(ctx: &Context, spots: &[String], split: Option<&Split>, port: &str) 
         }
     };
     if positions.len() < 2 {
+        let known: Option<HashSet<&str>> =
+            split.map(|split| split.spots.iter().map(String::as_str).collect());
+        let hint = match known {
+            None => "read more spots, or filter fewer",
+            Some(known) if spots.iter().any(|spot| known.contains(spot.as_str())) => {
+                "let `split` keep more of them for training"
+            }
+            Some(_) => "is `split` of the same sections?",
+        };
         return Err(Error::invalid(format!(
-            "{} of the {} spots on input `{port}` are for training, 2 are the least: check that `split` is of the \
-             same sections",
+            "{} of the {} spots on input `{port}` are for training, 2 are the least: {hint}",
             positions.len(),
             spots.len()
         )));

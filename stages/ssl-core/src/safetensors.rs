@@ -56,6 +56,13 @@ fn write(path: &Path, model: &Model) -> Result<()> {
 /// Weights of a file, of any width of floating point, and the architecture if it says one.
 pub(crate) fn read(path: &Path) -> Result<(BTreeMap<String, Weight>, Option<serde_json::Value>)> {
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    // As a zip file, and as a pickle, which it was before.
+    if [&b"PK\x03\x04"[..], b"\x80\x02"].iter().any(|begin| bytes.starts_with(begin)) {
+        return Err(Error::invalid(format!(
+            "{} is a file of torch.save; write the weights with safetensors.torch.save_file(model.state_dict(), PATH)",
+            path.display()
+        )));
+    }
     let cannot = || format!("cannot read {} as safetensors: is it cut off?", path.display());
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(Error::other(cannot()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(Error::other(cannot()))?;

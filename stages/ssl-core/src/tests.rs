@@ -556,7 +556,7 @@ fn a_collapse_is_an_error() {
         params[name] = json!(value);
     }
     let error = bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err();
-    assert!(error.to_string().starts_with("collapsed at epoch "), "{error}");
+    assert!(error.to_string().starts_with("collapsed in epoch "), "{error}");
 }
 
 #[test]
@@ -594,8 +594,42 @@ fn what_cannot_be_trained_on_is_refused() {
     assert!(error(&small, params).starts_with("`prototypes`: 11 are more than the 10 training spots"));
 
     let nobody = Split { spots: ids(10), roles: vec![Role::Test; 10] };
-    let told = error(&small.with("split", &nobody), patches_params(1));
+    let small = small.without("split").with("split", &nobody);
+    let told = error(&small, patches_params(1));
     assert!(told.starts_with("0 of the 10 spots on input `patches` are for training"), "{told}");
+    assert!(told.ends_with("let `split` keep more of them for training"), "{told}");
+    let others = Split { spots: vec!["B1_1x1".into()], roles: vec![Role::Train] };
+    let told = error(&small.clone_inputs().with("split", &others), patches_params(1));
+    assert!(told.ends_with("is `split` of the same sections?"), "{told}");
+}
+
+/// What augmentation keeps apart is the same all the same.
+#[test]
+fn one_embedding_of_all_is_an_error_however_training_looked() {
+    let mut same = patches(64, 16);
+    let first = same.pixels[..16 * 16 * 3].to_vec();
+    same.pixels.chunks_mut(16 * 16 * 3).for_each(|patch| patch.copy_from_slice(&first));
+    let bench = Bench::new().with("patches", &same);
+    let error =
+        bench.run::<Pretrain>(patches_params(3), "scratch", Box::new(Silence)).unwrap_err().to_string();
+    assert!(
+        error.starts_with("collapsed by the end, after epoch 3") && error.contains("inputs of all spots"),
+        "{error}"
+    );
+}
+
+/// It is seen in the epoch in which it happens, be it the only one.
+#[test]
+fn a_collapse_in_the_course_of_an_epoch_is_an_error() {
+    let bench = Bench::new().with("patches", &patches(64, 16));
+    let mut params = patches_params(1);
+    for (name, value) in
+        [("objective", json!("simsiam")), ("learning_rate", json!(1.0)), ("warmup_epochs", json!(0))]
+    {
+        params[name] = value;
+    }
+    let error = bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err();
+    assert!(error.to_string().starts_with("collapsed "), "{error}");
 }
 
 /// Three spots in batches of two: none is alone.

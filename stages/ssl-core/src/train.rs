@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     architecture::Architecture,
     checkpoint::{self, State},
-    collapse::{COLLAPSED, Spread},
+    collapse::{COLLAPSED, Halves},
     optimizer::Stepper,
     params::PretrainParams,
 };
@@ -98,6 +98,12 @@ pub(crate) fn train(
     if let Some(device) = device {
         state.place(device, &objective.parameters())?;
     }
+    if (1..options.warmup_epochs).contains(&options.epochs) {
+        let (warmup, epochs) = (options.warmup_epochs, options.epochs);
+        tracing::warn!(
+            "`warmup_epochs` {warmup} is more than `epochs` {epochs}: `learning_rate` is never reached"
+        );
+    }
     let mut best = Best::of(state.curves.get("loss"));
 
     let mut pace = Pace { began: Instant::now(), epochs: 0, spots: 0.0 };
@@ -108,7 +114,7 @@ pub(crate) fn train(
         order.shuffle(&mut rng(ctx.seed_of("batches"), &format!("order/{done}")));
         let mut means = Means::default();
         let mut gathered = Gathered::default();
-        let (mut spread, mut gene_spread) = (Spread::default(), None::<Spread>);
+        let (mut spread, mut gene_spread) = (Halves::default(), None::<Halves>);
         for batch in 0..batches {
             ctx.check_cancelled()?;
             // Batches of (nearly) one size: a small last one would make a noisy step.
@@ -136,14 +142,17 @@ pub(crate) fn train(
             }
             state.check_device()?;
             if !value.is_finite() || norm.is_some_and(|norm| !norm.is_finite()) {
+                let what =
+                    if value.is_finite() { "but its gradient is not finite" } else { "which is no number" };
                 return Err(Error::invalid(format!(
-                    "training diverged at epoch {done}: the loss is {value}; lower `learning_rate`"
+                    "training diverged in epoch {}: the loss is {value}, {what}; lower `learning_rate`",
+                    done + 1
                 )));
             }
 
-            spread.add(&embeddings, others.as_ref());
+            spread.add((batch, batches), &embeddings, others.as_ref());
             if let Some(of_genes) = of_genes {
-                gene_spread.get_or_insert_default().add(&of_genes, None);
+                gene_spread.get_or_insert_default().add((batch, batches), &of_genes, None);
             }
             let weight = embeddings.shape().0 as f64;
             pace.spots += weight;
@@ -154,26 +163,27 @@ pub(crate) fn train(
             means.add("learning_rate", rate, weight);
             report_progress(ctx, done * batches + batch + 1, batches, options.epochs);
         }
-        let std = spread.std();
-        means.add("embedding_std", std, 1.0);
+        let (spread, ends_with) = spread.ended();
+        means.add("embedding_std", spread.std(), 1.0);
         means.add("effective_rank", spread.effective_rank(), 1.0);
         means.add("uniformity", spread.uniformity(), 1.0);
         if let Some(alignment) = spread.alignment() {
             means.add("alignment", alignment, 1.0);
         }
-        let gene_std = gene_spread.map(|spread| spread.std());
-        if let Some(std) = gene_std {
-            means.add("gene_embedding_std", std, 1.0);
+        let gene_spread = gene_spread.map(Halves::ended);
+        if let Some((spread, _)) = &gene_spread {
+            means.add("gene_embedding_std", spread.std(), 1.0);
         }
         for (name, value) in means.values() {
             ctx.metric(name, done as u64, value);
             state.curves.entry(name.to_owned()).or_default().push(value);
         }
-        let std = gene_std.map_or(std, |other| std.min(other));
+        let std = gene_spread.map_or(ends_with, |(_, of_genes)| ends_with.min(of_genes));
         if std < COLLAPSED {
             return Err(Error::invalid(format!(
-                "collapsed at epoch {done}: all spots have nearly the same embedding (spread {std:.4}); lower \
-                 `learning_rate`, or take an objective with negatives or a variance term, such as `vicreg`"
+                "collapsed in epoch {}: all spots have nearly the same embedding (spread {std:.4}); lower \
+                 `learning_rate`; objectives with negatives, as `simclr`, or with a variance term, as `vicreg`, collapse least",
+                done + 1
             )));
         }
         state.epochs += 1;
@@ -186,7 +196,7 @@ pub(crate) fn train(
         }
     }
     if state.epochs < options.epochs {
-        tracing::info!("stopped after epoch {}: the loss no longer falls", state.epochs);
+        tracing::info!("stopped after {} epochs: the loss no longer falls", state.epochs);
     }
     state.fetch()?;
     state.params.leave();
@@ -280,7 +290,7 @@ fn resume(
         state.identity == identity && state.params.fits(params) && state.optimizer.fits(params)
     };
     if let Some(state) = checkpoint::load(ctx.scratch()).filter(fits) {
-        tracing::info!("going on after epoch {}", state.epochs);
+        tracing::info!("going on after {} epochs", state.epochs);
         for (name, curve) in &state.curves {
             (0..).zip(curve).for_each(|(epoch, value)| ctx.metric(name, epoch, *value));
         }

@@ -1,8 +1,12 @@
 //! Params that are set though the objective does not read them: a slip of the pen that would pass for a result.
 
+use restage_stage::Context;
 use serde_json::json;
 
-use crate::params::PretrainParams;
+use crate::{
+    encoder::Encodes,
+    params::{Objective, PretrainParams},
+};
 
 /// Params that some objectives read, and which: those of two views by the name of what keeps the views apart.
 const READERS: [(&str, &[&str]); 28] = [
@@ -47,6 +51,33 @@ pub(crate) fn warn(params: &PretrainParams) {
     }
 }
 
+/// Tells of each input that is connected and not read.
+pub(crate) fn warn_of_inputs(params: &PretrainParams, ctx: &Context) {
+    let read = inputs(params);
+    for port in ["table", "graph", "patches"].iter().filter(|port| !read.contains(port)) {
+        if !ctx.inputs(port).is_empty() {
+            tracing::warn!(
+                "input `{port}` is connected, but objective `{}` with this encoder does not read it",
+                params.objective.name()
+            );
+        }
+    }
+}
+
+fn inputs(params: &PretrainParams) -> Vec<&'static str> {
+    let encoders = [&params.encoder, &params.gene_encoder];
+    let on_graph = encoders.into_iter().flatten().any(|encoder| encoder.encodes() == Encodes::Graph);
+    let graph = on_graph.then_some("graph");
+    match params.objective {
+        Objective::GeneMask | Objective::GeneContrast => ["table"].into_iter().chain(graph).collect(),
+        Objective::Dgi | Objective::GraphAe | Objective::GraphMask => vec!["table", "graph"],
+        Objective::CrossModal | Objective::FusedContrast => {
+            ["patches", "table"].into_iter().chain(graph).collect()
+        }
+        _ => vec!["patches"],
+    }
+}
+
 fn unread(params: &PretrainParams) -> Vec<(&'static str, &'static [&'static str])> {
     let by_default = json!({ "objective": params.objective });
     let by_default = serde_json::from_value::<PretrainParams>(by_default).ok();
@@ -72,6 +103,18 @@ mod tests {
     fn names(params: Value) -> Vec<&'static str> {
         let params = serde_json::from_value(params).unwrap();
         unread(&params).into_iter().map(|(param, _)| param).collect()
+    }
+
+    #[test]
+    fn a_graph_is_read_by_encoders_that_see_neighbours_only() {
+        let read = |params: Value| inputs(&serde_json::from_value(params).unwrap());
+        assert_eq!(read(json!({ "objective": "gene_mask" })), ["table"]);
+        let gcn = json!({ "kind": "gcn" });
+        assert_eq!(read(json!({ "objective": "gene_mask", "encoder": gcn })), ["table", "graph"]);
+        assert_eq!(read(json!({ "objective": "dgi" })), ["table", "graph"]);
+        let both = json!({ "objective": "cross_modal", "gene_encoder": gcn });
+        assert_eq!(read(both), ["patches", "table", "graph"]);
+        assert_eq!(read(json!({ "objective": "vicreg" })), ["patches"]);
     }
 
     #[test]

@@ -143,6 +143,23 @@ pub(crate) struct TrainParams {
     /// When it ends early.
     #[serde(default)]
     stop: Stop,
+    /// How the rate falls.
+    #[serde(default)]
+    decay: Decay,
+}
+
+/// One of several, with what belongs to it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum Decay {
+    /// Not at all.
+    #[default]
+    None,
+    /// As half a cosine.
+    Cosine {
+        /// From which step on.
+        from: u64,
+    },
 }
 
 fn rate() -> f64 {

@@ -23,6 +23,9 @@ pub(crate) use genes::{Around, GeneEncoder, GeneNet};
 pub(crate) use graph::{GraphLayer, GraphNet};
 pub(crate) use mlp::Projector;
 
+/// No layer of a network is wider: what is meant to be a number of values, and is not.
+pub(crate) const LARGEST: usize = 1 << 14;
+
 /// A kind of encoder, and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -246,9 +249,9 @@ impl Encoder {
                 (std::slice::from_ref(patch), "patch")
             }
         };
-        match sizes.iter().find(|size| !(1..=1 << 14).contains(*size)) {
+        match sizes.iter().find(|size| !(1..=LARGEST).contains(*size)) {
             Some(size) => {
-                Err(Error::invalid(format!("`{name}.{what}` must be from 1 to {}, not {size}", 1 << 14)))
+                Err(Error::invalid(format!("`{name}.{what}` must be from 1 to {LARGEST}, not {size}")))
             }
             None => Ok(()),
         }

@@ -134,7 +134,11 @@ impl Spots {
                 let rows = all(ids.len());
                 Self { ids, sees: Sees::Genes(Box::new(with_graph(genes, rows)?)) }
             }
-            (None, None) => return Err(Error::invalid("the model has no encoder: train it again")),
+            (None, None) => {
+                return Err(Error::invalid(
+                    "the model has no encoder: make it with `ssl/pretrain` or `ssl/import`",
+                ));
+            }
         })
     }
 

@@ -1,6 +1,9 @@
 //! Every kind of encoder goes the whole way: trained, resumed, written, exchanged, read, embedded.
 
+use restage_stage::marks::{MarkKind, Marks};
+
 use super::*;
+use crate::exchange::ImportParams;
 
 /// The whole way with a ResNet: trained, resumed by its own state, written, read, embedded; by parts of patches too.
 #[test]
@@ -74,7 +77,7 @@ fn a_vit_is_for_patches_of_whole_squares() {
     let told = error(&params);
     assert!(told.contains("has 1 of 18: 4 are the least"), "{told}");
     params["encoder"] = json!({ "kind": "cnn" });
-    assert_eq!(error(&params), "`mae` leaves tokens out: `encoder` must be a `vit`, not `cnn`");
+    assert_eq!(error(&params), "`encoder` of `mae` must be a `vit`, which can leave tokens out, not `cnn`");
     params["encoder"] = json!({ "kind": "vit", "width": 100 });
     let told = error(&params);
     assert!(
@@ -106,6 +109,32 @@ fn encoders_are_of_what_the_objective_sees() {
     assert!(error(params).contains("must list 1 or more convolutions"));
     let deep = serde_json::from_value::<crate::Encoder>(json!({ "kind": "resnet", "depth": 50 }));
     assert_eq!(deep.unwrap_err().to_string(), "the depth of a ResNet is 10 or 18, not 50");
+}
+
+/// An encoder that saw test spots is still known to have, when only its file was passed on.
+#[test]
+fn what_an_encoder_saw_comes_back_with_its_file() {
+    let (model, _) = Bench::new().with("patches", &patches(10, 16)).pretrain(patches_params(1));
+    let mut marks = Marks::default();
+    marks.add(MarkKind::Transductive, "ssl/pretrain: the encoder is trained on all spots", ["A1_1x1"]);
+    let bench = Bench::new().with("model", &model);
+    marks.write(&bench.path("model")).unwrap();
+    let exported = bench.run::<Export>(json!({}), "export", Box::new(Silence)).unwrap();
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("passed_on.safetensors");
+    std::fs::copy(exported.join("files/model.safetensors"), &file).unwrap();
+
+    let importing = Bench::new();
+    let params: ImportParams = serde_json::from_value(json!({ "path": file })).unwrap();
+    let (imported, ctx) =
+        importing.context(Import::NAME, json!({ "path": file }), "import", Box::new(Silence));
+    Import::run(params, &ctx).unwrap();
+    assert_eq!(ctx.marks().unwrap(), marks);
+    assert!(Model::read(&imported.join("model")).unwrap() == model);
+
+    std::fs::write(&file, b"PK\x03\x04 and so on").unwrap();
+    let pickled = importing.run::<Import>(json!({ "path": file }), "import", Box::new(Silence)).unwrap_err();
+    assert!(pickled.to_string().contains("safetensors.torch.save_file"), "{pickled}");
 }
 
 #[test]
