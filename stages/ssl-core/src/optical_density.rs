@@ -34,20 +34,32 @@ pub enum Sees {
 impl Sees {
     /// Leaves of standardised images what is seen: one value in all three places of a pixel, unless it is the colours.
     pub(crate) fn apply(self, images: &mut [f32], colours: &Colours) {
-        let unmix = inverse(STAINS);
-        let seen = |pixel: &[f32; 3]| match self {
-            Self::Colour | Self::Grey => pixel.iter().sum::<f32>() / 3.0,
-            // In units of the stain: about 0 to 1.
-            Self::Haematoxylin => (0..3)
-                .map(|colour| (pixel[colour] * colours.sd[colour] + colours.mean[colour]) * unmix[colour][0])
-                .sum(),
-        };
-        if self != Self::Colour {
-            images.par_chunks_mut(3 << 12).for_each(|part| {
-                part.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = [seen(pixel); 3]);
-            });
+        match self {
+            Self::Colour => {}
+            Self::Grey => by_pixel(images, |pixel| pixel.iter().sum::<f32>() / 3.0),
+            Self::Haematoxylin => by_pixel(images, amount_of(0, colours)),
         }
     }
+
+    /// Leaves of standardised images what is to be told from what is seen: the colours, but of haematoxylin how much eosin there is.
+    pub(crate) fn asks(self, images: &mut [f32], colours: &Colours) {
+        if self == Self::Haematoxylin {
+            by_pixel(images, amount_of(1, colours));
+        }
+    }
+}
+
+/// One value in all three places of a pixel.
+fn by_pixel(images: &mut [f32], value: impl Fn(&[f32; 3]) -> f32 + Sync) {
+    images.par_chunks_mut(3 << 12).for_each(|part| {
+        part.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| *pixel = [value(pixel); 3]);
+    });
+}
+
+/// How much of a stain there is in a standardised pixel, in units of the stain: about 0 to 1.
+fn amount_of(stain: usize, colours: &Colours) -> impl Fn(&[f32; 3]) -> f32 {
+    let unmix = inverse(STAINS).map(|of_colour| of_colour[stain]);
+    move |pixel| (0..3).map(|at| (pixel[at] * colours.sd[at] + colours.mean[at]) * unmix[at]).sum()
 }
 
 /// The inverse of a matrix, by cross products of its rows.
@@ -139,6 +151,14 @@ mod tests {
             assert!((found - wanted).abs() < 1e-5, "{pixels:?}");
         }
         let (whole, mean) = (grey.clone(), grey[..3].iter().sum::<f32>() / 3.0);
+        // And the other way round of what is to be predicted.
+        let mut eosin = grey.clone();
+        Sees::Haematoxylin.asks(&mut eosin, &colours);
+        for (found, wanted) in eosin.iter().zip([0.0, 0.0, 0.0, 0.8, 0.8, 0.8]) {
+            assert!((found - wanted).abs() < 1e-5, "{eosin:?}");
+        }
+        Sees::Grey.asks(&mut grey, &colours);
+        assert_eq!(grey, whole);
         Sees::Colour.apply(&mut grey, &colours);
         assert_eq!(grey, whole);
         Sees::Grey.apply(&mut grey, &colours);

@@ -257,7 +257,8 @@ pub struct PretrainParams {
     /// `inpaint`: share of a patch that the hidden square has. Default 0.25.
     #[serde(default = "default::segment")]
     pub segment: f64,
-    /// `colorize`: what the encoder sees, in training and when it embeds. Default `grey`.
+    /// `colorize`: what the encoder sees, in training and when it embeds: `grey`, to predict the colours, or `haematoxylin`, to
+    /// predict eosin. Default `grey`.
     #[serde(default = "default::sees")]
     pub sees: Sees,
     /// `mae`: share of a patch's squares that the encoder does not see, drawn anew for every spot and epoch. Default 0.75.

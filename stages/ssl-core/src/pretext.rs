@@ -1,5 +1,5 @@
 //! What the course's brief names for images: to predict a segment of a patch (`inpaint`), to give a grey one its colours
-//! (`colorize`).
+//! (`colorize`), or haematoxylin its eosin.
 //!
 //! The decoder is linear, and sees two things of each place of the encoder's last map: the place's own embedding and the patch's,
 //! which is the mean of its places'. So what it shall predict must lie open in the embedding.
@@ -23,7 +23,7 @@ use crate::{
 pub(crate) enum Pretext {
     /// A square of this share of the patch from the rest; the error counts in the square only.
     Inpaint { hidden: f64 },
-    /// The colours from what the encoder sees.
+    /// The colours from what the encoder sees; of haematoxylin alone the eosin.
     Colorize,
 }
 
@@ -106,9 +106,10 @@ impl Objective for Reconstruct<'_> {
     }
 
     fn step(&self, params: &Params, _: &Memory, epoch: usize, batch: &[usize]) -> Step {
-        let target = self.views.images(epoch, 0, batch);
+        let mut target = self.views.images(epoch, 0, batch);
         let mut input = target.clone();
         self.sees.apply(&mut input, &self.views.colours);
+        self.sees.asks(&mut target, &self.views.colours);
         let counts = self.hide(&mut input, epoch, batch);
         let images = tensor(input, self.views.shape(batch.len())).leaky_traced();
         let (embeddings, places) = self.views.encoder.forward_places(params, images);
