@@ -25,6 +25,8 @@ use crate::{executor::ExecuteError, now, plugin::Failure};
 /// How often the queue is looked at: soon while something happens, then seldom.
 const SOON: Duration = Duration::from_millis(100);
 const SELDOM: Duration = Duration::from_secs(2);
+/// How often it is tried to remove the queue.
+const REMOVALS: usize = 10;
 
 /// How often pilots are looked at.
 const PILOTS: Duration = Duration::from_secs(1);
@@ -474,9 +476,13 @@ impl Steward {
             return;
         }
         let _ = self.cancel(Cancelling::All).await;
-        // Slurm may have taken its time for that, and another run has come meanwhile.
-        if !self.queue.is_driven(None) {
-            let _ = self.queue.remove();
+        for _ in 0..REMOVALS {
+            // Slurm may have taken its time for that, and another run has come meanwhile. What an allocation writes as it is ended
+            // keeps a folder from being removed.
+            if self.queue.is_driven(None) || self.queue.remove().is_ok() {
+                return;
+            }
+            tokio::time::sleep(SOON).await;
         }
     }
 }
