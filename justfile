@@ -11,6 +11,11 @@ quickstart:
 test:
     cargo test --release --workspace
 
+# The schema that editors read: written again after a change of a stage's params or their docs.
+schema:
+    cargo run --release -- schema workflows/*.yaml > workflows/restage.schema.json.new
+    mv workflows/restage.schema.json.new workflows/restage.schema.json
+
 # Format and lints.
 lint:
     cargo fmt --all --check
