@@ -1,5 +1,5 @@
 //! The display of a run. In a terminal a few lines at its bottom that stay where they are: how the run stands, and what
-//! runs. Elsewhere a line for each action that ends.
+//! runs. Elsewhere a line for each action that ends, and once in a while the same lines.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,6 +22,13 @@ const LAST_LINES: usize = 8;
 /// How often the lines are drawn.
 pub(super) const EVERY: Duration = Duration::from_millis(200);
 
+/// Where lines cannot be drawn again, how a run stands is told after a minute, and then whenever a minute and a tenth of the run
+/// so far have passed: a run of a day is told of some sixty times.
+const OFTEN: u64 = 60_000;
+
+/// How wide lines are that nobody's terminal limits.
+const PLAIN_COLUMNS: usize = 100;
+
 /// Fewer columns than this are too few for a name and how far it is.
 const FEWEST_COLUMNS: usize = 40;
 
@@ -40,7 +47,7 @@ pub(super) enum Style {
     Auto,
     /// A few lines that are drawn again and again, and one for what failed or took long
     Bars,
-    /// A line for each action that ends
+    /// A line for each action that ends, and after a minute, then ever more rarely, how the run stands
     Plain,
     /// Only what failed
     None,
@@ -66,6 +73,8 @@ pub(super) struct Progress {
     colours: bool,
     board: Board,
     began: Instant,
+    /// When how the run stands is told next, in milliseconds of the run.
+    tells_next: u64,
     last_lines: BTreeMap<usize, VecDeque<String>>,
     /// What stages warned of, and how often: variants, seeds and places say the same.
     warned: BTreeMap<(String, String), usize>,
@@ -79,6 +88,7 @@ impl Progress {
             colours,
             board,
             began: Instant::now(),
+            tells_next: OFTEN,
             last_lines: BTreeMap::new(),
             warned: BTreeMap::new(),
         }
@@ -93,12 +103,19 @@ impl Progress {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Draws how the run stands, where it is drawn.
-    pub(super) fn draw(&self, now: &Now) {
-        if self.style == Style::Bars
-            && let Some((columns, rows)) = screen::size()
-        {
-            screen::draw(lines(now, columns, rows, self.colours));
+    /// Draws how the run stands, or tells it, where it is time to.
+    pub(super) fn draw(&mut self, now: &Now) {
+        match self.style {
+            Style::Bars => {
+                if let Some((columns, rows)) = screen::size() {
+                    screen::draw(lines(now, columns, rows, self.colours));
+                }
+            }
+            Style::Plain if now.elapsed >= self.tells_next => {
+                self.tells_next = now.elapsed + OFTEN.max(now.elapsed / 10);
+                screen::above(&stands(now));
+            }
+            Style::Plain | Style::Auto | Style::None => {}
         }
     }
 
@@ -226,7 +243,7 @@ fn lines(now: &Now, columns: usize, rows: usize, colours: bool) -> Vec<String> {
     let room = rows.saturating_sub(3).min(MOST_ROWS);
     let shown = if now.doing.len() > room { room.saturating_sub(1) } else { now.doing.len() };
     let (first, rest) = now.doing.split_at(shown);
-    lines.extend(table(first, columns, &paint));
+    lines.extend(table(first, &FORMS, columns, &paint));
     let waiting = rest.iter().filter(|doing| doing.waits_for.is_some()).count();
     if let Some(more) = [(rest.len() - waiting, "more run"), (waiting, "more wait")]
         .iter()
@@ -237,6 +254,16 @@ fn lines(now: &Now, columns: usize, rows: usize, colours: bool) -> Vec<String> {
         lines.push(paint("2", &cut(&format!("  and {more}"), columns)));
     }
     lines
+}
+
+/// The same lines for where they stay: as wide as they like, without bars.
+fn stands(now: &Now) -> String {
+    let mut told = format!("  {}\n", head(now, PLAIN_COLUMNS - 2, &|_, text| text.to_owned()));
+    let shown = &now.doing[..now.doing.len().min(MOST_ROWS)];
+    for line in table(shown, &FORMS[WITHOUT_BARS..], PLAIN_COLUMNS, &|_, text| text.to_owned()) {
+        let _ = writeln!(told, "  {}", line.trim_end());
+    }
+    told
 }
 
 type Paint<'a> = &'a dyn Fn(&str, &str) -> String;
@@ -290,6 +317,9 @@ const FORMS: [Form; 6] = [
     Form { bar: 0, metric: false, unit: false },
 ];
 
+/// The first of them that has no bars.
+const WITHOUT_BARS: usize = 2;
+
 #[derive(Clone, Copy)]
 struct Form {
     bar: usize,
@@ -301,9 +331,9 @@ struct Form {
 const NAME: usize = 28;
 
 /// A row for each action, in columns: as much as there is room for beside the names.
-fn table(doing: &[Doing], columns: usize, paint: Paint<'_>) -> Vec<String> {
+fn table(doing: &[Doing], forms: &[Form], columns: usize, paint: Paint<'_>) -> Vec<String> {
     let longest = doing.iter().map(|doing| width(&doing.name)).max().unwrap_or(0);
-    let mut fitting = FORMS.into_iter().map(|form| Table::of(doing, form));
+    let mut fitting = forms.iter().map(|form| Table::of(doing, *form));
     let roomy = |table: &Table| columns.saturating_sub(table.taken() + 2) >= longest.min(NAME);
     let Some(table) = fitting.clone().find(roomy).or_else(|| fitting.next_back()) else { return Vec::new() };
     let names = longest.min(columns.saturating_sub(table.taken() + 2));
@@ -522,6 +552,11 @@ mod tests {
         let now = sweep();
         let all = [120, 80, 60, 40].map(|columns| format!("{columns}\n{}", drawn(&now, columns, 24)));
         insta::assert_snapshot!(all.join("\n"));
+    }
+
+    #[test]
+    fn in_a_log_it_is_told_without_bars() {
+        insta::assert_snapshot!(stands(&sweep()));
     }
 
     #[test]

@@ -231,6 +231,6 @@ mod tests {
         let (features, train) = overlapping(&["A"], 90);
         let bench = Bench::new().input("features", &features).input("train", &train);
         let error = bench.run::<Mlp>(json!({ "learning_rate": 1e30 })).err().unwrap().to_string();
-        assert!(error.contains("diverged at epoch"), "{error}");
+        assert!(error.contains("diverged in epoch"), "{error}");
     }
 }

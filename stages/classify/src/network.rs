@@ -194,7 +194,7 @@ where
 }
 
 fn diverged(epoch: usize) -> Error {
-    Error::invalid(format!("training diverged at epoch {epoch}: lower `learning_rate`"))
+    Error::invalid(format!("training diverged in epoch {}: lower `learning_rate`", epoch + 1))
 }
 
 /// Per class, by what trains.

@@ -67,12 +67,22 @@ impl Spread {
     /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when embeddings point everywhere
     /// alike, 0 when all are the same.
     pub(crate) fn std(&self) -> f64 {
+        self.stds().sum::<f64>() / self.sums.len() as f64
+    }
+
+    /// The same of the dimension in which spots differ least.
+    pub(crate) fn least_std(&self) -> f64 {
+        self.stds().reduce(f64::min).unwrap_or(0.0)
+    }
+
+    /// Per dimension the sd over spots, times √dimensions.
+    fn stds(&self) -> impl Iterator<Item = f64> {
         let dims = self.sums.len();
-        let sd = |dim: usize| {
+        (0..dims).map(move |dim| {
             let mean = self.sums[dim] / self.count;
-            (self.products[dim * dims + dim] / self.count - mean * mean).max(0.0).sqrt()
-        };
-        (0..dims).map(sd).sum::<f64>() / (dims as f64).sqrt()
+            let variance = self.products[dim * dims + dim] / self.count - mean * mean;
+            (variance.max(0.0) * dims as f64).sqrt()
+        })
     }
 
     /// RankMe (Garrido et al. 2023): exp of the entropy of the singular values, as shares of their sum. As many dimensions as
@@ -168,6 +178,12 @@ mod tests {
     }
 
     #[test]
+    fn a_dimension_in_which_spots_do_not_differ_is_seen_beside_one_in_which_they_do() {
+        let spread = spread(vec![1.0, 0.0, -1.0, 0.0, 2.0, 0.0, -3.0, 0.0], None);
+        assert!(spread.least_std() < 1e-12 && (spread.std() - 0.5_f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
     fn halves_tell_how_an_epoch_ends_and_are_one_whole() {
         let batches = [vec![1.0, 0.0, 0.0, 3.0], vec![-2.0, 0.0, 0.0, -1.0], vec![1.0, 1.0, 2.0, 2.0]];
         let mut halves = Halves::default();
@@ -192,6 +208,7 @@ mod tests {
     fn of_all_directions_there_is_all_spread() {
         let spread = spread(vec![3.0, 0.0, -1.0, 0.0, 0.0, 2.0, 0.0, -5.0], None);
         assert!((spread.std() - 1.0).abs() < 1e-12 && (spread.effective_rank() - 2.0).abs() < 1e-9);
+        assert!((spread.least_std() - 1.0).abs() < 1e-12);
         // Four pairs at distance² 2, two at 4.
         let wanted = ((4.0 * (-4.0_f64).exp() + 2.0 * (-8.0_f64).exp()) / 6.0).ln();
         assert!((spread.uniformity() - wanted).abs() < 1e-9 && spread.alignment().is_none());

@@ -64,7 +64,9 @@ impl Objective for CrossModal<'_> {
             ];
             (between + among_patches * self.intra + among_genes * self.intra, terms)
         } else {
-            (across(image, genes), Vec::new())
+            let between = across(image, genes);
+            let terms = vec![("between", between.array())];
+            (between, terms)
         };
         Step {
             loss,

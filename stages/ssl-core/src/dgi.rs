@@ -2,6 +2,8 @@
 //! 2019). The summary is of the whole section, as there, or of the spot and its neighbours, as in GraphST (Long et al. 2023),
 //! whose corrupted spots are told from true ones as well.
 
+use std::sync::Arc;
+
 use rand::seq::SliceRandom;
 use restage_nn::{
     Matrix, ParamId, Params, Projection, Recording, Source,
@@ -21,7 +23,7 @@ use crate::{
 /// The objective on these sections.
 pub(crate) struct Dgi<'a> {
     pub(crate) expression: Expression<'a>,
-    pub(crate) sections: Sections,
+    pub(crate) sections: Arc<Sections>,
     pub(crate) encoder: GraphNet,
     /// The bilinear discriminator's weights: an embedding's score is its product with what this makes of the summary.
     pub(crate) discriminator: Projection,

@@ -1,6 +1,8 @@
 //! `ssl/embed`: one vector per spot from a trained encoder.
 
-use restage_nn::{Device, Matrix, Params, Source, tensor, values};
+use std::sync::Arc;
+
+use restage_nn::{Device, Matrix, Params, Source, pick, tensor, values};
 use restage_stage::{
     Context, Error, Ports, Result, Stage,
     artifact::{Embedding, Graph, Model, Patches, Table},
@@ -142,18 +144,20 @@ fn patches_of(net: &Net, kind: &OfPatches, params: &Params, patches: &Patches, s
     net.forward(params, tensor(images, (spots.len(), kind.size, kind.size, 3)))
 }
 
-/// What an encoder was trained on, as far as it sees one spot at a time: inputs, and which of their spots.
-#[derive(Clone, Copy, Default)]
+/// What encoders were trained on: inputs, which of their spots, and who of these is whose neighbour.
+#[derive(Default)]
 pub(crate) struct Seen<'a> {
     pub(crate) patches: Option<(&'a Patches, &'a [usize])>,
     pub(crate) genes: Option<(&'a Table, &'a [usize])>,
+    /// Of the same rows of the table.
+    pub(crate) sections: Option<Arc<Sections>>,
 }
 
 /// Embeddings of some of the spots that encoders were trained on, as [`Embed`] will make them: of each encoder its own.
 ///
 /// # Errors
 /// If inputs do not fit the encoders.
-pub(crate) fn of_some(encoders: &Encoders, params: &Params, seen: Seen<'_>) -> Result<Vec<Matrix>> {
+pub(crate) fn of_some(encoders: &Encoders, params: &Params, seen: &Seen<'_>) -> Result<Vec<Matrix>> {
     let some = |spots: &[usize]| -> Vec<usize> {
         spots.iter().step_by((spots.len() / SOME).max(1)).take(SOME).copied().collect()
     };
@@ -161,9 +165,21 @@ pub(crate) fn of_some(encoders: &Encoders, params: &Params, seen: Seen<'_>) -> R
     if let (Some((net, kind)), Some((patches, spots))) = (&encoders.patches, seen.patches) {
         found.push(patches_of(net, kind, params, patches, &some(spots)));
     }
-    if let (Some((GeneNet::Alone(net), kind)), Some((table, spots))) = (&encoders.genes, seen.genes) {
+    if let (Some((net, kind)), Some((table, rows))) = (&encoders.genes, seen.genes) {
         let genes = kind.scaler.find(&table.var.index)?;
-        found.push(genes_of(net, kind, params, kind.scaler.rows(&table.x, &genes, &some(spots))));
+        let values = |rows: &[usize]| kind.scaler.rows(&table.x, &genes, rows);
+        match (net, &seen.sections) {
+            (GeneNet::Alone(net), _) => found.push(genes_of(net, kind, params, values(&some(rows)))),
+            (GeneNet::Graph(net), Some(sections)) => {
+                let some = some(&(0..rows.len()).collect::<Vec<_>>());
+                let (spots, edges) = sections.around(&some, net.rings());
+                let near: Vec<usize> = spots.iter().map(|spot| rows[*spot]).collect();
+                let x = tensor(values(&near), (near.len(), kind.scaler.genes.len()));
+                let embeddings = net.forward(params, &edges, x, Source::Data);
+                found.push(pick(embeddings, &(0..some.len()).collect::<Vec<_>>()));
+            }
+            (GeneNet::Graph(_), None) => {}
+        }
     }
     Ok(found)
 }

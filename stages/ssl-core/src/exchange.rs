@@ -57,7 +57,8 @@ pub struct Import;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportParams {
-    /// A `.safetensors` file, with weights named as `ssl/export` names them, or without `encoder.` before each.
+    /// A `.safetensors` file, with weights named as `ssl/export` names them, or without `encoder.` before each; `module.` and `_orig_mod.`,
+    /// which PyTorch puts before all names of a wrapped model, are left out.
     pub path: InputPath,
 }
 
@@ -90,6 +91,7 @@ impl Stage for Import {
                 path.display()
             )));
         };
+        weights = weights.into_iter().map(|(name, weight)| (bare(&name).to_owned(), weight)).collect();
         if !weights.keys().any(|name| name.starts_with(PREFIX)) {
             weights = weights.into_iter().map(|(name, weight)| (format!("{PREFIX}{name}"), weight)).collect();
         }
@@ -109,5 +111,13 @@ impl Stage for Import {
             )));
         }
         ctx.write("model", &model)
+    }
+}
+
+/// A weight's name without what PyTorch puts before all names of a model that was compiled, or trained on several devices.
+fn bare(name: &str) -> &str {
+    match name.strip_prefix("module.").or_else(|| name.strip_prefix("_orig_mod.")) {
+        Some(inner) => bare(inner),
+        None => name,
     }
 }

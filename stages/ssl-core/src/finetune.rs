@@ -409,7 +409,8 @@ impl Tuning<'_> {
                 device::check(&state.params)?;
                 if !(value.is_finite() && norm.is_finite()) {
                     return Err(Error::invalid(format!(
-                        "training diverged at epoch {epoch}: the loss is {value}; lower `lr` or `encoder_lr`"
+                        "training diverged in epoch {}: the loss is {value}; lower `lr` or `encoder_lr`",
+                        epoch + 1
                     )));
                 }
                 if !alone {

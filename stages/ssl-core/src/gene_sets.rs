@@ -47,8 +47,9 @@ impl GeneSets {
         covered.dedup();
         let covered = covered.len();
         if covered == 0 {
+            let all = if all == 1 { "1 gene set".to_owned() } else { format!("{all} gene sets") };
             return Err(Error::invalid(format!(
-                "{} has {all} gene sets, and none of the table's {} genes is in one: do both name genes by symbol, of one species?",
+                "{} has {all}, and none of the table's {} genes is in one: do both name genes by symbol, of one species?",
                 path.display(),
                 genes.len()
             )));
@@ -116,6 +117,6 @@ mod tests {
     fn files_of_other_formats_and_genes_are_named() {
         let error = |text: &str| read(text).err().unwrap().to_string();
         assert!(error("one\t\tA\nA,B,C\n").contains("sets.gmt, line 2: a gene set is a name, a description"));
-        assert!(error("one\t\ta\tb\n").contains("1 gene sets, and none of the table's 8 genes is in one"));
+        assert!(error("one\t\ta\tb\n").contains("1 gene set, and none of the table's 8 genes is in one"));
     }
 }

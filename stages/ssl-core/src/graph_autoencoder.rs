@@ -3,6 +3,8 @@
 //!
 //! The decoder is one layer of the encoder's kind on the same edges. Its weights are its own; STAGATE's are the encoder's.
 
+use std::sync::Arc;
+
 use rand::Rng;
 use restage_nn::{
     MaskToken, Matrix, ParamId, Params, Projection, Recording, Source, Sparse,
@@ -21,7 +23,7 @@ use crate::{
 /// The objective on these sections.
 pub(crate) struct GraphAutoencoder<'a> {
     pub(crate) expression: Expression<'a>,
-    pub(crate) sections: Sections,
+    pub(crate) sections: Arc<Sections>,
     pub(crate) encoder: GraphNet,
     pub(crate) decoder: GraphLayer,
     /// Of `graph_mask`.

@@ -1,6 +1,9 @@
 //! `ssl/pretrain`: an encoder trained without labels.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use rand::Rng;
 use restage_nn::{Device, Layer, Linear, MaskToken, Network, Params, Projection, Prototypes, VicRegWeights};
@@ -118,7 +121,7 @@ impl Trained {
     /// apart, or it collapsed with its last steps.
     fn check_spread(&self, seen: Seen<'_>) -> Result<()> {
         let (encoders, params) = Architecture::restore(&self.architecture.model(&self.params)?)?;
-        for embeddings in embed::of_some(&encoders, &params, seen)? {
+        for embeddings in embed::of_some(&encoders, &params, &seen)? {
             let mut spread = Spread::default();
             spread.add(&embeddings, None);
             if spread.std() < SAME {
@@ -148,6 +151,7 @@ impl Trained {
         let details = json!({
             "embedding_std": "sd over spots of embeddings scaled to length 1, mean over dimensions, times their \
                               root: 1 is spread evenly, 0 collapsed",
+            "embedding_std_least": "the same of the dimension in which spots differ least",
             "effective_rank": "exp of the entropy of the singular values of embeddings of length 1: dimensions in use",
             "uniformity": "ln mean exp(-2 distance²) over pairs of spots: 0 is collapsed, lower is more even",
             "alignment": "mean distance² of two views' embeddings of length 1",
@@ -177,7 +181,9 @@ fn on_genes(
         GeneEncoder::Graph(..) => Kind::Graph(kind),
     };
     let mut architecture = Architecture::new(kind, options, ctx.seed(), rows.len())?;
-    architecture.provenance.training_edges = encoder.edges();
+    let sections = encoder.sections().cloned();
+    architecture.provenance.training_edges = sections.as_ref().map(|sections| sections.edges());
+    let seen = Seen { genes: Some((table, rows)), sections, ..Seen::default() };
     let objective: Box<dyn train::Objective> = if options.objective == Objective::GeneMask {
         let decoder = Linear::new(&mut params, "decoder", options.dim, table.n_genes(), &mut rng);
         let decoder = Network(vec![Layer::Linear(decoder)]);
@@ -191,7 +197,6 @@ fn on_genes(
         let views = gene_views(options, ctx, table, rows, scaler, encoder)?;
         Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
     };
-    let seen = Seen { genes: Some((table, rows)), ..Seen::default() };
     trained(ctx, options, architecture, params, (objective.as_ref(), seen), device)
 }
 
@@ -242,7 +247,7 @@ fn on_graph(
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
     let scaler = scaler(table, rows)?;
-    let sections = Sections::new(table, graph, rows)?;
+    let sections = Arc::new(Sections::new(table, graph, rows)?);
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
     let kind = options.encoder.clone().unwrap_or_else(Encoder::of_graph);
     let of = OfGenes { scaler: scaler.clone(), encoder: kind.clone(), dim: options.dim };
@@ -251,6 +256,7 @@ fn on_graph(
     architecture.provenance.training_edges = Some(sections.edges());
     let expression = Expression::new(table, rows, scaler)?;
     let (seed, dim) = (ctx.seed_of("batches"), options.dim);
+    let seen = Seen { genes: Some((table, rows)), sections: Some(Arc::clone(&sections)), ..Seen::default() };
     let objective: Box<dyn train::Objective> = if options.objective == Objective::Dgi {
         let discriminator = Projection::new(&mut params, "discriminator", dim, dim, &mut rng);
         Box::new(Dgi { expression, sections, encoder, discriminator, readout: options.readout, seed })
@@ -265,7 +271,7 @@ fn on_graph(
         });
         Box::new(GraphAutoencoder { expression, sections, encoder, decoder, mask, seed })
     };
-    trained(ctx, options, architecture, params, (objective.as_ref(), Seen::default()), device)
+    trained(ctx, options, architecture, params, (objective.as_ref(), seen), device)
 }
 
 /// Trains a CNN on patches.
@@ -347,9 +353,10 @@ fn on_both(
     let fuse = is_fused.then(|| Fuse::new(&mut params, FUSION, options.fusion, options.dim, &mut rng));
     let kind = Kind::Pair { patches: image, genes, fusion: is_fused.then_some(options.fusion) };
     let mut architecture = Architecture::new(kind, options, ctx.seed(), positions.len())?;
-    architecture.provenance.training_edges = gene_encoder.edges();
+    let sections = gene_encoder.sections().cloned();
+    architecture.provenance.training_edges = sections.as_ref().map(|sections| sections.edges());
     let (augment, seed) = (augment(options), ctx.seed_of("batches"));
-    let seen = Seen { patches: Some((patches, &positions)), genes: Some((table, &rows)) };
+    let seen = Seen { patches: Some((patches, &positions)), genes: Some((table, &rows)), sections };
     let patches = PatchViews { patches, positions: &positions, colours, augment, crops: None, encoder, seed };
     let genes = gene_views(options, ctx, table, &rows, scaler, gene_encoder)?;
     let objective: Box<dyn train::Objective> = match fuse {
@@ -430,7 +437,7 @@ fn check_tokens(patches: &Patches, side: usize) -> Result<()> {
     let tokens = (patches.size / side).pow(2);
     if tokens < 4 {
         return Err(Error::invalid(format!(
-            "`mae` leaves out most of the squares of a patch, and one of {} pixels has {tokens} of {side}: 4 are the least; make              patches larger, or `encoder.patch` smaller",
+            "`mae` leaves out most of the squares of a patch, and one of {} pixels has {tokens} of {side}: 4 are the least; make patches larger, or `encoder.patch` smaller",
             patches.size
         )));
     }
@@ -460,7 +467,15 @@ fn joint<V: Views>(
     let projector = Projector::new(params, "projector", options.dim, &options.projector, rng);
     let outputs = projector.outputs();
     let temperature = |default: f64| options.temperature.unwrap_or(default) as f32;
-    let queue = |default: usize| options.queue.unwrap_or(default).min(views.items() / 2);
+    let queue = |default: usize| {
+        let most = views.items() / 2;
+        if let Some(set) = options.queue.filter(|set| *set > most) {
+            tracing::warn!(
+                "`queue` {set} is cut to {most}, half of the training spots: else a spot would meet itself in it"
+            );
+        }
+        options.queue.unwrap_or(default).min(most)
+    };
     let mut predictor = || Projector::new(params, "predictor", outputs, &[options.predictor, outputs], rng);
     let method = match contrast {
         Contrast::Vicreg => Method::Vicreg(VicRegWeights {

@@ -1,6 +1,6 @@
 //! The same networks from the same weights on the same batch, here and in PyTorch, for ten steps.
 
-use std::{path::Path, process::Command};
+use std::{path::Path, process::Command, sync::Arc};
 
 use restage_nn::{
     AdamW, Linear, MaskToken, Matrix, Params, Projection, Recording, Scalar, Source, Sparse, VicRegWeights,
@@ -344,7 +344,7 @@ fn ten_steps_of_objectives_on_a_graph_are_those_of_pytorch() {
         let scaler = Scaler::fit(&table.var.index, &table.x);
         Expression::new(&table, &rows, scaler).unwrap()
     };
-    let sections = || Sections::new(&table, &graph, &rows).unwrap();
+    let sections = || Arc::new(Sections::new(&table, &graph, &rows).unwrap());
     let whole = sections();
     let batch = whole.batch(&[0, 1]);
     let one = |at: usize| if at / 128 == at % 128 { 1.0 } else { 0.0 };

@@ -165,6 +165,7 @@ pub(crate) fn train(
         }
         let (spread, ends_with) = spread.ended();
         means.add("embedding_std", spread.std(), 1.0);
+        means.add("embedding_std_least", spread.least_std(), 1.0);
         means.add("effective_rank", spread.effective_rank(), 1.0);
         means.add("uniformity", spread.uniformity(), 1.0);
         if let Some(alignment) = spread.alignment() {

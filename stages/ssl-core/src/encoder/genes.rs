@@ -22,7 +22,7 @@ pub(crate) enum GeneNet {
 /// An encoder of genes, with who is whose neighbour where it sees that.
 pub(crate) enum GeneEncoder {
     Alone(Net),
-    Graph(GraphNet, Sections),
+    Graph(GraphNet, Arc<Sections>),
 }
 
 /// What an encoder takes of a batch.
@@ -51,18 +51,20 @@ impl GeneEncoder {
     pub(crate) fn new(net: GeneNet, table: &Table, graph: Option<&Graph>, rows: &[usize]) -> Result<Self> {
         Ok(match (net, graph) {
             (GeneNet::Alone(net), _) => Self::Alone(net),
-            (GeneNet::Graph(net), Some(graph)) => Self::Graph(net, Sections::new(table, graph, rows)?),
+            (GeneNet::Graph(net), Some(graph)) => {
+                Self::Graph(net, Arc::new(Sections::new(table, graph, rows)?))
+            }
             (GeneNet::Graph(_), None) => {
                 return Err(Error::invalid("the encoder of genes sees neighbours: connect input `graph`"));
             }
         })
     }
 
-    /// Edges between training spots, if it sees them.
-    pub(crate) fn edges(&self) -> Option<usize> {
+    /// The training spots with the edges between them, if it sees them.
+    pub(crate) fn sections(&self) -> Option<&Arc<Sections>> {
         match self {
             Self::Alone(_) => None,
-            Self::Graph(_, sections) => Some(sections.edges()),
+            Self::Graph(_, sections) => Some(sections),
         }
     }
 

@@ -296,7 +296,8 @@ impl Encoder {
             }
             _ => return Ok(()),
         };
-        Err(Error::invalid(format!("{what} are {size} pixels wide, and the encoder {told}")))
+        let pixels = if size == 1 { "pixel" } else { "pixels" };
+        Err(Error::invalid(format!("{what} are {size} {pixels} wide, and the encoder {told}")))
     }
 }
 

@@ -152,7 +152,7 @@ fn an_encoder_goes_out_and_comes_back() {
 
     // As PyTorch writes it: without our prefix, without our metadata.
     let folder = TempDir::new().unwrap();
-    let plain = |name: &str, change: &dyn Fn(&mut Vec<usize>)| {
+    let plain = |name: &str, wrapper: &str, change: &dyn Fn(&mut Vec<usize>)| {
         let path = folder.path().join(name);
         let tensors: Vec<_> = model
             .weights
@@ -163,7 +163,7 @@ fn an_encoder_goes_out_and_comes_back() {
                 let values = shape.iter().product::<usize>();
                 let bytes: Vec<u8> =
                     weight.values.iter().cycle().take(values).flat_map(|value| value.to_le_bytes()).collect();
-                (name.trim_start_matches("encoder.").to_owned(), shape, bytes)
+                (name.replacen("encoder.", wrapper, 1), shape, bytes)
             })
             .collect();
         let views = tensors.iter().map(|(name, shape, bytes)| {
@@ -173,11 +173,15 @@ fn an_encoder_goes_out_and_comes_back() {
         ::safetensors::serialize_to_file(views, None, &path).unwrap();
         path
     };
-    let path = plain("plain.safetensors", &|_| {});
+    let path = plain("plain.safetensors", "", &|_| {});
     let problem = import(&Bench::new(), &path).unwrap_err().to_string();
     assert!(problem.contains("connect a model of the same one to input `model`"), "{problem}");
     assert!(import(&bench, &path).unwrap() == model);
-    let wider = plain("wider.safetensors", &|shape| shape[0] += 1);
+    for wrapper in ["module.", "_orig_mod.module.", "module.encoder.", "encoder."] {
+        let path = plain("wrapped.safetensors", wrapper, &|_| {});
+        assert!(import(&bench, &path).unwrap() == model, "{wrapper}");
+    }
+    let wider = plain("wider.safetensors", "", &|shape| shape[0] += 1);
     let problem = import(&bench, &wider).unwrap_err();
     let told: Vec<String> =
         std::iter::successors(Some(&problem as &dyn std::error::Error), |error| error.source())

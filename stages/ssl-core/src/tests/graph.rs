@@ -346,3 +346,18 @@ fn what_a_batch_sees_is_what_its_section_shows() {
         }
     }
 }
+
+/// What noise keeps apart in training is the same all the same, seen with its neighbours.
+#[test]
+fn one_embedding_of_all_spots_of_a_graph_is_an_error() {
+    let mut same = tissue(1, 12);
+    same.x.data.fill(1.0);
+    for encoder in ["gcn", "transformer"] {
+        let params = json!({
+            "objective": "gene_contrast", "encoder": { "kind": encoder }, "epochs": 2, "batch_size": 32, "view_noise": 1.0
+        });
+        let bench = Bench::new().with("table", &same).with("graph", &grid(1));
+        let error = bench.run::<Pretrain>(params, "scratch", Box::new(Silence)).unwrap_err().to_string();
+        assert!(error.starts_with("collapsed by the end, after epoch 2"), "{encoder}: {error}");
+    }
+}
