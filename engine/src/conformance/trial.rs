@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use restage_cache::Digest;
 use restage_stage::{
-    catalogue::{StageType, Tolerance},
+    catalogue::{InputPort, StageType, Tolerance},
     task::Task,
 };
 use serde_json::Value;
@@ -41,7 +41,9 @@ pub(super) async fn checks(
 ) -> Result<(), KitError> {
     let checked = without_inputs(bench, stage, params.as_ref()).await;
     checks.push(Check::new("no-inputs", checked));
-    let needs_inputs = stage.inputs.iter().any(|port| !port.optional);
+    let is_needed =
+        |port: &InputPort| !port.optional || params.as_ref().is_some_and(|params| port.is_needed(params));
+    let needs_inputs = !stage.choices.is_empty() || stage.inputs.iter().any(is_needed);
     if stage.open {
         // Its ports are a workflow's to choose; a workflow is what tries it.
         for name in ["runs", "same-bytes", "seed", "cancel", "fails-well"] {

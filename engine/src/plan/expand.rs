@@ -18,6 +18,7 @@ use super::{
     key::{Definition, Seeds},
     needed,
     ports::{self, Draws},
+    required,
     variant::Variants,
     wire,
 };
@@ -38,6 +39,7 @@ pub(super) async fn expand(
     let Grouped { groups, drafts, of_variant, of_streams } =
         group(workflow, selection, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
+    required::by_params(&groups, &drafts, &canonical, catalog, &mut problems);
     let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
     let seeds = selection.seeds.clone().unwrap_or_else(|| workflow.sweep.seeds.clone());

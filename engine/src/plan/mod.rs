@@ -14,6 +14,7 @@ mod needed;
 mod oracle;
 mod ports;
 mod reason;
+mod required;
 mod variant;
 mod wanted;
 mod wire;

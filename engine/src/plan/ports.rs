@@ -26,6 +26,7 @@ pub(super) fn of<'a>(stage: &Stage, catalog: &'a Catalog) -> Option<Cow<'a, Stag
         name: name.clone(),
         kind: PortType::Any,
         optional: true,
+        needed_if: Vec::new(),
         many: true,
         doc: String::new(),
     };

@@ -9,7 +9,7 @@ use std::{
 use petgraph::{algo::tarjan_scc, graph::DiGraph};
 use restage_stage::catalogue::{InputPort, OutputPort, PortType, StageType};
 
-use super::ports;
+use super::{ports, required};
 use crate::{
     plugin::Catalog,
     workflow::{
@@ -162,14 +162,9 @@ fn check_inputs(
         if stage.misshapen || stage.inputs.keys().any(misspelled) {
             continue;
         }
-        let message = format!("stage `{name}` lacks its input `{}`", port.name);
-        let kind = if port.kind == PortType::Any { String::new() } else { format!(" ({})", port.kind) };
-        let label = format!("`{}` reads `{}`{kind}", stage.uses.value, port.name);
-        problems.push(
-            Diagnostic::new(&stage.uses.at, message, label)
-                .help(format!("add `in: {{ {}: STAGE.OUTPUT }}` ({})", port.name, port.doc)),
-        );
+        problems.push(required::lacks(name, stage, port, ""));
     }
+    required::of_choices(name, stage, kind, problems);
 }
 
 fn check_wire(

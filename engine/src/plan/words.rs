@@ -66,7 +66,7 @@ pub(super) fn missing(messages: &[String]) -> Option<String> {
 
 /// The value at a path like `stop.patience` or `layers[1]`, as far as it leads; and where it stands, or its name if
 /// that is what is wrong.
-fn inside<'a>(node: &'a Node, path: &str) -> (&'a Place, &'a Node) {
+pub(super) fn inside<'a>(node: &'a Node, path: &str) -> (&'a Place, &'a Node) {
     let mut found = node;
     for step in path.split(['.', '[']).skip(1) {
         let next = match step.strip_suffix(']').map(str::parse::<usize>) {

@@ -113,7 +113,9 @@ impl Stage for Cluster {
         )
         .many::<Embedding>("features", "one or several blocks of features")
         .optional::<Graph>("graph", "who is a neighbour: for `smooth`, or for `leiden` in place of nearest spots")
+        .needed_if("smooth", &[])
         .optional::<Table>("table", "for `per: section`: `obs` names the section of each spot")
+        .needed_if("per", &["section"])
         .output::<Predictions>("predictions", "cluster of every spot; of `gmm` with probabilities")
         .output::<Metrics>("summary", "clusters; inertia, log_likelihood or modularity and resolution")
     }

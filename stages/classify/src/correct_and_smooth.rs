@@ -100,6 +100,7 @@ impl Stage for CorrectAndSmooth {
         .input::<TrainLabels>("train", "regions of the spots that it was trained on, or of others that are not tested on")
         .optional::<Graph>("graph", "who is a neighbour; `features` are not needed then")
         .optional_many::<Embedding>("features", "one or several blocks of features, to make a graph of")
+        .either(&["graph", "features"])
         .output::<Predictions>("predictions", "region and shares of every spot; a labelled spot counts as what its label says")
         .output::<Metrics>("training", "rounds, the mean error on labelled spots, how many spots were reached, how many changed")
     }

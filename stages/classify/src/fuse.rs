@@ -122,6 +122,7 @@ impl Stage for Fuse {
         .many::<Embedding>("features", "two or more blocks of features")
         .optional::<Split>("split", "which spots z-scores and `cca` are fitted on: those that train")
         .optional::<TrainLabels>("train", "for `kind: attention`: regions of the training spots")
+        .needed_if("kind", &["attention"])
         .output::<Embedding>("embedding", "one vector per spot that all blocks have")
         .output::<Metrics>("summary", "spots, dimensions; of `cca` correlations where it is fitted and where not; of `attention` the share of the first block, \
              and how training went")

@@ -48,6 +48,7 @@ impl Stage for FuseLate {
         )
         .many::<Predictions>("predictions", "two or more, such as one for each modality")
         .optional::<TrainLabels>("train", "for `kind: learnt`: labels that trained none of the classifiers")
+        .needed_if("kind", &["learnt"])
         .output::<Predictions>("predictions", "their mix")
         .output::<Metrics>("summary", "each one's weight, spots, and how likely the labels are to each and to the mix")
     }

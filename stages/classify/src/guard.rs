@@ -62,6 +62,7 @@ impl Stage for Guard {
             "patches that something is trained on, as `visium/patches` wrote them: later stages forget how wide they are in the image",
         )
         .optional_many::<Table>("table", "tables that something is trained on; `obs` names section and patient")
+        .at_least_one(&["graph", "patches", "table"])
         .output::<Metrics>("metrics", "how often each of them crosses, and `leaks`, the sum; examples in the details")
     }
 

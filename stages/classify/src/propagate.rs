@@ -58,6 +58,7 @@ impl Stage for Propagate {
         .input::<TrainLabels>("train", "regions of the training spots")
         .optional::<Graph>("graph", "who is a neighbour; `features` are not needed then")
         .optional_many::<Embedding>("features", "one or several blocks of features, to make a graph of")
+        .either(&["graph", "features"])
         .output::<Predictions>("predictions", "region and shares of every spot of the graph")
         .output::<Metrics>("training", "rounds, spots that were reached, spots that were not")
     }

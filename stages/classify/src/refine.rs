@@ -77,6 +77,7 @@ impl Stage for Refine {
         .input::<Predictions>("predictions", "clusters or regions")
         .optional::<Table>("table", "coordinates and `section` of the spots")
         .optional::<Graph>("graph", "who is a neighbour; `table` is not needed then")
+        .either(&["table", "graph"])
         .output::<Predictions>("predictions", "the same spots; what was voted for is certain")
         .output::<Metrics>("summary", "spots, how many changed")
     }

@@ -1,6 +1,7 @@
 //! What a plugin says of itself: its stage types with their ports and the JSON Schema of their params.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// The mark, in the schema of a param, that it changes no result and is part of no key.
 pub const UNKEYED_MARK: &str = "x-restage-unkeyed";
@@ -30,13 +31,16 @@ pub struct StageType {
     pub streams: Vec<String>,
     /// Otherwise: params by which a stage takes a seed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub seeded_if: Vec<SeededIf>,
+    pub seeded_if: Vec<ParamIs>,
     /// What it reads.
     pub inputs: Vec<InputPort>,
+    /// Of which optional inputs one is needed all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
     /// What it writes.
     pub outputs: Vec<OutputPort>,
     /// JSON Schema (2020-12) of its params.
-    pub params: serde_json::Value,
+    pub params: Value,
     /// Whether its ports are the workflow's to choose: it takes inputs of any name and type, one or a list; its outputs are
     /// those that its param `outputs` names, with their types; it takes a seed if its param `seed` is true.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -46,23 +50,44 @@ pub struct StageType {
     pub tolerance: Option<Tolerance>,
 }
 
-/// A param by which a stage takes a seed.
+/// A param, and the value of it by which something holds: that a stage takes a seed, or needs an input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SeededIf {
-    /// Its name.
+pub struct ParamIs {
+    /// Its name; `encoder.kind` is `kind` in `encoder`.
     pub param: String,
-    /// The value that makes it so; absent: any but `null` and `false`.
+    /// The value that makes it so; absent: any but `null`, `false` and 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is: Option<String>,
 }
 
-impl SeededIf {
+impl ParamIs {
     /// Whether these canonical params make it so.
-    pub fn holds(&self, params: &serde_json::Value) -> bool {
-        let value =
-            params.get(&self.param).filter(|value| !value.is_null() && value.as_bool() != Some(false));
+    pub fn holds(&self, params: &Value) -> bool {
+        let inner = self.param.split('.').try_fold(params, |params, name| params.get(name));
+        let is_set = |value: &&Value| {
+            !value.is_null() && value.as_bool() != Some(false) && value.as_f64() != Some(0.0)
+        };
+        let value = inner.filter(is_set);
         value.is_some_and(|value| self.is.as_deref().is_none_or(|is| value.as_str() == Some(is)))
     }
+}
+
+impl std::fmt::Display for ParamIs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.is {
+            Some(is) => write!(f, "`{}` is `{is}`", self.param),
+            None => write!(f, "`{}` is set", self.param),
+        }
+    }
+}
+
+/// Optional inputs of which one is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Their names.
+    pub of: Vec<String>,
+    /// Whether several of them may be connected.
+    pub several: bool,
 }
 
 /// How far two results of one action may be apart: two floating-point numbers agree when they are at most `absolute`
@@ -162,10 +187,20 @@ pub struct InputPort {
     pub kind: PortType,
     /// Whether the stage runs without it.
     pub optional: bool,
+    /// Otherwise: the params by which it is needed all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needed_if: Vec<ParamIs>,
     /// Whether it takes a list.
     pub many: bool,
     /// One sentence for people.
     pub doc: String,
+}
+
+impl InputPort {
+    /// Whether a stage with these canonical params does not run without it.
+    pub fn is_needed(&self, params: &Value) -> bool {
+        !self.optional || self.needed_if.iter().any(|by| by.holds(params))
+    }
 }
 
 /// An output of a stage type.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    catalogue::{InputPort, OutputPort, PortType, SeededIf, StageType, Tolerance},
+    catalogue::{Choice, InputPort, OutputPort, ParamIs, PortType, StageType, Tolerance},
     context::Context,
     error::Result,
 };
@@ -22,7 +22,7 @@ pub trait Stage: 'static {
     /// and `labels` (which spots are labelled).
     const STREAMS: &'static [&'static str] = &[];
     /// Params that make it draw from the sweep's seed where the type does not always: those with that value, or, where none is
-    /// given, with any but `null` and `false`.
+    /// given, with any but `null`, `false` and 0.
     const SEEDED_IF: &'static [(&'static str, Option<&'static str>)] = &[];
     /// Whether its ports are the workflow's to choose; see [`StageType::open`].
     const OPEN: bool = false;
@@ -74,6 +74,7 @@ pub trait Artifact: Sized {
 pub struct Ports {
     pub(crate) doc: &'static str,
     pub(crate) inputs: Vec<InputPort>,
+    pub(crate) choices: Vec<Choice>,
     pub(crate) outputs: Vec<OutputPort>,
 }
 
@@ -84,7 +85,8 @@ impl Ports {
     }
 
     fn add_input<A: Artifact>(mut self, name: &str, doc: &str, optional: bool, many: bool) -> Self {
-        self.inputs.push(InputPort { name: name.into(), kind: A::PORT, optional, many, doc: doc.into() });
+        let (name, doc, needed_if) = (name.into(), doc.into(), Vec::new());
+        self.inputs.push(InputPort { name, kind: A::PORT, optional, needed_if, many, doc });
         self
     }
 
@@ -110,6 +112,42 @@ impl Ports {
     #[must_use]
     pub fn optional_many<A: Artifact>(self, name: &str, doc: &str) -> Self {
         self.add_input::<A>(name, doc, true, true)
+    }
+
+    /// The last of the inputs so far, which may be left out, is needed if this param is one of these values; of no values: if it is
+    /// set at all. A workflow without it is refused before anything runs. `encoder.kind` is param `kind` in `encoder`.
+    #[must_use]
+    pub fn needed_if(mut self, param: &str, is: &[&str]) -> Self {
+        if let Some(port) = self.inputs.last_mut() {
+            let of = |is: Option<&&str>| ParamIs { param: param.into(), is: is.map(|is| (*is).into()) };
+            match is {
+                [] => port.needed_if.push(of(None)),
+                values => port.needed_if.extend(values.iter().map(|is| of(Some(is)))),
+            }
+        }
+        self
+    }
+
+    /// Of these inputs, each of which may be left out, one must be connected, and no other.
+    #[must_use]
+    pub fn either(self, inputs: &[&str]) -> Self {
+        self.choice(inputs, false)
+    }
+
+    /// Of these inputs, each of which may be left out, one or several must be connected.
+    #[must_use]
+    pub fn at_least_one(self, inputs: &[&str]) -> Self {
+        self.choice(inputs, true)
+    }
+
+    fn choice(mut self, inputs: &[&str], several: bool) -> Self {
+        self.choices.push(Choice { of: inputs.iter().map(|name| (*name).into()).collect(), several });
+        self
+    }
+
+    /// The inputs so far.
+    pub fn inputs(&self) -> &[InputPort] {
+        &self.inputs
     }
 
     /// An output.
@@ -144,10 +182,11 @@ fn describe<S: Stage>() -> StageType {
         streams: S::STREAMS.iter().map(|&stream| stream.to_owned()).collect(),
         seeded_if: S::SEEDED_IF
             .iter()
-            .map(|(param, is)| SeededIf { param: (*param).into(), is: is.map(Into::into) })
+            .map(|(param, is)| ParamIs { param: (*param).into(), is: is.map(Into::into) })
             .collect(),
         open: S::OPEN,
         inputs: ports.inputs,
+        choices: ports.choices,
         outputs: ports.outputs,
         params: schemars::schema_for!(S::Params).to_value(),
         tolerance: S::TOLERANCE,

@@ -54,6 +54,7 @@ impl Stage for Embed {
             "Who is a neighbour, for an encoder on a graph; make it with the split to keep training and test spots apart",
         )
         .optional::<Patches>("patches", "Patches, for an encoder of patches; of the same size as in its training")
+        .at_least_one(&["table", "patches"])
         .output::<Embedding>("embedding", "One vector per spot of the table or the patches; of both, of those in both")
     }
 

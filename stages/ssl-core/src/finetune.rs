@@ -174,6 +174,7 @@ impl Stage for Finetune {
             "Who is a neighbour, for an encoder on a graph; make it with the split to keep training and test spots apart",
         )
         .optional::<Patches>("patches", "Patches, for an encoder of patches; of the same size as in its training")
+        .at_least_one(&["table", "patches"])
         .input::<TrainLabels>("train", "Regions of the spots to learn from")
         .output::<Predictions>("predictions", "Region and probabilities of every spot of the table or the patches; of both, of those in both")
         .output::<Model>("model", "The encoder as it is then, for ssl/embed")

@@ -124,6 +124,43 @@ impl Objective {
         }
     }
 
+    /// All of them.
+    const ALL: [Self; 18] = [
+        Self::GeneMask,
+        Self::CrossModal,
+        Self::Dgi,
+        Self::GraphAe,
+        Self::GraphMask,
+        Self::GeneContrast,
+        Self::FusedContrast,
+        Self::Inpaint,
+        Self::Colorize,
+        Self::Mae,
+        Self::Vicreg,
+        Self::Barlow,
+        Self::Simclr,
+        Self::Moco,
+        Self::Byol,
+        Self::Simsiam,
+        Self::Swav,
+        Self::Dino,
+    ];
+
+    /// The inputs that it reads, whatever its encoders are.
+    pub(crate) fn inputs(self) -> &'static [&'static str] {
+        match self {
+            Self::GeneMask | Self::GeneContrast => &["table"],
+            Self::Dgi | Self::GraphAe | Self::GraphMask => &["table", "graph"],
+            Self::CrossModal | Self::FusedContrast => &["patches", "table"],
+            _ => &["patches"],
+        }
+    }
+
+    /// Names of those that read an input.
+    pub(crate) fn that_read(input: &str) -> Vec<&'static str> {
+        Self::ALL.into_iter().filter(|one| one.inputs().contains(&input)).map(Self::name).collect()
+    }
+
     /// Its name in workflows.
     pub(crate) fn name(self) -> &'static str {
         match self {

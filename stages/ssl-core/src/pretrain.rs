@@ -52,12 +52,17 @@ impl Stage for Pretrain {
                 "table",
                 "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
             )
+            .needed_if("objective", &Objective::that_read("table"))
             .optional::<Graph>(
                 "graph",
                 "Who is a neighbour, beside the table: for `dgi`, `graph_ae` and `graph_mask`, and for encoders of genes on a graph. They \
                  see no edge to a spot outside of `split`'s training spots, and make the weights of those that are left",
             )
+            .needed_if("objective", &Objective::that_read("graph"))
+            .needed_if("encoder.kind", &Encoder::ON_GRAPHS)
+            .needed_if("gene_encoder.kind", &Encoder::ON_GRAPHS)
             .optional::<Patches>("patches", "Patches; what all other objectives train on")
+            .needed_if("objective", &Objective::that_read("patches"))
             .optional::<Split>("split", "Train on its training spots only; without it on all spots")
             .output::<Model>("model", "The trained encoder")
             .output::<Metrics>("training", "The loss and its terms at the end, and all curves per epoch")

@@ -3,10 +3,7 @@
 use restage_stage::Context;
 use serde_json::json;
 
-use crate::{
-    encoder::Encodes,
-    params::{Objective, PretrainParams},
-};
+use crate::{encoder::Encodes, params::PretrainParams};
 
 /// Params that some objectives read, and which: those of two views by the name of what keeps the views apart.
 const READERS: [(&str, &[&str]); 28] = [
@@ -67,15 +64,9 @@ pub(crate) fn warn_of_inputs(params: &PretrainParams, ctx: &Context) {
 fn inputs(params: &PretrainParams) -> Vec<&'static str> {
     let encoders = [&params.encoder, &params.gene_encoder];
     let on_graph = encoders.into_iter().flatten().any(|encoder| encoder.encodes() == Encodes::Graph);
-    let graph = on_graph.then_some("graph");
-    match params.objective {
-        Objective::GeneMask | Objective::GeneContrast => ["table"].into_iter().chain(graph).collect(),
-        Objective::Dgi | Objective::GraphAe | Objective::GraphMask => vec!["table", "graph"],
-        Objective::CrossModal | Objective::FusedContrast => {
-            ["patches", "table"].into_iter().chain(graph).collect()
-        }
-        _ => vec!["patches"],
-    }
+    let mut read = params.objective.inputs().to_vec();
+    read.extend((on_graph && !read.contains(&"graph")).then_some("graph"));
+    read
 }
 
 fn unread(params: &PretrainParams) -> Vec<(&'static str, &'static [&'static str])> {
@@ -115,6 +106,30 @@ mod tests {
         let both = json!({ "objective": "cross_modal", "gene_encoder": gcn });
         assert_eq!(read(both), ["patches", "table", "graph"]);
         assert_eq!(read(json!({ "objective": "vicreg" })), ["patches"]);
+    }
+
+    /// What is refused before anything runs is what would fail then.
+    #[test]
+    fn an_input_is_needed_by_whatever_reads_it() {
+        let ports = <crate::Pretrain as restage_stage::Stage>::ports();
+        let schema = schemars::schema_for!(crate::params::Objective).to_value();
+        let names: Vec<&str> =
+            schema["oneOf"].as_array().unwrap().iter().map(|one| one["const"].as_str().unwrap()).collect();
+        assert_eq!(names.len(), 18);
+        for objective in names {
+            for kind in ["gcn", "gat", "transformer", "mlp"] {
+                for which in ["encoder", "gene_encoder"] {
+                    let params = json!({ "objective": objective, which: { "kind": kind } });
+                    let params: PretrainParams = serde_json::from_value(params).unwrap();
+                    let canonical = serde_json::to_value(&params).unwrap();
+                    let read = inputs(&params);
+                    for port in ports.inputs() {
+                        let is_read = read.contains(&port.name.as_str());
+                        assert_eq!(port.is_needed(&canonical), is_read, "{}: {canonical}", port.name);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

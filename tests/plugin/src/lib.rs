@@ -10,5 +10,5 @@ mod work;
 
 restage_stage::export!(
     "test"; work::Write, work::Join, work::Draw, work::Steps, device::Device, misbehave::Misbehave, misbehave::FailFirst, restless::Clock, restless::Noise,
-    typed::Section, typed::Thin, typed::Embed, typed::Train, typed::Evaluate
+    typed::Section, typed::Thin, typed::Embed, typed::Train, typed::Evaluate, typed::Smooth
 );

@@ -225,3 +225,51 @@ impl Stage for Evaluate {
         write::<Metrics>(ctx, "metrics")
     }
 }
+
+/// Smooths.
+pub(crate) struct Smooth;
+
+/// Params of `test/smooth`: by some of them it needs inputs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SmoothParams {
+    /// How it is done.
+    by: By,
+    /// Over so many spots; there is no default.
+    over: Option<u32>,
+}
+
+/// Ways to smooth.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum By {
+    /// As all spots are.
+    #[default]
+    Mean,
+    /// As a model says.
+    Model {
+        /// How much of it.
+        share: f64,
+    },
+}
+
+impl Stage for Smooth {
+    const NAME: &'static str = "smooth";
+    type Params = SmoothParams;
+
+    fn ports() -> Ports {
+        Ports::new("Smooths a table or an embedding.")
+            .optional::<Typed<Table>>("table", "A table.")
+            .optional::<Typed<Embedding>>("embedding", "One vector per spot.")
+            .either(&["table", "embedding"])
+            .optional::<Typed<Model>>("model", "What spots should be like.")
+            .needed_if("by.kind", &["model"])
+            .optional::<Typed<TrainLabels>>("labels", "Which spots are alike.")
+            .needed_if("over", &[])
+            .output::<Typed<Table>>("table", "A smooth one.")
+    }
+
+    fn run(_: SmoothParams, ctx: &Context) -> Result<()> {
+        write::<Table>(ctx, "table")
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use restage_stage::catalogue::Catalogue;
+use restage_stage::catalogue::{Catalogue, Choice, InputPort};
 use serde_json::Value;
 
 use crate::{
@@ -74,8 +74,13 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             }
             for port in &stage.inputs {
                 let optional = if port.optional { ", optional" } else { "" };
+                let needed = needed(port);
                 let many = if port.many { ", one or a list" } else { "" };
-                say!("  in   {}: {}{optional}{many}  {}", port.name, port.kind, port.doc);
+                say!("  in   {}: {}{optional}{needed}{many}  {}", port.name, port.kind, port.doc);
+            }
+            for Choice { of, several } in &stage.choices {
+                let how = if *several { "at least one of" } else { "exactly one of" };
+                say!("  in   {how}: {}", of.join(", "));
             }
             for port in &stage.outputs {
                 say!("  out  {}: {}  {}", port.name, port.kind, port.doc);
@@ -95,6 +100,12 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// By which params an input is needed that may be left out otherwise.
+fn needed(port: &InputPort) -> String {
+    let by: Vec<String> = port.needed_if.iter().map(|by| by.to_string().replace('`', "")).collect();
+    if by.is_empty() { String::new() } else { format!(" unless {}", by.join(", ")) }
 }
 
 /// What a param may be, where it is one of few words; of a list or a mapping, what its values may be.

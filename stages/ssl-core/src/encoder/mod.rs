@@ -182,6 +182,9 @@ fn width() -> usize {
 }
 
 impl Encoder {
+    /// Kinds that see neighbours.
+    pub(crate) const ON_GRAPHS: [&str; 3] = ["gcn", "gat", "transformer"];
+
     /// What genes are encoded with where nothing is said.
     pub(crate) fn of_genes() -> Self {
         Self::Mlp { hidden: hidden() }
