@@ -123,6 +123,9 @@ fn advice(node: &Node, shape: &Shape) -> Option<String> {
             format!("after a colon a space is missing: write `{name}: {value}`")
         }
         (Value::Null, _) => "there is nothing after the colon: give a value, or remove the key".to_owned(),
+        (Value::Text(text), Whole(_) | Either(..) | Size | Time | Flag) if text.contains("${") => {
+            "references stand in `with`, `foreach` and `params` only: write the value; `--set` changes it for one run".to_owned()
+        }
         (Value::Text(text), Whole(_) | Exactly(_)) if text.parse::<f64>().is_ok() => {
             "without quotes it is a number".to_owned()
         }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use indexmap::IndexMap;
 use restage_stage::catalogue::{Catalogue, Choice, InputPort};
 use serde_json::Value;
 
@@ -104,8 +105,16 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 
 /// By which params an input is needed that may be left out otherwise.
 fn needed(port: &InputPort) -> String {
-    let by: Vec<String> = port.needed_if.iter().map(|by| by.to_string().replace('`', "")).collect();
-    if by.is_empty() { String::new() } else { format!(" unless {}", by.join(", ")) }
+    let mut values: IndexMap<&str, Vec<&str>> = IndexMap::new();
+    for by in &port.needed_if {
+        values.entry(&by.param).or_default().extend(by.is.as_deref());
+    }
+    let by = |(param, values): (&str, Vec<&str>)| match &values[..] {
+        [] => format!("`{param}` is set"),
+        values => format!("`{param}` is {}", values.join(" | ")),
+    };
+    let all: Vec<String> = values.into_iter().map(by).collect();
+    if all.is_empty() { String::new() } else { format!(" unless {}", all.join(" or ")) }
 }
 
 /// What a param may be, where it is one of few words; of a list or a mapping, what its values may be.
