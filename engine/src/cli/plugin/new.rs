@@ -98,7 +98,11 @@ fn write(draft: &Path, name: &str, at: &Path, sdk: &Path) -> Result<(), NewError
     let workspace = if is_member {
         ""
     } else {
-        "\n[workspace]\n\n[profile.release]\ndebug = \"line-tables-only\" # a panic tells where\n"
+        concat!(
+            "\n[workspace]\n",
+            "\n[profile.release]\ndebug = \"line-tables-only\" # a panic tells where\n",
+            "\n[profile.release.package.\"*\"]\ndebug = false # in this crate's own lines\n",
+        )
     };
     let fill = |text: &str| {
         let text = text.replace("_CRATE_", &name.replace('-', "_")).replace("_NAME_", name);
