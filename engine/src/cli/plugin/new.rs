@@ -100,8 +100,8 @@ fn write(draft: &Path, name: &str, at: &Path, sdk: &Path) -> Result<(), NewError
     } else {
         concat!(
             "\n[workspace]\n",
-            "\n[profile.release]\ndebug = \"line-tables-only\" # a panic tells where\n",
-            "\n[profile.release.package.\"*\"]\ndebug = false # in this crate's own lines\n",
+            "\n[profile.release]\ndebug = \"line-tables-only\" # a panic tells where, in this crate\n",
+            "\n[profile.release.package.\"*\"]\ndebug = false # as restage builds them: what it has built is not built again\n",
         )
     };
     let fill = |text: &str| {
