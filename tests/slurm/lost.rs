@@ -116,10 +116,11 @@ stages:
 
 fn who_works_on_a_node_that_slurm_has_lost_is_waited_for() {
     let Some(mut cluster) = Cluster::of(&TWO, "") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(70));
+    // Long enough for a busy machine to start the second pilot meanwhile.
+    cluster.sandbox.workflow("w.yaml", &long(150));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
-    let working = cluster.working();
+    let above: Vec<u32> = cluster.working().into_iter().map(parent).collect();
     // Its network is gone, but for the file server.
     cluster.slurm.kill_node(1);
     cluster.slurm.lose_node(1);
@@ -127,8 +128,8 @@ fn who_works_on_a_node_that_slurm_has_lost_is_waited_for() {
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
     assert_eq!(cluster.slurm.in_state("NODE_FAIL"), ["1"]);
     assert_eq!(cluster.beginnings(), [0], "the other waited for the first one's claim");
-    // Nobody else ends what a dead daemon has started.
-    working.into_iter().for_each(|pilot| kill(parent(pilot)));
+    // Nobody else ends what a dead daemon has started. The pilot itself may have ended by now.
+    above.into_iter().for_each(kill);
 }
 
 /// Slurm's own process above a pilot.
