@@ -318,8 +318,9 @@ time.sleep(1000)
     sandbox.write("s.py", code);
     let mut children = Vec::new();
     let mut engine = sandbox.start(&["run", "w.yaml"], |engine| {
+        let has_begun = sandbox.scratch_has("begun");
         children = hosts(engine).into_iter().flat_map(children_of_all).collect();
-        sandbox.scratch_has("begun")
+        has_begun
     });
     let interrupted = Command::new("kill").args(["-INT", &engine.id().to_string()]).status();
     assert!(interrupted.is_ok_and(|status| status.success()));

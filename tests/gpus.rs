@@ -106,6 +106,9 @@ fn what_the_user_hides_is_not_there() {
 #[test]
 fn those_that_say_how_much_memory_share_one() {
     let sandbox = eight("{ gpus: { memory: 1GiB } }");
+    // So long that two are there at once, however busy the machine is.
+    let workflow = std::fs::read_to_string(sandbox.path("w.yaml")).expect("it was written");
+    sandbox.write("w.yaml", &workflow.replace("sleep: 40", "sleep: 1000"));
     let ended = run(&sandbox, &["run", "--cpus", "4", "w.yaml"], None);
     assert_eq!(ended.code(), Some(1), "{}", ended.all());
     assert!(

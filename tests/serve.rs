@@ -189,7 +189,8 @@ fn a_run_is_followed_to_its_end() {
 fn a_killed_run_is_shown_as_stopped_and_the_next_one_goes_on() {
     let sandbox = steps();
     let server = Server::start(&sandbox, &[]);
-    let mut child = sandbox.start(&["run", "w.yaml"], |_| sandbox.scratch_has("steps"));
+    let long = ["w.yaml", "--set", "train.steps=120"];
+    let mut child = sandbox.start(&[&["run"], &long[..]].concat(), |_| sandbox.scratch_has("steps"));
     let run = server.newest(|run| run["status"] == "running");
     kill(child.id());
     child.wait().expect("it was killed");
@@ -197,7 +198,7 @@ fn a_killed_run_is_shown_as_stopped_and_the_next_one_goes_on() {
     assert_eq!((&stopped["id"], &stopped["milliseconds"]), (&run["id"], &Value::Null));
     let (event, now) = server.events(&run).next().expect("how it stands");
     assert_eq!((event.as_str(), now["status"].as_str()), ("now", Some("stopped")), "{now}");
-    assert_eq!(sandbox.ran(&["w.yaml"]), 2);
+    assert_eq!(sandbox.ran(&long), 2);
     let runs = server.runs();
     assert_eq!(runs.iter().map(|run| &run["status"]).collect::<Vec<_>>(), ["done", "stopped"]);
 }

@@ -9,10 +9,10 @@ use std::process::Child;
 use harness::{Sandbox, hosts, kill};
 use serde_json::Value;
 
-/// One stage of about two seconds with checkpoints, and one that reads it.
+/// One stage of about four seconds with checkpoints, and one that reads it.
 const WORKFLOW: &str = "
 stages:
-  long: { uses: test/steps, with: { steps: 100, sleep: 20 } }
+  long: { uses: test/steps, with: { steps: 200, sleep: 20 } }
   reader: { uses: test/join, in: { texts: [long, long] } }
 ";
 

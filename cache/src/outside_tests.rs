@@ -16,8 +16,9 @@ use crate::faults::{Fault, Faults};
 use crate::tree::hash_file;
 use crate::{Error, Store, tree_digest};
 
-/// As long as the slowest clock of a local file system ticks, so that tests need not wait for two seconds.
-const TICK: Duration = Duration::from_millis(20);
+/// Longer than the slowest clock of a local file system ticks, and than a busy machine puts a test aside; yet tests need not wait for
+/// two seconds.
+const TICK: Duration = Duration::from_millis(200);
 
 struct Bench {
     temp: TempDir,

@@ -24,13 +24,13 @@ fn a_node_whose_daemon_is_killed_loses_nothing() {
 #[test]
 fn an_action_whose_pilots_are_killed_goes_on_as_long_as_it_gets_further() {
     let Some(cluster) = Cluster::start("") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(60));
+    cluster.sandbox.workflow("w.yaml", &long(200));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     // More often than an action may be lost that gets no further.
     for time in 1..=4 {
         until("it goes on", || cluster.beginnings().len() == time);
         // What it says is written down a moment later.
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        std::thread::sleep(std::time::Duration::from_secs(1));
         for pilot in cluster.working() {
             kill(pilot);
         }
@@ -62,7 +62,9 @@ fn an_action_goes_from_one_allocation_to_the_next_when_its_time_is_over() {
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
     assert!(cluster.told().contains("goes on in another"), "{}", cluster.told());
     let beginnings = cluster.beginnings();
-    assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
+    // Two, where steps take the time that they should.
+    assert!(beginnings.len() >= 2 && beginnings[0] == 0, "{beginnings:?}");
+    assert!(beginnings.windows(2).all(|two| two[0] < two[1]), "from its checkpoints: {beginnings:?}");
 }
 
 #[test]
@@ -84,7 +86,7 @@ fn what_a_dead_node_had_goes_on_on_another_and_what_was_done_stays_done() {
     let stages = "
 stages:
   first: { uses: test/steps, with: { steps: 3, sleep: 10 } }
-  long: { uses: test/steps, in: { after: first }, with: { steps: 50, sleep: 100 } }
+  long: { uses: test/steps, in: { after: first }, with: { steps: 150, sleep: 100 } }
 ";
     cluster.sandbox.workflow("w.yaml", stages);
     let mut run = cluster.begin(&["run", "w.yaml"]);
@@ -92,11 +94,9 @@ stages:
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert_eq!(cluster.slurm.told("1", "%N"), "n1");
     // Its power is gone: nobody on it says anything any more.
+    let on_it: Vec<u32> = cluster.working().into_iter().flat_map(|pilot| [parent(pilot), pilot]).collect();
     cluster.slurm.kill_node(1);
-    for pilot in cluster.working() {
-        kill(parent(pilot));
-        kill(pilot);
-    }
+    on_it.into_iter().for_each(kill);
     cluster.slurm.lose_node(1);
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
     assert_eq!(cluster.slurm.in_state("NODE_FAIL"), ["1"]);
@@ -152,12 +152,13 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO Priori
 /// A training is put out by an urgent job, and goes on when that is done.
 fn is_put_out(site: &str, first: &str) {
     let Some(cluster) = Cluster::of(&URGENT, site) else { return };
-    cluster.sandbox.workflow("w.yaml", &long(40));
+    cluster.sandbox.workflow("w.yaml", &long(120));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
     std::thread::sleep(std::time::Duration::from_secs(1));
+    // As long as `PENDING` can be seen of who waits for it.
     let urgent =
-        ["--partition=urgent", "--cpus-per-task=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 2"];
+        ["--partition=urgent", "--cpus-per-task=4", "--mem=100", "--output=/dev/null", "--wrap=sleep 6"];
     assert!(cluster.slurm.ask("sbatch", &urgent).status.success());
     until("it is put out", || cluster.slurm.told("1", "%T") == first);
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
@@ -177,12 +178,12 @@ fn a_suspended_training_uses_up_none_of_its_time() {
     let Some(cluster) = Cluster::of(&Kind { tracking: Tracking::Tree, ..Kind::default() }, "") else {
         return;
     };
-    let stage = "{ uses: test/steps, with: { steps: 50, sleep: 100 }, timeout: 9s }";
+    let stage = "{ uses: test/steps, with: { steps: 80, sleep: 100 }, timeout: 20s }";
     cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {stage}\n"));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
     assert!(cluster.slurm.ask("scontrol", &["suspend", "1"]).status.success());
-    std::thread::sleep(std::time::Duration::from_secs(9));
+    std::thread::sleep(std::time::Duration::from_secs(20));
     assert!(cluster.told().contains("job 1 is suspended by Slurm"), "{}", cluster.told());
     assert!(cluster.slurm.ask("scontrol", &["resume", "1"]).status.success());
     assert!(run.wait().expect("it ends").success(), "{}", cluster.told());

@@ -2,7 +2,7 @@
 
 use crate::{
     beside,
-    cluster::Cluster,
+    cluster::{Cluster, SITE},
     daemons::{Kind, Tracking, until},
     harness::kill,
 };
@@ -72,7 +72,7 @@ fn an_allocation_that_is_out_of_memory_is_asked_for_larger() {
     // As with control groups, when the kernel takes the pilot itself.
     cluster
         .instead_of("squeue", "/usr/bin/squeue \"$@\" | sed 's/|FAILED|[^|]*|/|OUT_OF_MEMORY|OutOfMemory|/'");
-    let training = "with: { steps: 40, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
+    let training = "with: { steps: 100, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
     cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {{ uses: test/steps, {training} }}\n"));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
@@ -89,19 +89,32 @@ fn an_allocation_that_is_out_of_memory_is_asked_for_larger() {
     assert!(matches!(beginnings[..], [0, (1..)]), "from its checkpoint: {beginnings:?}");
 }
 
-/// In the first job something takes memory that is none of the pilot's, which so cannot prevent it.
-const GREEDY: &str = "
-idle = \"0s\"
-setup = \"[ $SLURM_JOB_ID = 1 ] && (sleep 2; head -c 600000000 /dev/zero; sleep 60) | tail >/dev/null &\"
-";
+/// A cluster in whose first job something takes memory that is none of the pilot's, which so cannot prevent it: once the file
+/// `greedy` is there.
+fn greedy(more: &str) -> Option<Cluster> {
+    let cluster = Cluster::of(&WATCHED, "")?;
+    let wait = format!("until [ -e {} ]; do sleep 0.1; done", cluster.sandbox.path("greedy").display());
+    let takes = "head -c 600000000 /dev/zero; sleep 60";
+    let setup = format!("[ $SLURM_JOB_ID = 1 ] && ({wait}; {takes}) | tail >/dev/null &");
+    cluster.sandbox.write("restage.toml", &format!("{SITE}idle = \"0s\"\nsetup = \"{setup}\"\n{more}"));
+    Some(cluster)
+}
+
+/// Runs a workflow of so many stages, of which each has left a checkpoint before the memory is taken.
+fn run_beside_greed(cluster: &Cluster, stages: usize) -> String {
+    let mut run = cluster.begin(&["run", "w.yaml"]);
+    until("all have begun", || cluster.beginnings().len() == stages && cluster.has_begun());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    cluster.sandbox.write("greedy", "");
+    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
+    cluster.told()
+}
 
 fn an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger() {
-    let Some(cluster) = Cluster::of(&WATCHED, GREEDY) else { return };
-    let training = "with: { steps: 60, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
+    let Some(cluster) = greedy("") else { return };
+    let training = "with: { steps: 150, sleep: 100 }, resources: { memory: 200MiB }, retries: { memory: x2 }";
     cluster.sandbox.workflow("w.yaml", &format!("stages:\n  long: {{ uses: test/steps, {training} }}\n"));
-    let mut run = cluster.begin(&["run", "w.yaml"]);
-    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
-    let told = cluster.told();
+    let told = run_beside_greed(&cluster, 1);
     assert!(told.contains("exceeded memory limit") && told.contains("(now with 400.0 MiB)"), "{told}");
     assert_eq!(["1", "2"].map(|job| cluster.slurm.told(job, "%m")), ["328M", "528M"]);
     assert!(cluster.kept_log(&told).contains("exceeded memory limit"), "{told}");
@@ -110,18 +123,15 @@ fn an_allocation_that_slurm_kills_for_its_memory_is_asked_for_larger() {
 }
 
 fn who_only_shared_the_allocation_of_one_that_took_too_much_goes_to_another() {
-    let site = format!("{GREEDY}[[slurm.profile]]\ncpus = 2\nmemory = \"400MiB\"\n");
-    let Some(cluster) = Cluster::of(&WATCHED, &site) else { return };
+    let Some(cluster) = greedy("[[slurm.profile]]\ncpus = 2\nmemory = \"400MiB\"\n") else { return };
     // Slurm does not tell which of both it was; neither has `retries`.
     let stage = |name: &str, steps: u32| {
         let with = format!("with: {{ steps: {steps}, sleep: 100 }}, resources: {{ memory: 200MiB }}");
         format!("  {name}: {{ uses: test/steps, {with} }}\n")
     };
-    let stages = [("one", 50), ("other", 51)].map(|(name, steps)| stage(name, steps)).concat();
+    let stages = [("one", 150), ("other", 151)].map(|(name, steps)| stage(name, steps)).concat();
     cluster.sandbox.workflow("w.yaml", &format!("stages:\n{stages}"));
-    let mut run = cluster.begin(&["run", "w.yaml"]);
-    assert!(run.wait().expect("it ends").success(), "{}", cluster.told());
-    let told = cluster.told();
+    let told = run_beside_greed(&cluster, 2);
     for name in ["one", "other"] {
         assert!(told.contains(&format!("allocation 1 ended (FAILED); {name} goes to another")), "{told}");
     }

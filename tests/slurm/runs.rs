@@ -27,7 +27,7 @@ fn ctrl_c_cancels_its_jobs_and_the_next_run_goes_on() {
 #[test]
 fn a_run_survives_the_death_of_its_driver() {
     let Some(cluster) = Cluster::start("") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(50));
+    cluster.sandbox.workflow("w.yaml", &long(150));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
     kill(run.id());
@@ -45,7 +45,7 @@ fn a_run_survives_the_death_of_its_driver() {
 #[test]
 fn what_an_allocation_of_other_settings_puts_back_goes_on_by_the_new_ones() {
     let Some(cluster) = Cluster::start("") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(60));
+    cluster.sandbox.workflow("w.yaml", &long(150));
     let mut run = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
     kill(run.id());
@@ -66,13 +66,13 @@ fn who_leaves_a_queue_to_another_run_leaves_its_logs_too() {
     let stages = "stages:\n  bad: { uses: test/misbehave, with: { how: fail } }\n";
     cluster.sandbox.workflow(
         "w.yaml",
-        &format!("{stages}  waits: {{ uses: test/steps, with: {{ steps: 20, sleep: 100 }} }}\n"),
+        &format!("{stages}  waits: {{ uses: test/steps, with: {{ steps: 80, sleep: 100 }} }}\n"),
     );
     let first = std::fs::File::create(cluster.sandbox.path("told by the first")).expect("a file");
     let mut first = cluster.command(&["run", "w.yaml"]).stderr(first).spawn().expect("the binary starts");
     until("it runs", || cluster.has_begun());
     // The same file says something else now: another run of it has the same queue.
-    cluster.sandbox.workflow("w.yaml", &long(50));
+    cluster.sandbox.workflow("w.yaml", &long(160));
     let mut second = cluster.begin(&["run", "w.yaml"]);
     until("its work is taken in", || cluster.told().contains("of an earlier run go"));
     assert_eq!(first.wait().expect("it ends").code(), Some(1));
@@ -86,7 +86,7 @@ fn who_leaves_a_queue_to_another_run_leaves_its_logs_too() {
 #[test]
 fn who_is_interrupted_cancels_nobody_elses_jobs() {
     let Some(cluster) = Cluster::start("") else { return };
-    cluster.sandbox.workflow("w.yaml", &long(40));
+    cluster.sandbox.workflow("w.yaml", &long(100));
     let mut first = cluster.begin(&["run", "w.yaml"]);
     until("it runs", || cluster.has_begun());
     cluster

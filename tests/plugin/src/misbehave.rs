@@ -156,13 +156,14 @@ fn print(bytes: usize) {
     }
 }
 
-/// Takes memory, and touches it, until it is stopped.
+/// Takes memory, and touches it, until it is stopped: more than any test allows, and less than a small machine has.
 fn hog() -> ! {
     let mut held = Vec::new();
-    loop {
+    for _ in 0..128 {
         held.push(std::hint::black_box(vec![1_u8; 16 << 20]));
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
+    hang()
 }
 
 #[expect(unsafe_code, reason = "signals and descriptors of the process are not in std")]
