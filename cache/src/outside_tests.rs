@@ -18,7 +18,7 @@ use crate::{Error, Store, tree_digest};
 
 /// Longer than the slowest clock of a local file system ticks, and than a busy machine puts a test aside; yet tests need not wait for
 /// two seconds.
-const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(60);
 
 struct Bench {
     temp: TempDir,
