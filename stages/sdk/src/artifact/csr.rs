@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
-/// Rows that a task looks at: many, as most are short.
-const ROWS: usize = 512;
+/// Rows that a task looks at, at least: of a spot there are hundreds of values, or thousands.
+const ROWS: usize = 64;
 
 /// A sparse matrix, compressed by row; column indices of a row are sorted and unique.
 #[derive(Clone, Debug, PartialEq)]

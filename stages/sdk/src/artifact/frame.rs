@@ -88,6 +88,14 @@ impl Column {
         }
     }
 
+    /// [`Column::select`] of a column that is not needed any more: texts are moved.
+    fn into_selected(self, rows: &[usize]) -> Self {
+        match self {
+            Self::Text(values) => Self::Text(taken(values, rows)),
+            other => other.select(rows),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Text(_) => "text",
@@ -97,6 +105,18 @@ impl Column {
             Self::Bool(_) => "truth",
         }
     }
+}
+
+/// The texts at these positions, in that order. Where they stay in their order none is copied.
+fn taken(mut texts: Vec<String>, rows: &[usize]) -> Vec<String> {
+    if !rows.is_sorted_by(|a, b| a < b) {
+        return rows.iter().map(|&row| texts[row].clone()).collect();
+    }
+    for (place, &row) in rows.iter().enumerate() {
+        texts.swap(place, row);
+    }
+    texts.truncate(rows.len());
+    texts
 }
 
 /// Named columns of equal length with a text index.
@@ -175,6 +195,13 @@ impl Frame {
         }
     }
 
+    /// [`Frame::select`] of a frame that is not needed any more: no text is copied that stays in its order.
+    #[must_use]
+    pub fn into_selected(self, rows: &[usize]) -> Self {
+        let columns = self.columns.into_iter().map(|(name, column)| (name, column.into_selected(rows)));
+        Self { index: taken(self.index, rows), columns: columns.collect() }
+    }
+
     fn not_a(&self, wanted: &str, name: &str, found: Option<&Column>) -> Error {
         Error::invalid(match found {
             Some(column) => format!("column `{name}` should be {wanted}, not {}", column.kind()),
@@ -183,5 +210,30 @@ impl Frame {
                 format!("there is no column `{name}` ({wanted}); there are: {}", names.join(", "))
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_not_needed_any_more_is_selected_alike(
+            rows in proptest::collection::vec(0_usize..9, 0..12), ascending: bool,
+        ) {
+            let mut rows = rows;
+            if ascending {
+                rows.sort_unstable();
+                rows.dedup();
+            }
+            let names: Vec<String> = (0..9).map(|row| format!("row {row}")).collect();
+            let mut frame = Frame { index: names.clone(), columns: Vec::new() };
+            frame.push("text", Column::Text(names));
+            frame.push("number", Column::Int((0..9).collect()));
+            prop_assert_eq!(frame.clone().into_selected(&rows), frame.select(&rows));
+        }
     }
 }

@@ -66,8 +66,8 @@ impl Table {
         let (every_spot, every_gene) = (all(spots, self.n_spots()), all(genes, self.n_genes()));
         Self {
             x: self.x.into_selected(spots, genes),
-            obs: if every_spot { self.obs } else { self.obs.select(spots) },
-            var: if every_gene { self.var } else { self.var.select(genes) },
+            obs: if every_spot { self.obs } else { self.obs.into_selected(spots) },
+            var: if every_gene { self.var } else { self.var.into_selected(genes) },
             spatial: spots.iter().map(|&spot| self.spatial[spot]).collect(),
             libraries: self.libraries,
         }

@@ -122,7 +122,7 @@ fn read(params: &Params) -> Result<Section> {
     };
     let AnnData { mut x, mut obs, mut var, mut spatial, library, places } = anndata::read(&*tree, &choice)?;
     if let Some(rows) = rows_of_section(&obs, params)? {
-        (x, obs) = (x.select_rows(&rows), obs.select(&rows));
+        (x, obs) = (x.select_rows(&rows), obs.into_selected(&rows));
         spatial = rows.iter().map(|&row| spatial[row]).collect();
     }
     let regions = params.regions.as_deref().map(|name| take_regions(&mut obs, name, path)).transpose()?;

@@ -189,30 +189,37 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
     let (x, mut genes) = if kept.len() == frame.len() {
         (x, frame)
     } else {
-        (x.into_selected(&(0..barcodes.len()).collect::<Vec<_>>(), &kept), frame.select(&kept))
+        (x.into_selected(&(0..barcodes.len()).collect::<Vec<_>>(), &kept), frame.into_selected(&kept))
     };
     genes.index = unique(genes.index);
     Ok(Counts { barcodes, x, genes })
 }
 
 /// Names that come again get `-1`, `-2`, … in order of appearance, as anndata's `var_names_make_unique` does.
-pub(crate) fn unique(names: Vec<String>) -> Vec<String> {
-    let mut taken: HashSet<String> = names.iter().cloned().collect();
-    let mut count: HashMap<String, usize> = HashMap::new();
-    let next = |name: String| match count.get_mut(&name) {
-        None => {
-            count.insert(name.clone(), 0);
-            name
-        }
-        Some(last) => loop {
-            *last += 1;
+pub(crate) fn unique(mut names: Vec<String>) -> Vec<String> {
+    // Of every name the last number that it got.
+    let mut numbers: HashMap<&str, usize> = HashMap::with_capacity(names.len());
+    let again = |place: &usize| numbers.insert(&names[*place], 0).is_some();
+    let again: Vec<usize> = (0..names.len()).filter(again).collect();
+    let mut taken: HashSet<String> = HashSet::new();
+    let mut renamed = Vec::with_capacity(again.len());
+    for place in again {
+        let name = &names[place];
+        let mut last = numbers[name.as_str()];
+        let candidate = loop {
+            last += 1;
             let candidate = format!("{name}-{last}");
-            if taken.insert(candidate.clone()) {
+            if !numbers.contains_key(candidate.as_str()) && taken.insert(candidate.clone()) {
                 break candidate;
             }
-        },
-    };
-    names.into_iter().map(next).collect()
+        };
+        numbers.insert(name, last);
+        renamed.push((place, candidate));
+    }
+    for (place, name) in renamed {
+        names[place] = name;
+    }
+    names
 }
 
 #[cfg(test)]

@@ -191,7 +191,7 @@ pub(crate) fn normalize(mut table: Table, train: &[usize], params: &Params) -> R
     // From here on of the genes that stay only: a logarithm is the dearest thing that happens to a value.
     if let Some(genes) = chosen {
         table.x = table.x.select_cols(&genes);
-        table.var = table.var.select(&genes);
+        table.var = table.var.into_selected(&genes);
     }
     transform(&mut table.x, &factors, params);
     Ok(table)

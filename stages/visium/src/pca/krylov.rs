@@ -29,10 +29,8 @@ const WITHOUT_NOISE: f64 = 1e6;
 const INDEPENDENT: f64 = 1e-5;
 /// Vectors whose products with a block are summed up at once.
 const AT_ONCE: usize = 4;
-/// Rows per task where vectors are combined, at least.
-const CHUNK: usize = 512;
-/// Rows of all blocks that one task multiplies at least: fewer are done before another thread has woken up.
-const SMALL: usize = 1 << 14;
+/// Rows of all blocks that one task multiplies at least: fewer are done before another thread has begun.
+const SMALL: usize = 1 << 13;
 
 /// Eigenvalues, descending, each with its unit vector.
 #[derive(Debug)]
@@ -78,8 +76,8 @@ pub(super) fn largest(
         step(size)?;
         let ritz = Eigen::largest(band(&diagonal, &below), wanted)?;
         let (left, top) = (products(&next, &next), ritz.values[0]);
-        let last = ritz.rows::<1>(size - WIDTH);
-        let worst = last.iter().map(|[last]| residual(&left, last)).fold(0.0, f64::max);
+        let last = ritz.rows(size - WIDTH);
+        let worst = last.iter().map(|last| residual(&left, last)).fold(0.0, f64::max);
         if worst <= TOLERANCE * top {
             return Ok(Eigenpairs {
                 values: at_least_0(&ritz.values),
@@ -97,7 +95,9 @@ pub(super) fn largest(
 /// the last two they will be small enough too late, so steps are short.
 fn next_check(size: usize, residual: f64, (last_size, last_residual): (usize, f64)) -> usize {
     let longest = size / 5;
-    let per_vector = (last_residual / residual).ln() / (size - last_size) as f64;
+    // After the first look they fall some three times as fast as they did from the beginning.
+    let faster = if last_size == 0 { 3.0 } else { 1.0 };
+    let per_vector = faster * (last_residual / residual).ln() / (size - last_size) as f64;
     let growth = (residual / TOLERANCE).ln() / per_vector;
     // One that did not fall at all, or is not a number, says nothing.
     let growth = if per_vector > 0.0 { growth as usize } else { longest };
@@ -268,7 +268,9 @@ fn remove_span(block: &mut Block, basis: &[Block]) -> Vec<Square> {
 
 /// Adds to a block the shares that its vectors have of the basis.
 fn add_shares(block: &mut Block, basis: &[Block], shares: &[Square]) {
-    let some = (SMALL / basis.len().max(1)).max(CHUNK);
+    // Some for each thread, if each gets enough of them; what a row becomes does not depend on those beside it.
+    let tasks = (block.len() * basis.len() / SMALL).clamp(1, 4 * rayon::current_num_threads());
+    let some = block.len().div_ceil(tasks).max(1);
     block.par_chunks_mut(some).enumerate().for_each(|(chunk, rows)| {
         Arch::new().dispatch(AddShares { rows, basis, first: chunk * some, shares });
     });

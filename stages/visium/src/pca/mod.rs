@@ -120,6 +120,16 @@ impl Components {
         x: &Csr,
         rows: &[usize],
         params: &Params,
+        step: impl FnMut(usize) -> Result<()> + Send,
+    ) -> Result<Self> {
+        // On a thread of the pool: hundreds of short products would each wait to be taken over by one.
+        rayon::scope(|_| Self::fit_here(x, rows, params, step))
+    }
+
+    fn fit_here(
+        x: &Csr,
+        rows: &[usize],
+        params: &Params,
         mut step: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let (spots, genes) = (rows.len(), x.n_cols);
