@@ -292,8 +292,7 @@ fn diagonalise(
     Some(largest)
 }
 
-/// The `wanted` largest eigenvalues of a tridiagonal matrix, descending, as precisely as numbers of their size can be told
-/// apart.
+/// The `wanted` largest eigenvalues of a tridiagonal matrix, descending, each as precise as the largest can be.
 fn largest_values(diagonal: &[f64], below: &[f64], wanted: usize) -> Vec<f64> {
     // By Gershgorin: no eigenvalue is farther from its entry than the entries beside it.
     let before = |at: usize| at.checked_sub(1).map_or(0.0, |before| below[before].abs());
@@ -310,7 +309,7 @@ fn largest_values(diagonal: &[f64], below: &[f64], wanted: usize) -> Vec<f64> {
 
 /// Eigenvalues that are looked for at once: so many that none waits for its own last division.
 const AT_ONCE: usize = 4 * WIDTH;
-/// Halvings of an interval: more have no numbers between its ends.
+/// Halvings of an interval: what is left of it is less than rounding leaves of the numbers at its ends.
 const HALVINGS: usize = 60;
 
 /// Eigenvalues of a tridiagonal matrix between `least` and `most`, from that on which `first` are larger.
