@@ -103,6 +103,16 @@ impl Hdf5 {
         self.dataset(node)?.read_strings().map_err(self.unreadable(node))
     }
 
+    /// Whether all elements of a dataset are the same bytes, which it takes no text for each to tell. What cannot be read is not.
+    pub(crate) fn is_constant(&self, node: &str) -> bool {
+        let Ok(dataset) = self.dataset(node) else { return false };
+        let (Ok(bytes), Ok(size @ 1..)) = (dataset.read_raw_bytes(), dataset.raw_element_size()) else {
+            return false;
+        };
+        let mut elements = bytes.chunks(size);
+        elements.next().is_some_and(|first| elements.all(|element| element == first))
+    }
+
     /// Converts a dataset's values, row-major; blocks of whole chunks along the first axis, side by side.
     fn values<T: H5Type + Copy, U: Clone + Default + Send>(
         &self,

@@ -103,6 +103,13 @@ impl Stage for MakePatches {
         if without > 0 {
             tracing::warn!("{without} of {} spots have no image and are left out", table.n_spots());
         }
+        let outside = centres.iter().filter(|centre| !has_pixel(centre)).count();
+        if outside > 0 {
+            tracing::warn!(
+                "{outside} of {} spots lie outside their image: is it another section's, or are the scale factors?",
+                table.n_spots()
+            );
+        }
         ctx.check_cancelled()?;
         let overlap = mean_overlap(&centres);
         let shared = format!(
@@ -128,7 +135,7 @@ impl Stage for MakePatches {
         let values = [
             ("spots", table.n_spots()),
             ("spots_without_image", without),
-            ("spots_outside_image", centres.iter().filter(|centre| !has_pixel(centre)).count()),
+            ("spots_outside_image", outside),
             ("crops_leaving_image", centres.iter().filter(|centre| !lies_inside(centre)).count()),
             ("patches", patches.spots.len()),
         ];

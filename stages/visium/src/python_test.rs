@@ -11,7 +11,10 @@ use restage_stage::{
     artifact::{Artifact, Image, ImageRows},
 };
 
-use crate::{load::Slide, stages_test::context};
+use crate::{
+    load::{Slide, counts::Source},
+    stages_test::context,
+};
 
 /// Runs a script in a folder, where there is a Python.
 pub(crate) fn python(folder: &Path, script: &str) -> Option<()> {
@@ -58,6 +61,42 @@ tifffile.imwrite("jpeg.tif", soft, tile=(64, 64), compression="jpeg", compressio
 tifffile.imread("jpeg.tif").tofile("jpeg.raw")
 rgb.tofile("rgb.raw")
 "#;
+
+/// Counts of two genomes, of one, and one that names a feature twice in a spot.
+const GENOMES: &str = r#"
+import h5py, numpy as np
+def write(name, genomes, indices=(0, 2, 1)):
+    with h5py.File(name, "w") as f:
+        matrix = f.create_group("matrix")
+        for key, values in [("data", [1, 2, 3]), ("indices", indices), ("indptr", [0, 2, 3]), ("shape", [3, 2])]:
+            matrix[key] = np.array(values, "int64")
+        matrix["barcodes"] = np.array(["x-1", "y-1"], "S")
+        features = matrix.create_group("features")
+        features["id"] = features["name"] = np.array(["a", "b", "c"], "S")
+        features["feature_type"] = np.array(["Gene Expression"] * 3, "S")
+        features["genome"] = genomes
+write("two.h5", np.array(["hg", "mm", "hg"], "S"))
+write("variable.h5", np.array(["hg", "mm", "hg"], object))
+write("one.h5", np.array(["hg", "hg", "hg"], "S"))
+write("twice.h5", np.array(["hg", "hg", "hg"], "S"), (2, 2, 1))
+"#;
+
+#[test]
+fn genomes_are_told_apart_where_there_are_several() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let Some(()) = python(folder, GENOMES) else { return };
+    let read = |name: &str, genome| Source::named(&folder.join(name)).unwrap().read(genome);
+    for name in ["two.h5", "variable.h5"] {
+        let genes = read(name, None).unwrap().genes;
+        let genomes: Vec<_> = genes.categorical("genome").unwrap().iter().collect();
+        assert_eq!(genomes, [Some("hg"), Some("mm"), Some("hg")], "{name}");
+        assert_eq!(read(name, Some("hg")).unwrap().genes.index, ["a", "c"]);
+    }
+    assert_eq!(read("one.h5", None).unwrap().genes.column("genome"), None);
+    let problem = read("twice.h5", None).unwrap_err().to_string();
+    assert!(problem.ends_with("twice.h5 has two counts of one feature in a spot"), "{problem}");
+}
 
 const PHOTOGRAPHS: &str = r#"
 import numpy as np

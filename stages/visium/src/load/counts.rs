@@ -179,6 +179,7 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
     });
     let kinds = if kinds.is_empty() { vec![GENES.to_owned(); names.len()] } else { kinds };
     let columns = [("gene_ids", ids), ("feature_types", kinds)];
+    let features = names.len();
     let mut frame = Frame {
         index: names,
         columns: columns.map(|(name, column)| (name.into(), Column::Text(column))).into(),
@@ -191,6 +192,12 @@ fn counts(barcodes: Vec<String>, features: Features, x: Csr, genome: Option<&str
     } else {
         (x.into_selected(&(0..barcodes.len()).collect::<Vec<_>>(), &kept), frame.into_selected(&kept))
     };
+    if kept.len() < features {
+        let others = features - kept.len();
+        tracing::info!(
+            "{others} of {features} features are left out: they are no genes, or not of this genome"
+        );
+    }
     genes.index = unique(genes.index);
     Ok(Counts { barcodes, x, genes })
 }
@@ -215,6 +222,13 @@ pub(crate) fn unique(mut names: Vec<String>) -> Vec<String> {
         };
         numbers.insert(name, last);
         renamed.push((place, candidate));
+    }
+    if let Some((place, name)) = renamed.first() {
+        let count = renamed.len();
+        tracing::info!(
+            "{count} genes have the name of one before them and get a number: `{}` is `{name}`",
+            names[*place]
+        );
     }
     for (place, name) in renamed {
         names[place] = name;

@@ -16,14 +16,14 @@ pub(super) fn read(path: &Path, genome: Option<&str>) -> Result<(Vec<String>, Fe
         Err(_) => legacy_genome(&file, genome)?,
     };
     // Names and counts are packed apart, and read side by side.
-    let (names, x) = rayon::join(|| names(&file, &group, genome.is_some()), || Parts::read(&file, &group));
+    let (names, x) = rayon::join(|| names(&file, &group, genome), || Parts::read(&file, &group));
     let (barcodes, features) = names?;
     let x = x?.checked(&file, barcodes.len(), features.names.len())?;
     Ok((barcodes, features, x))
 }
 
-/// Barcodes and features; their genomes only where somebody asks for one.
-fn names(file: &Hdf5, group: &str, with_genomes: bool) -> Result<(Vec<String>, Features)> {
+/// Barcodes and features; their genomes where somebody asks for one, or there are several.
+fn names(file: &Hdf5, group: &str, genome: Option<&str>) -> Result<(Vec<String>, Features)> {
     let names = |node: &str| file.texts(&format!("/{group}/{node}"));
     let names_if = |node: &str| match file.has(&format!("/{group}/{node}")) {
         true => names(node).map(Some),
@@ -37,7 +37,11 @@ fn names(file: &Hdf5, group: &str, with_genomes: bool) -> Result<(Vec<String>, F
     let ((genes, ids), (kinds, genomes)) = rayon::join(
         || rayon::join(|| names("features/name"), || names_if("features/id")),
         || {
-            let genomes = || if with_genomes { names_if("features/genome") } else { Ok(None) };
+            let genomes = || {
+                let node = "features/genome";
+                let one = genome.is_none() && file.is_constant(&format!("/{group}/{node}"));
+                if one { Ok(None) } else { names_if(node) }
+            };
             rayon::join(|| names_if("features/feature_type"), genomes)
         },
     );
@@ -94,6 +98,8 @@ impl Parts {
         if !indices.par_iter().all(|&index| usize::try_from(index).is_ok_and(|index| index < features)) {
             return Err(file.wrong(format!("has counts of features beyond its {features}")));
         }
-        Csr::from_parts(features, indptr, indices, data).map_err(|error| file.wrong(error))
+        // All else that could be wrong with them was looked at.
+        Csr::from_parts(features, indptr, indices, data)
+            .map_err(|_| file.wrong("has two counts of one feature in a spot"))
     }
 }

@@ -79,8 +79,11 @@ impl Stage for Pca {
         })?;
         let mut explained = 0.0;
         for (component, variance) in components.variances.iter().enumerate() {
-            ctx.metric("explained_variance_ratio", component as u64, variance / components.total_variance);
-            explained += variance / components.total_variance;
+            // Of spots that are all alike there is nothing to explain.
+            let total = components.total_variance;
+            let share = if total > 0.0 { variance / total } else { 0.0 };
+            ctx.metric("explained_variance_ratio", component as u64, share);
+            explained += share;
         }
         tracing::info!("{} components hold {:.1} % of the variance", params.n_components, 100.0 * explained);
         let values = components.scores(&x);

@@ -51,7 +51,8 @@ impl Stage for MakeSection {
         let path = ctx.inputs("table").first().cloned().unwrap_or_default();
         let mut section = Section::new(path, &table, ctx.inputs("images").to_vec())?;
         let labels: Vec<Labels> = ctx.read_all("labels")?;
-        if !labels.is_empty() {
+        // Without an annotation `visium/load` gives labels of no spot.
+        if labels.iter().any(|labels| !labels.spots.is_empty()) {
             let all = labels.iter().flat_map(|labels| labels.spots.iter().zip(&labels.regions));
             let regions: std::collections::HashMap<&String, &Option<String>> = all.collect();
             found("labels", table.obs.index.iter().filter(|spot| regions.contains_key(spot)).count())?;

@@ -40,6 +40,20 @@ fn a_section_holds_its_table_and_image() {
     );
 }
 
+/// As `visium/load` leaves them where there is no annotation.
+#[test]
+fn labels_of_no_spot_add_no_column() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    simulated(folder);
+    Labels::default().write(&folder.join("labels")).unwrap();
+    let inputs: [(&str, &[PathBuf]); 2] =
+        [("table", &[folder.join("simulate/table")]), ("labels", &[folder.join("labels")])];
+    run::<MakeSection>(folder, json!({}), &inputs, &["section"]);
+    let obs = Table::read(&folder.join("section/section/tables/table")).unwrap().obs;
+    assert_eq!(obs.column("label"), None);
+}
+
 #[test]
 fn what_was_learnt_comes_with_it() {
     let folder = tempfile::tempdir().unwrap();
