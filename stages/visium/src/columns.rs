@@ -54,7 +54,10 @@ mod tests {
         let value = |row: usize, column: usize| 1.0 / (1 + (7 * row + 3 * column) % 101) as f32;
         for n_rows in [5, ROWS + 300] {
             let row = |row: usize| {
-                (0..13).filter(|column| (row + column) % 4 != 0).map(|c| (c as i32, value(row, c))).collect()
+                (0..13)
+                    .filter(|column| !(row + column).is_multiple_of(4))
+                    .map(|c| (c as i32, value(row, c)))
+                    .collect()
             };
             let x = Csr::from_rows(13, (0..n_rows).map(row));
             let rows: Vec<usize> = (0..n_rows).collect();
