@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     optimizer::Stepper,
-    train::{Curves, Memory},
+    train::{Curves, Dimensions, Memory},
 };
 
 const FILE: &str = "checkpoint";
@@ -27,6 +27,8 @@ pub(crate) struct State {
     pub(crate) params: Params,
     pub(crate) optimizer: Stepper,
     pub(crate) curves: Curves,
+    /// Of the last epoch's embeddings, the sd of each dimension.
+    pub(crate) stds: Dimensions,
     pub(crate) memory: Memory,
 }
 
@@ -109,7 +111,8 @@ mod tests {
         let optimizer = Stepper::new(&crate::Optimizer::Adamw, &params, 0.1);
         let curves = [("loss".to_owned(), vec![0.1, 1.0 / 3.0])].into();
         let memory = Memory { teacher: Some(params.clone()), centre: None, queue: vec![0.1] };
-        let state = State { identity: "a".into(), epochs: 2, params, optimizer, curves, memory };
+        let stds = [("embedding_std", vec![0.2, 0.3])].map(|(name, stds)| (name.to_owned(), stds)).into();
+        let state = State { identity: "a".into(), epochs: 2, params, optimizer, curves, stds, memory };
         save(folder.path(), &state).unwrap();
         let state = load(folder.path()).unwrap();
         assert_eq!(state.identity, "a");
@@ -119,6 +122,7 @@ mod tests {
             assert_eq!(values, extreme);
         }
         assert_eq!(state.curves["loss"], [0.1, 1.0 / 3.0]);
+        assert_eq!(state.stds["embedding_std"], [0.2, 0.3]);
         let path = folder.path().join(FILE);
         let whole = fs::read(&path).unwrap();
         for torn in [&whole[..whole.len() - 1], &whole[..40], &whole[..3], &[]] {

@@ -67,22 +67,23 @@ impl Spread {
     /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when embeddings point everywhere
     /// alike, 0 when all are the same.
     pub(crate) fn std(&self) -> f64 {
-        self.stds().sum::<f64>() / self.sums.len() as f64
+        self.stds().iter().sum::<f64>() / self.sums.len() as f64
     }
 
     /// The same of the dimension in which spots differ least.
     pub(crate) fn least_std(&self) -> f64 {
-        self.stds().reduce(f64::min).unwrap_or(0.0)
+        self.stds().into_iter().reduce(f64::min).unwrap_or(0.0)
     }
 
     /// Per dimension the sd over spots, times √dimensions.
-    fn stds(&self) -> impl Iterator<Item = f64> {
+    pub(crate) fn stds(&self) -> Vec<f64> {
         let dims = self.sums.len();
-        (0..dims).map(move |dim| {
-            let mean = self.sums[dim] / self.count;
+        let std = |dim: usize| {
+            let mean: f64 = self.sums[dim] / self.count;
             let variance = self.products[dim * dims + dim] / self.count - mean * mean;
             (variance.max(0.0) * dims as f64).sqrt()
-        })
+        };
+        (0..dims).map(std).collect()
     }
 
     /// RankMe (Garrido et al. 2023): exp of the entropy of the singular values, as shares of their sum. As many dimensions as
@@ -180,6 +181,7 @@ mod tests {
     #[test]
     fn a_dimension_in_which_spots_do_not_differ_is_seen_beside_one_in_which_they_do() {
         let spread = spread(vec![1.0, 0.0, -1.0, 0.0, 2.0, 0.0, -3.0, 0.0], None);
+        assert!(spread.stds()[1] < 1e-12 && (spread.stds()[0] - 2.0_f64.sqrt()).abs() < 1e-12);
         assert!(spread.least_std() < 1e-12 && (spread.std() - 0.5_f64.sqrt()).abs() < 1e-12);
     }
 

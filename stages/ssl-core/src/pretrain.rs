@@ -31,7 +31,7 @@ use crate::{
     params::{Contrast, Objective, PretrainParams},
     pretext::{Decoder, Pretext, Reconstruct},
     sections::Sections,
-    train::{self, Curves, train},
+    train::{self, Curves, Dimensions, Ended, train},
     unread,
     views::{Crops, FusedViews, GeneViews, PatchViews, Views},
 };
@@ -119,6 +119,7 @@ struct Trained {
     architecture: Architecture,
     params: Params,
     curves: Curves,
+    stds: Dimensions,
 }
 
 impl Trained {
@@ -160,7 +161,8 @@ impl Trained {
             "effective_rank": "exp of the entropy of the singular values of embeddings of length 1: dimensions in use",
             "uniformity": "ln mean exp(-2 distance²) over pairs of spots: 0 is collapsed, lower is more even",
             "alignment": "mean distance² of two views' embeddings of length 1",
-            "values": "means over the last epoch",
+            "dimensions": self.stds,
+            "values": "means over the last epoch; `dimensions`: of each dimension, in their order",
         });
         Metrics { values, curves: self.curves, details, ..Metrics::default() }
     }
@@ -514,13 +516,13 @@ fn trained(
     (objective, seen): (&dyn train::Objective, Seen<'_>),
     device: Option<&dyn Device>,
 ) -> Result<Trained> {
-    let (curves, memory) = train(ctx, options, &architecture, &mut params, objective, device)?;
+    let Ended { curves, stds, memory } = train(ctx, options, &architecture, &mut params, objective, device)?;
     architecture.provenance.device = device.map(|device| device.name().to_owned());
     let is_dino = options.two_views() == Some(Contrast::Dino);
     if let Some(teacher) = memory.teacher.filter(|_| is_dino) {
         params = teacher;
     }
-    let trained = Trained { architecture, params, curves };
+    let trained = Trained { architecture, params, curves, stds };
     if options.epochs > 0 {
         trained.check_spread(seen)?;
     }

@@ -342,6 +342,10 @@ fn every_objective_learns() {
         let is_dino = [&params["objective"], &params["contrast"]].into_iter().any(|name| name == "dino");
         let most = if is_dino { 12.0_f64.ln() - 0.05 } else { early };
         assert!(late < most, "{params}: {loss:?}");
+        let stds: Vec<f64> =
+            serde_json::from_value(training.details["dimensions"]["embedding_std"].clone()).unwrap();
+        assert_eq!(stds.len(), 8);
+        assert!((stds.iter().sum::<f64>() / 8.0 - told("embedding_std")).abs() < 1e-9, "{params}: {stds:?}");
         let whole = bench.embed(&model);
         assert_eq!(whole.dims, if port == "both" { 16 } else { 8 });
         assert_eq!(whole.spots.len(), if port == "table" { 120 } else { 96 });

@@ -22,6 +22,17 @@ use crate::{
 /// One value per epoch, by name.
 pub(crate) type Curves = BTreeMap<String, Vec<f64>>;
 
+/// One value per dimension of an embedding, by the name of what it is.
+pub(crate) type Dimensions = BTreeMap<String, Vec<f64>>;
+
+/// What a training leaves beside its parameters.
+pub(crate) struct Ended {
+    pub(crate) curves: Curves,
+    /// Of the last epoch's embeddings, the sd of each dimension.
+    pub(crate) stds: Dimensions,
+    pub(crate) memory: Memory,
+}
+
 /// What is minimised.
 pub(crate) trait Objective {
     /// Number of training spots; of sections, where whole ones are trained on.
@@ -87,7 +98,7 @@ pub(crate) fn train(
     params: &mut Params,
     objective: &dyn Objective,
     device: Option<&dyn Device>,
-) -> Result<(Curves, Memory)> {
+) -> Result<Ended> {
     let identity = &identity(architecture)?;
     let items = objective.items();
     let batches = objective.batches(options.batch_size());
@@ -166,6 +177,7 @@ pub(crate) fn train(
         let (spread, ends_with) = spread.ended();
         means.add("embedding_std", spread.std(), 1.0);
         means.add("embedding_std_least", spread.least_std(), 1.0);
+        state.stds.insert("embedding_std".to_owned(), spread.stds());
         means.add("effective_rank", spread.effective_rank(), 1.0);
         means.add("uniformity", spread.uniformity(), 1.0);
         if let Some(alignment) = spread.alignment() {
@@ -174,6 +186,7 @@ pub(crate) fn train(
         let gene_spread = gene_spread.map(Halves::ended);
         if let Some((spread, _)) = &gene_spread {
             means.add("gene_embedding_std", spread.std(), 1.0);
+            state.stds.insert("gene_embedding_std".to_owned(), spread.stds());
         }
         for (name, value) in means.values() {
             ctx.metric(name, done as u64, value);
@@ -205,7 +218,7 @@ pub(crate) fn train(
         teacher.leave();
     }
     *params = state.params;
-    Ok((state.curves, state.memory))
+    Ok(Ended { curves: state.curves, stds: state.stds, memory: state.memory })
 }
 
 /// How fast training goes. Told as it goes, and in no artifact: those are the same bytes however long they took.
@@ -303,6 +316,7 @@ fn resume(
         params: params.clone(),
         optimizer: Stepper::new(&options.optimizer, params, options.weight_decay),
         curves: Curves::new(),
+        stds: Dimensions::new(),
         memory: objective.begin(params),
     }
 }
