@@ -96,6 +96,26 @@ sweep:
 }
 
 #[test]
+fn a_file_of_what_comes_later_may_come_later() {
+    let sandbox = Sandbox::new();
+    let workflow = "
+stages:
+  export: { uses: test/write, with: { text: s } }
+  import: { uses: test/write, with: { file: trained.txt } }
+";
+    sandbox.workflow("w.yaml", workflow);
+    let now = sandbox.run(&["run", "w.yaml", "--until", "export"]);
+    assert_eq!(now.code(), Some(0), "{}", now.all());
+    for early in [&["run", "w.yaml"][..], &["run", "w.yaml", "--until", "import"], &["check", "w.yaml"]] {
+        let early = sandbox.run(early);
+        assert_eq!(early.code(), Some(2), "{}", early.all());
+        assert!(early.err().contains("there is no file or folder"), "{}", early.all());
+    }
+    sandbox.write("trained.txt", "weights");
+    assert_eq!(sandbox.ran(&["w.yaml"]), 1);
+}
+
+#[test]
 fn a_late_param_reruns_late_stages_only_and_back_again_runs_nothing() {
     let sandbox = sandbox();
     sandbox.ran(&["w.yaml", "--only", "baseline"]);

@@ -40,6 +40,45 @@ fn the_quickstart_shows_that_both_modalities_are_needed() {
     open_in_python(&sandbox, &quickstart);
 }
 
+/// What is not as it was meant to be, and no mistake.
+#[test]
+fn what_stages_repair_and_doubt_is_in_their_logs() {
+    let sandbox = Sandbox::new();
+    for folder in ["outs/filtered_feature_bc_matrix", "outs/spatial"] {
+        std::fs::create_dir_all(sandbox.path(folder)).expect("the sandbox takes folders");
+    }
+    let matrix = "%%MatrixMarket matrix coordinate integer general\n3 2 4\n1 1 5\n2 1 5\n1 2 5\n2 2 5\n";
+    for (name, text) in [
+        ("matrix.mtx", matrix),
+        ("features.tsv", "g1\tA\tGene Expression\ng2\tA\tGene Expression\nab\tCD3\tAntibody Capture\n"),
+        ("barcodes.tsv", "AAA-1\nCCC-1\n"),
+    ] {
+        sandbox.write(&format!("outs/filtered_feature_bc_matrix/{name}"), text);
+    }
+    sandbox.write("outs/spatial/tissue_positions_list.csv", "AAA-1,1,0,0,5,5\nCCC-1,1,0,2,5,9\n");
+    sandbox.write("outs/spatial/scalefactors_json.json", r#"{"spot_diameter_fullres": 4.0}"#);
+    let workflow = "
+stages:
+  read: { uses: visium/load, with: { path: outs, section: S } }
+  components: { uses: visium/pca, in: { table: read.table }, with: { n_components: 1 } }
+  large: { uses: visium/simulate, with: { section: L, rows: 24, cols: 24, genes: 100 } }
+  small: { uses: visium/simulate, with: { section: L, rows: 6, cols: 6, genes: 100 } }
+  patches: { uses: visium/patches, in: { images: small.image, table: large.table }, with: { size: 16 } }
+";
+    sandbox.workflow_of("w.yaml", &["stages/visium"], workflow);
+    let run = sandbox.run(&["run", "w.yaml"]);
+    assert_eq!(run.code(), Some(0), "{}", run.all());
+    let logs = |stage: &str| sandbox.run(&["logs", "w.yaml", stage]).all();
+    for told in [
+        "1 of 3 features are left out",
+        "names of genes that come again get a number: 1, the first `A`, now `A-1`",
+    ] {
+        assert!(logs("read").contains(told), "{}", logs("read"));
+    }
+    assert!(logs("components").contains("1 components hold 0.0 % of the variance"), "{}", logs("components"));
+    assert!(logs("patches").contains("spots lie outside their image"), "{}", logs("patches"));
+}
+
 /// Every kind of sweep in one file, one more file imported, and a baseline that is chosen.
 #[test]
 fn the_tour_of_the_language_runs() {

@@ -40,11 +40,14 @@ pub(super) async fn expand(
         group(workflow, selection, &variants, folder, catalog, &mut problems);
     let canonical = canonicalise(&groups, &drafts, catalog, &mut problems).await;
     required::by_params(&groups, &drafts, &canonical, catalog, &mut problems);
-    let steps = steps(&groups, &drafts, &canonical, catalog, &mut Files::new(folder, store), &mut problems)?;
+    let wanted = drafts_of(of_variant.iter().flatten(), &groups, drafts.len());
+    // Files may come into being between what is run now and what comes later: weights that PyTorch trains on what was exported.
+    let later: Vec<bool> = wanted.iter().map(|wanted| !wanted && !selection.until.is_empty()).collect();
+    let mut files = Files::new(folder, store);
+    let steps = steps(&groups, &drafts, (&canonical, &later), catalog, &mut files, &mut problems)?;
     distinct(problems).or(()).map_err(PlanError::Invalid)?;
     let seeds = selection.seeds.clone().unwrap_or_else(|| workflow.sweep.seeds.clone());
     let mut merging = Merging::default();
-    let wanted = drafts_of(of_variant.iter().flatten(), &groups, drafts.len());
     let made = merging.merge(&drafts, &steps, &seeds, (&wanted, None))?;
     let mut instances = Vec::new();
     for (variant, own) in variants.list.iter().zip(&of_variant) {
@@ -169,11 +172,12 @@ fn distinct(problems: Diagnostics) -> Diagnostics {
 /// Steps that can run, by draft.
 type Steps = Vec<Option<(Arc<Step>, Draws)>>;
 
-/// What each draft runs, and what its stage draws by; `None` where its params are wrong, which is told.
+/// What each draft runs, and what its stage draws by; `None` where its params are wrong, which is told. Of those that come `later`,
+/// files need not be there.
 fn steps(
     groups: &[Group],
     drafts: &[Draft],
-    canonical: &[Option<Arc<serde_json::Value>>],
+    (canonical, later): (&[Option<Arc<serde_json::Value>>], &[bool]),
     catalog: &Catalog,
     files: &mut Files<'_>,
     problems: &mut Diagnostics,
@@ -182,7 +186,7 @@ fn steps(
     let mut shared: HashMap<(usize, &str), Params> = HashMap::new();
     let mut types: HashMap<&str, TypeOf<'_>> = HashMap::new();
     let mut steps = Vec::with_capacity(drafts.len());
-    for (draft, canonical) in drafts.iter().zip(canonical) {
+    for ((draft, canonical), later) in drafts.iter().zip(canonical).zip(later) {
         let group = &groups[draft.group];
         let uses = group.stage.uses.value.as_str();
         let Some((canonical, offer)) = canonical.as_ref().zip(catalog.find(uses)) else {
@@ -192,6 +196,9 @@ fn steps(
         let kind = types.entry(uses).or_insert_with(|| TypeOf::new(offer.stage));
         let mut resolve = || {
             let mut params = files.resolve(canonical, &draft.foreign, |param, message| {
+                if *later {
+                    return;
+                }
                 let at = group.stage.with.get(param).map_or(&group.stage.uses.at, |(_, node)| &node.at);
                 let help = "paths are relative to the file that they are written in";
                 problems.push(Diagnostic::new(at, message, "named here").help(help));

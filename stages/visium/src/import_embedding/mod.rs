@@ -152,9 +152,9 @@ fn import(params: &Params, table: &Table) -> Result<(Embedding, usize)> {
         let hint =
             if spots.is_empty() && params.section.is_none() { "; `section` if it has barcodes" } else { "" };
         return Err(Error::invalid(format!(
-            "{} has no row for spot {first}, nor for {} others of {}; `complete: false` leaves them out{hint}",
+            "{} has no row for {} of the {} spots, such as {first}; `complete: false` leaves them out{hint}",
             path.display(),
-            missing.len() - 1,
+            missing.len(),
             table.n_spots()
         )));
     }
@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_missing_or_no_number_is_named() {
         let problem = |text: &str, more| with(text, more).unwrap_err().to_string();
-        assert!(problem("s,f\nA_x,1\n", json!({})).contains("no row for spot A_y, nor for 0 others of 2"));
+        assert!(problem("s,f\nA_x,1\n", json!({})).contains("no row for 1 of the 2 spots, such as A_y"));
         assert_eq!(with("s,f\nA_x,1\n", json!({"complete": false})).unwrap().0.spots, ["A_x"]);
         assert!(problem("s,f\nx,1\ny,2\n", json!({})).ends_with("`section` if it has barcodes"));
         assert!(problem("s,f\nA_x,nan\n", json!({})).contains("line 2 has `nan` for `f`; expected a number"));

@@ -226,7 +226,7 @@ pub(crate) fn unique(mut names: Vec<String>) -> Vec<String> {
     if let Some((place, name)) = renamed.first() {
         let count = renamed.len();
         tracing::info!(
-            "{count} genes have the name of one before them and get a number: `{}` is `{name}`",
+            "names of genes that come again get a number: {count}, the first `{}`, now `{name}`",
             names[*place]
         );
     }

@@ -65,13 +65,12 @@ impl Positions {
         if let Some(first) = barcodes.iter().find(|barcode| !self.spots.contains_key(*barcode)) {
             let own = self.spots.keys().min().map(String::as_str).unwrap_or_default();
             let hint = match missing == barcodes.len() {
-                true => format!(", but such as `{own}`: is it of another section?"),
+                true => format!("; its own are such as `{own}`: is it of another section?"),
                 false => String::new(),
             };
             return Err(Error::invalid(format!(
-                "{} has no row for barcode `{first}`, nor for {} others of the {} that the matrix has{hint}",
+                "{} has no row for {missing} of the {} barcodes of the matrix, such as `{first}`{hint}",
                 self.path.display(),
-                missing - 1,
                 barcodes.len()
             )));
         }
@@ -232,9 +231,11 @@ mod tests {
         assert_eq!(positions.in_order_of(&barcodes(&["b"])).unwrap()[0].array_col, 1);
         assert_eq!(
             problem(&["a", "x"]),
-            "positions.csv has no row for barcode `x`, nor for 0 others of the 2 that the matrix has"
+            "positions.csv has no row for 1 of the 2 barcodes of the matrix, such as `x`"
         );
-        assert!(problem(&["x", "y"]).ends_with(", but such as `a`: is it of another section?"));
+        assert!(
+            problem(&["x", "y"]).ends_with("such as `x`; its own are such as `a`: is it of another section?")
+        );
     }
 
     #[test]

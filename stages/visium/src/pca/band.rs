@@ -132,7 +132,7 @@ impl Eigen {
             // Who knows the values finds the vectors that are wanted first.
             let known = largest_values(&values, &below, wanted);
             let mut turns = Vec::with_capacity(size * wanted);
-            let columns = diagonalise(&mut values, below, wanted, &known, |turn| turns.push(turn))?;
+            let columns = diagonalise(&mut values, below, wanted, &known, &mut turns)?;
             let rotations = [reduction, turns];
             Some(Self { values: columns.iter().map(|&at| values[at]).collect(), columns, rotations, size })
         });
@@ -249,15 +249,15 @@ fn scaled(a: f64, left: [f64; WIDTH], b: f64, right: [f64; WIDTH]) -> [f64; WIDT
     add(left.map(|left| a * left), b, &right)
 }
 
-/// QL with implicit shifts: the eigenvalues take the diagonal's place, and each rotation is noted. The places of the `wanted`
-/// largest, descending; nothing if it does not converge. The first to be found are those that are `known`, as far as they are
-/// and the matrix does not fall apart.
+/// QL with implicit shifts: the eigenvalues take the diagonal's place, and each rotation is noted in `turns`. The places of the
+/// `wanted` largest, descending; nothing if it does not converge. The first to be found are those that are `known`, as far as the
+/// matrix does not fall apart.
 fn diagonalise(
     diagonal: &mut [f64],
     mut below: Vec<f64>,
     wanted: usize,
     known: &[f64],
-    mut note: impl FnMut(Rotation),
+    turns: &mut Vec<Rotation>,
 ) -> Option<Vec<usize>> {
     let size = diagonal.len();
     // Beside the whole matrix, not beside their neighbours: of a matrix without full rank those are rounding noise as well.
@@ -277,7 +277,7 @@ fn diagonalise(
             }
             // Rounding may leave something of it the first time.
             let shift = known.get(first).copied().filter(|_| tries <= 2);
-            sweep(diagonal, &mut below, first..last, shift, &mut note);
+            sweep(diagonal, &mut below, first..last, shift, turns);
         }
         let place = largest.partition_point(|&at| diagonal[at] >= diagonal[first]);
         largest.insert(place, first);
@@ -371,13 +371,7 @@ fn is_any_above(value: f64, diagonal: &[f64], below: &[f64]) -> bool {
 
 /// One step of QL on some rows and the one after them, to which nothing couples what follows; its shift is the eigenvalue of
 /// the first two rows that is nearer to the first, if nobody knows a better one.
-fn sweep(
-    d: &mut [f64],
-    e: &mut [f64],
-    rows: Range<usize>,
-    shift: Option<f64>,
-    note: &mut impl FnMut(Rotation),
-) {
+fn sweep(d: &mut [f64], e: &mut [f64], rows: Range<usize>, shift: Option<f64>, turns: &mut Vec<Rotation>) {
     let Range { start: first, end: last } = rows;
     let mut g = match shift {
         Some(shift) => d[last] - shift,
@@ -403,7 +397,7 @@ fn sweep(
         shift = sine * turned;
         d[column + 1] = g + shift;
         g = cosine * turned - b;
-        note(Rotation { column, cosine, sine });
+        turns.push(Rotation { column, cosine, sine });
     }
     d[first] -= shift;
     e[first] = g;
