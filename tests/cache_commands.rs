@@ -9,6 +9,7 @@ use std::{
     fs::{self, File, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use harness::{Ended, Sandbox};
@@ -177,7 +178,7 @@ fn gc_keeps_the_last_runs_and_says_what_goes() {
     assert_eq!(runs.as_array().map(Vec::len), Some(2), "the first one is forgotten: {runs}");
 
     // Another second than that in which the trash was filled.
-    std::thread::sleep(std::time::Duration::from_millis(1100));
+    std::thread::sleep(Duration::from_millis(1100));
     said.push(told_by(&sandbox, &[&AGELESS[1..], &["--keep-last", "0"]].concat()));
     insta::assert_snapshot!(said.join("\n\n"));
     workflow(&sandbox, "one");
@@ -185,6 +186,44 @@ fn gc_keeps_the_last_runs_and_says_what_goes() {
     workflow(&sandbox, "two");
     assert_eq!(sandbox.ran(&["w.yaml"]), 2);
     assert_eq!(sandbox.text("w.yaml", "second"), "two+two");
+}
+
+#[test]
+fn builds_of_plugins_that_nobody_uses_any_more_go_and_are_built_again() {
+    let sandbox = that_ran();
+    let builds = sandbox.path("store/plugins");
+    let copies = || -> Vec<PathBuf> {
+        let entries = fs::read_dir(&builds).expect("a folder of builds").flatten().map(|entry| entry.path());
+        entries.filter(|path| path.extension().is_some_and(|kind| kind == "so" || kind == "tmp")).collect()
+    };
+    let forty_days_pass = || {
+        for copy in copies() {
+            let file = fs::File::options().append(true).open(copy).expect("a copy");
+            let then = SystemTime::now() - Duration::from_secs(40 * 24 * 60 * 60);
+            file.set_modified(then).expect("its time");
+        }
+    };
+    // What a process left that was killed.
+    fs::write(builds.join("half.7.tmp"), "half").expect("a file");
+    assert_eq!(copies().len(), 2);
+    assert!(!cache(&sandbox, &AGELESS[1..]).out().contains("of plugins"), "what is young stays");
+
+    // The plugin is of use today, the rest of a copy is not.
+    forty_days_pass();
+    assert_eq!(sandbox.run(&["plan", "w.yaml"]).code(), Some(0));
+    let told = cache(&sandbox, &["gc", "--dry-run"]).out();
+    assert!(
+        told.contains("1 build of plugins that no workflow used lately, 4 B, would be removed"),
+        "{told}"
+    );
+    assert_eq!(copies().len(), 2);
+    forty_days_pass();
+    let told = cache(&sandbox, &["gc"]).out();
+    assert!(told.contains("2 builds of plugins") && !told.contains("nothing to remove"), "{told}");
+    assert_eq!(copies().len(), 0);
+    workflow(&sandbox, "two");
+    assert_eq!(sandbox.ran(&["w.yaml"]), 2);
+    assert_eq!(copies().len(), 1);
 }
 
 #[test]

@@ -256,6 +256,29 @@ fn a_killed_engine_leaves_no_host_and_the_next_run_goes_on() {
     assert_eq!(sandbox.digests("w.yaml"), undisturbed());
 }
 
+/// As by `cargo install` of a new version.
+#[test]
+fn a_run_goes_on_when_its_own_binary_is_replaced() {
+    let sandbox = Sandbox::new();
+    sandbox.workflow("w.yaml", &STEPS.replace(" } }\n  after", " }, retries: 1 }\n  after"));
+    let own = sandbox.path("restage");
+    std::fs::copy(env!("CARGO_BIN_EXE_restage"), &own).expect("the sandbox takes files");
+    let mut command = std::process::Command::new(&own);
+    command.args(["run", "w.yaml"]).current_dir(sandbox.path("")).env("RESTAGE_CACHE", sandbox.path("store"));
+    let silent = std::process::Stdio::null;
+    let mut engine = command.stdout(silent()).stderr(silent()).spawn().expect("the binary starts");
+    while !sandbox.scratch_has("steps") {
+        assert!(engine.try_wait().expect("it was started").is_none(), "it ended before its stage began");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    std::fs::remove_file(&own).expect("it is there");
+    std::fs::write(&own, "another version").expect("the sandbox takes files");
+    // What is tried again gets a host that is started now.
+    hosts(engine.id()).into_iter().for_each(kill);
+    assert_eq!(engine.wait().expect("it was started").code(), Some(0));
+    assert_eq!(sandbox.digests("w.yaml"), undisturbed());
+}
+
 /// Neither waits for the other yet; neither breaks the other.
 #[test]
 fn two_runs_at_once_both_end_well() {

@@ -6,6 +6,7 @@ mod conformance;
 mod executor;
 mod export;
 mod fuzz;
+mod last_use;
 mod lock;
 mod machine;
 mod plan;

@@ -1,14 +1,13 @@
 //! A plugin's path in a workflow to a library that can be loaded: built when its sources changed, never else.
 //!
-//! A built library is copied to `<store>/plugins/<digest>.so` and loaded from there: a rebuild never touches a
-//! file that a running host has mapped. Beside it lies a *stamp* for each source folder with the size and time of
-//! every watched file; when all still agree, neither cargo nor rustc is started.
+//! A built library is copied into the store and loaded from there (`copies.rs`). Beside it lies a *stamp* for each source folder
+//! with the size and time of every watched file; when all still agree, neither cargo nor rustc is started.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     io::{self, BufRead},
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     code::{self, Code},
+    copies,
     identity::{self, Sources},
     settings::{self, Settings},
 };
@@ -136,7 +136,7 @@ pub(crate) fn libraries(
     for (index, path) in paths.iter().enumerate() {
         if path.is_file() {
             let binary = restage_cache::tree_digest(path)?;
-            let path = keep(path, &binary, store)?;
+            let path = copies::keep(path, &binary, store)?;
             libraries.push(Some(Code::new(path, binary, binary, false)));
         } else {
             folders.push((index, folder(path, store)?));
@@ -156,8 +156,7 @@ pub(crate) fn libraries(
         let names: Vec<&str> = members.iter().map(|folder| folder.package.as_str()).collect();
         notice(&format!("building plugins: {}", names.join(", ")));
         // What was fetched from a repository stays as it was fetched.
-        let elsewhere = git::root_of(workspace, store).map(|_| Ok(store.folder("plugins")?.join("target")));
-        let elsewhere = elsewhere.transpose().map_err(BuildError::Store)?;
+        let elsewhere = git::root_of(workspace, store).map(|_| copies::target(store)).transpose()?;
         built.append(&mut cargo_build(workspace, &names, elsewhere.as_deref())?);
     }
     for (index, folder) in folders {
@@ -171,7 +170,7 @@ pub(crate) fn libraries(
                     return Err(BuildError::Changing { path: folder.manifest });
                 }
                 let binary = restage_cache::tree_digest(library)?;
-                let path = keep(library, &binary, store)?;
+                let path = copies::keep(library, &binary, store)?;
                 let Stale { identity, watched, files } = stale;
                 let (package, workspace) = (folder.package, folder.workspace);
                 write_stamp(
@@ -202,9 +201,8 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
     let stamp_path = stamp_path(&manifest, store)?;
     let stamp = read_stamp(&stamp_path);
     let library = |stamp: &Stamp| -> Result<Option<Code>, BuildError> {
-        let path = library_path(&stamp.binary, store)?;
-        let library = Code::new(path, stamp.identity, stamp.binary, true);
-        Ok(library.library.is_file().then_some(library))
+        let copy = copies::find(&stamp.binary, store)?;
+        Ok(copy.map(|path| Code::new(path, stamp.identity, stamp.binary, true)))
     };
     if let Some(stamp) = &stamp
         // A watched folder that is gone is a change like any other.
@@ -216,7 +214,7 @@ fn folder(path: &Path, store: &Store) -> Result<Folder, BuildError> {
         return Ok(Folder { manifest, stamp_path, package, workspace, state: State::Built(library) });
     }
     let Sources { identity, watched, package, workspace, files: listed } = identity::sources(&manifest)?;
-    code::write_sources(&store.folder("plugins")?, &identity, &listed);
+    code::write_sources(&copies::folder(store)?, &identity, &listed);
     let files = state(&watched)?;
     let state = match stamp {
         // Touched, or only a comment changed: the library stands.
@@ -283,7 +281,7 @@ pub(crate) fn lock(manifest: &Path) -> Result<(), BuildError> {
 fn stamp_path(manifest: &Path, store: &Store) -> Result<PathBuf, BuildError> {
     let canonical = std::fs::canonicalize(manifest).map_err(BuildError::io(manifest))?;
     let name = Digest::of(canonical.as_os_str().as_encoded_bytes());
-    Ok(store.folder("plugins")?.join(format!("{name}.stamp.json")))
+    Ok(copies::folder(store)?.join(format!("{name}.stamp.json")))
 }
 
 fn read_stamp(path: &Path) -> Option<Stamp> {
@@ -293,16 +291,7 @@ fn read_stamp(path: &Path) -> Option<Stamp> {
 /// The stamp is a hint that can be made again: written in one piece by rename, not synced.
 fn write_stamp(path: &Path, stamp: &Stamp) -> Result<(), BuildError> {
     let text = serde_json::to_vec(stamp).map_err(|error| BuildError::Digest(error.to_string()))?;
-    replace(path, &text)
-}
-
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    std::fs::write(&temporary, bytes).map_err(BuildError::io(&temporary))?;
-    // Who may enter the store may read what is there by a name of its content, whatever this user's umask is.
-    std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o644))
-        .map_err(BuildError::io(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(BuildError::io(path))
+    copies::replace(path, &text)
 }
 
 fn state(watched: &[PathBuf]) -> Result<BTreeMap<PathBuf, FileState>, BuildError> {
@@ -318,20 +307,6 @@ fn state(watched: &[PathBuf]) -> Result<BTreeMap<PathBuf, FileState>, BuildError
             Ok((path, FileState { size: metadata.len(), modified, inode: metadata.ino() }))
         })
         .collect()
-}
-
-fn library_path(binary: &Digest, store: &Store) -> Result<PathBuf, BuildError> {
-    Ok(store.folder("plugins")?.join(format!("{binary}.so")))
-}
-
-/// Copies a library to its content-named place.
-fn keep(library: &Path, binary: &Digest, store: &Store) -> Result<PathBuf, BuildError> {
-    let path = library_path(binary, store)?;
-    if !path.is_file() {
-        let bytes = std::fs::read(library).map_err(BuildError::io(library))?;
-        replace(&path, &bytes)?;
-    }
-    Ok(path)
 }
 
 /// What cargo reports of what it built.

@@ -65,7 +65,7 @@ pub(super) fn write_sources(folder: &Path, identity: &Digest, sources: &[(String
     let list: BTreeMap<&String, &Digest> = sources.iter().map(|(name, digest)| (name, digest)).collect();
     // A list that is lost costs a reason its details; nothing else.
     if let (false, Ok(text)) = (path.exists(), serde_json::to_vec(&list)) {
-        let _ = super::build::replace(&path, &text);
+        let _ = super::copies::replace(&path, &text);
     }
 }
 

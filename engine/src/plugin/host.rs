@@ -96,6 +96,13 @@ enum Incoming {
     End(Option<io::Error>),
 }
 
+/// This program. Where another version was installed in its place since it started, the kernel still has the one that runs: a
+/// run ends with what it began with.
+fn itself() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    Ok(if path.exists() { path } else { "/proc/self/exe".into() })
+}
+
 impl Host {
     /// Starts a host for a library that sees these GPUs, named by their UUIDs, and no others.
     pub(crate) async fn start(library: &Path, gpus: &[String]) -> Result<(Self, Catalogue), StartError> {
@@ -126,7 +133,7 @@ impl Host {
     fn spawn(gpus: &[String], folder: Option<&Path>) -> io::Result<Self> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new(itself()?);
         if let Some(folder) = folder {
             command.current_dir(folder);
         }

@@ -2,6 +2,7 @@
 
 mod build;
 mod code;
+pub(crate) mod copies;
 mod failure;
 mod host;
 mod identity;

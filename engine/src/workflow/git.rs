@@ -10,13 +10,15 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Component, Path, PathBuf},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use restage_cache::{Digest, Store};
 use serde::{Deserialize, Serialize};
 
 use program::{finished, inward, outward};
+
+use crate::last_use;
 
 /// The store's folder of repositories.
 const BUCKET: &str = "git";
@@ -31,10 +33,7 @@ const TREE: &str = "tree";
 const FRESH: &str = "new-";
 
 /// One that is older than this is of a process that was killed.
-const ABANDONED: Duration = DAY;
-
-/// Use is noted so often: when a seal was written, or found to hold, is its modification time.
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A commit, and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,24 +232,10 @@ impl Git {
         if self.store.digest_outside(&tree).ok() != Some(digest) {
             return Ok(None);
         }
-        note_use(&place.join(SEAL));
+        last_use::note(&place.join(SEAL));
         let root = std::fs::canonicalize(&tree).map_err(kept)?;
         Ok(Some(Checkout { root, links }))
     }
-}
-
-/// Where it cannot be noted, in a group's store or on a full disk, the commit may be fetched again one day.
-fn note_use(seal: &Path) {
-    if age(seal).is_some_and(|age| age > DAY) {
-        let _ = std::fs::File::options()
-            .append(true)
-            .open(seal)
-            .and_then(|file| file.set_modified(SystemTime::now()));
-    }
-}
-
-fn age(path: &Path) -> Option<Duration> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?.elapsed().ok()
 }
 
 /// Commits that were of no use for so long; anything may be fetched again.
@@ -258,7 +243,7 @@ pub(crate) fn idle(store: &Store, keep: Duration) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(store.root().join(BUCKET)).into_iter().flatten().flatten();
     let places = entries.map(|entry| entry.path());
     let mut idle: Vec<PathBuf> =
-        places.filter(|place| age(&place.join(SEAL)).is_some_and(|age| age > keep)).collect();
+        places.filter(|place| last_use::age(&place.join(SEAL)).is_some_and(|age| age > keep)).collect();
     idle.sort();
     idle
 }
@@ -377,7 +362,7 @@ fn fetch(url: &str, commit: &str, folder: &Path) -> Result<(), GitError> {
 /// Removes what killed processes left. What cannot be removed is in nobody's way.
 fn sweep(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let is_old = age(&entry.path()).is_some_and(|age| age > ABANDONED);
+        let is_old = last_use::age(&entry.path()).is_some_and(|age| age > ABANDONED);
         if is_old && entry.file_name().to_str().is_some_and(|name| name.starts_with(FRESH)) {
             let _ = std::fs::remove_dir_all(entry.path());
         }

@@ -17,6 +17,7 @@ use serde_json::json;
 use super::many;
 use crate::{
     cli::{Failure, open_store, print_json},
+    plugin::copies::{self, Idle},
     report::{grid, size},
     run::past::{self, Retained, Retention},
     workflow::git,
@@ -74,17 +75,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         artifacts: retained.artifacts.clone(),
         actions: retained.actions.clone(),
     })?;
-    let commits = git::idle(&store, arguments.keep.max(arguments.grace));
+    let long = arguments.keep.max(arguments.grace);
+    let others = Others { commits: git::idle(&store, long), builds: copies::idle(&store, long) };
     let warnings = warnings(arguments, &plan);
     warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     if !arguments.json {
-        tell_plan(arguments, &plan, &retained, &commits);
+        tell_plan(arguments, &plan, &retained, &others);
     }
-    let done = if arguments.dry_run { None } else { Some(sweep(&store, &plan, &retained, &commits)?) };
+    let done = if arguments.dry_run { None } else { Some(sweep(&store, &plan, &retained, &others)?) };
     if arguments.json {
         print_json(&json!({
             "dry_run": arguments.dry_run, "warnings": warnings, "plan": plan,
-            "runs_that_keep": retained.runs, "old_runs": retained.old, "idle_commits": commits,
+            "runs_that_keep": retained.runs, "old_runs": retained.old, "idle_commits": others.commits,
+            "idle_builds": others.builds,
             "report": done.as_ref().map(|done| &done.report),
             "forgotten": done.as_ref().map(|done| done.forgotten),
         }));
@@ -124,15 +127,23 @@ fn warnings(arguments: &Arguments, plan: &GcPlan) -> Vec<String> {
     warnings
 }
 
+/// What lies beside the cache proper, was of no use lately, and can be had again.
+struct Others {
+    commits: Vec<PathBuf>,
+    builds: Vec<Idle>,
+}
+
 /// What a sweep did.
 struct Done {
     report: GcReport,
+    /// Journals, and what else is gone.
     forgotten: usize,
-    /// Runs whose journals could not be removed, and commits, and why.
+    gone: usize,
+    /// Runs whose journals could not be removed, commits and builds of plugins, and why.
     not_forgotten: Vec<(PathBuf, String)>,
 }
 
-fn sweep(store: &Store, plan: &GcPlan, retained: &Retained, commits: &[PathBuf]) -> Result<Done, Failure> {
+fn sweep(store: &Store, plan: &GcPlan, retained: &Retained, others: &Others) -> Result<Done, Failure> {
     let bar = bar();
     let report = store.run_gc(plan, &|done, total| {
         bar.set_length(total);
@@ -143,10 +154,13 @@ fn sweep(store: &Store, plan: &GcPlan, retained: &Retained, commits: &[PathBuf])
     let mut not_forgotten: Vec<_> =
         tried.filter_map(|(run, result)| result.err().map(|why| (run, why))).collect();
     let forgotten = retained.old.len() - not_forgotten.len();
-    let left =
-        commits.iter().filter_map(|place| Some((place.clone(), git::forget(place).err()?.to_string())));
-    not_forgotten.extend(left);
-    Ok(Done { report, forgotten, not_forgotten })
+    let commits = others.commits.iter().map(|place| (place, git::forget(place)));
+    let builds = others.builds.iter().map(|build| (&build.path, copies::forget(build)));
+    let (gone, left): (Vec<_>, Vec<_>) = commits.chain(builds).partition(|(_, result)| result.is_ok());
+    not_forgotten.extend(
+        left.into_iter().filter_map(|(place, result)| Some((place.clone(), result.err()?.to_string()))),
+    );
+    Ok(Done { report, forgotten, gone: gone.len(), not_forgotten })
 }
 
 /// Only for people who watch.
@@ -161,7 +175,7 @@ fn bar() -> ProgressBar {
     }
 }
 
-fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained, commits: &[PathBuf]) {
+fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained, others: &Others) {
     let of = |amounts: &BTreeMap<Area, Amount>, area| amounts.get(&area).copied().unwrap_or_default();
     let areas = Area::ALL.into_iter().map(|area| (area, of(&plan.removable, area), of(&plan.kept, area)));
     let rows = areas.filter(|(_, goes, stays)| goes.count + stays.count > 0).map(|(area, goes, stays)| {
@@ -178,10 +192,17 @@ fn tell_plan(arguments: &Arguments, plan: &GcPlan, retained: &Retained, commits:
     if !retained.old.is_empty() {
         say!("journals and logs of {} {goes} removed", many(retained.old.len(), "older run"));
     }
-    if !commits.is_empty() {
+    if !others.commits.is_empty() {
         say!(
             "files of {} that no workflow imported lately {goes} removed",
-            many(commits.len(), "git commit")
+            many(others.commits.len(), "git commit")
+        );
+    }
+    if !others.builds.is_empty() {
+        say!(
+            "{} of plugins that no workflow used lately, {}, {goes} removed",
+            many(others.builds.len(), "build"),
+            size(others.builds.iter().map(|build| build.bytes).sum())
         );
     }
 }
@@ -207,7 +228,7 @@ fn kept(by: &KeptBy, arguments: &Arguments, retained: &Retained) -> Vec<String> 
 }
 
 fn tell_done(arguments: &Arguments, done: Option<&Done>) {
-    let Some(Done { report, not_forgotten, .. }) = done else {
+    let Some(Done { report, not_forgotten, forgotten, gone }) = done else {
         return say!("a dry run: nothing was removed");
     };
     let deleted = report.swept.get(&Area::Trash).copied().unwrap_or_default();
@@ -220,7 +241,7 @@ fn tell_done(arguments: &Arguments, done: Option<&Done>) {
     if deleted.count > 0 {
         say!("deleted: {} of earlier trash", size(deleted.bytes));
     }
-    if count + deleted.count == 0 {
+    if count + deleted.count == 0 && forgotten + gone == 0 {
         say!("nothing to remove");
     }
     if report.spared > 0 {
