@@ -25,6 +25,7 @@
 mod activation;
 mod adamw;
 mod attention;
+mod batch_norm;
 mod blend;
 mod block;
 mod conv;
@@ -62,6 +63,7 @@ pub use dfdx;
 pub use activation::{gelu, relu, sigmoid};
 pub use adamw::AdamW;
 pub use attention::Attention;
+pub use batch_norm::batch_norm;
 pub use blend::blend;
 pub use conv::Conv2d;
 pub use graph_attention::GraphAttention;

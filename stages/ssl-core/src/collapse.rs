@@ -5,18 +5,69 @@ use restage_nn::{Matrix, dfdx::prelude::HasShape, values};
 
 /// Below this, training has collapsed: it gives every spot the same embedding.
 pub(crate) const COLLAPSED: f64 = 0.01;
+/// Below this, what the loss compares is so much alike that it has nothing left to learn: it ends so, though it may pass through.
+pub(crate) const ALIKE: f64 = 0.05;
 /// Below this, embeddings as they are kept are the same: of whole inputs they differ less than of augmented ones.
 pub(crate) const SAME: f64 = 0.001;
 /// Spots of a batch whose distances are looked at, at most.
 const PAIRED: usize = 256;
+/// Of embeddings that are longer, the effective rank is that of so many spots: pairs of spots are fewer than pairs of dimensions.
+const WIDE: usize = 512;
+
+/// Running sums over rows, one a spot, each scaled to length 1.
+#[derive(Default)]
+pub(crate) struct Deviations {
+    count: f64,
+    sums: Vec<f64>,
+    squares: Vec<f64>,
+}
+
+impl Deviations {
+    /// Takes in a batch.
+    pub(crate) fn add(&mut self, rows: &Matrix) {
+        self.add_unit(&unit(rows), rows.shape().1);
+    }
+
+    fn add_unit(&mut self, rows: &[f64], dim: usize) {
+        self.sums.resize(dim, 0.0);
+        self.squares.resize(dim, 0.0);
+        for row in rows.chunks_exact(dim) {
+            self.sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            self.squares.iter_mut().zip(row).for_each(|(sum, value)| *sum += value * value);
+            self.count += 1.0;
+        }
+    }
+
+    fn join(&mut self, other: &Self) {
+        self.count += other.count;
+        add_to(&mut self.sums, &other.sums);
+        add_to(&mut self.squares, &other.squares);
+    }
+
+    /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when rows point everywhere alike, 0 when all
+    /// are the same.
+    pub(crate) fn mean(&self) -> f64 {
+        self.each().iter().sum::<f64>() / self.sums.len() as f64
+    }
+
+    /// Per dimension the sd over spots, times √dimensions.
+    fn each(&self) -> Vec<f64> {
+        let std = |(sum, square): (&f64, &f64)| {
+            let mean = sum / self.count;
+            ((square / self.count - mean * mean).max(0.0) * self.sums.len() as f64).sqrt()
+        };
+        self.sums.iter().zip(&self.squares).map(std).collect()
+    }
+}
 
 /// Running sums over the embeddings of an epoch, each scaled to length 1.
 #[derive(Default)]
 pub(crate) struct Spread {
-    count: f64,
-    sums: Vec<f64>,
-    /// Sums of the products of all pairs of dimensions.
+    deviations: Deviations,
+    /// Sums of the products of all pairs of dimensions, where these are few.
     products: Vec<f64>,
+    /// Else the first embeddings.
+    some: Vec<f64>,
     /// Of exp(-2 distance²) over pairs of spots, and their number.
     close: (f64, f64),
     /// Of distance² over pairs of views, and their number.
@@ -28,14 +79,17 @@ impl Spread {
     pub(crate) fn add(&mut self, embeddings: &Matrix, others: Option<&Matrix>) {
         let (_, dim) = *embeddings.shape();
         let rows = unit(embeddings);
-        self.sums.resize(dim, 0.0);
-        self.products.resize(dim * dim, 0.0);
-        for row in rows.chunks_exact(dim) {
-            self.sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            for (products, value) in self.products.chunks_exact_mut(dim).zip(row) {
-                products.iter_mut().zip(row).for_each(|(sum, other)| *sum += value * other);
+        self.deviations.add_unit(&rows, dim);
+        if dim <= WIDE {
+            self.products.resize(dim * dim, 0.0);
+            for row in rows.chunks_exact(dim) {
+                for (products, value) in self.products.chunks_exact_mut(dim).zip(row) {
+                    products.iter_mut().zip(row).for_each(|(sum, other)| *sum += value * other);
+                }
             }
-            self.count += 1.0;
+        } else {
+            self.some.extend(&rows);
+            self.some.truncate(WIDE * dim);
         }
         let some = &rows[..rows.len().min(PAIRED * dim)];
         for (place, row) in some.chunks_exact(dim).enumerate() {
@@ -54,20 +108,23 @@ impl Spread {
 
     /// Takes in what another one took in.
     fn join(&mut self, other: &Self) {
-        self.count += other.count;
-        for (own, others) in [(&mut self.sums, &other.sums), (&mut self.products, &other.products)] {
-            own.resize(others.len(), 0.0);
-            own.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
-        }
+        self.deviations.join(&other.deviations);
+        add_to(&mut self.products, &other.products);
+        self.some.extend(&other.some);
+        self.some.truncate(WIDE * self.dims());
         for (own, other) in [(&mut self.close, other.close), (&mut self.apart, other.apart)] {
             *own = (own.0 + other.0, own.1 + other.1);
         }
     }
 
+    fn dims(&self) -> usize {
+        self.deviations.sums.len()
+    }
+
     /// The mean over the dimensions of the sd over spots, times √dimensions: 1 when embeddings point everywhere
     /// alike, 0 when all are the same.
     pub(crate) fn std(&self) -> f64 {
-        self.stds().iter().sum::<f64>() / self.sums.len() as f64
+        self.deviations.mean()
     }
 
     /// The same of the dimension in which spots differ least.
@@ -77,20 +134,20 @@ impl Spread {
 
     /// Per dimension the sd over spots, times √dimensions.
     pub(crate) fn stds(&self) -> Vec<f64> {
-        let dims = self.sums.len();
-        let std = |dim: usize| {
-            let mean: f64 = self.sums[dim] / self.count;
-            let variance = self.products[dim * dims + dim] / self.count - mean * mean;
-            (variance.max(0.0) * dims as f64).sqrt()
-        };
-        (0..dims).map(std).collect()
+        self.deviations.each()
     }
 
     /// RankMe (Garrido et al. 2023): exp of the entropy of the singular values, as shares of their sum. As many dimensions as
-    /// embeddings use.
+    /// embeddings use; of more than 512 dimensions, by the first 512 embeddings.
     pub(crate) fn effective_rank(&self) -> f64 {
-        let dims = self.sums.len();
-        let eigenvalues = DMatrix::from_row_slice(dims, dims, &self.products).symmetric_eigenvalues();
+        let dims = self.dims();
+        let products = if self.some.is_empty() {
+            DMatrix::from_row_slice(dims, dims, &self.products)
+        } else {
+            let some = DMatrix::from_column_slice(dims, self.some.len() / dims, &self.some);
+            some.tr_mul(&some)
+        };
+        let eigenvalues = products.symmetric_eigenvalues();
         let singular: Vec<f64> = eigenvalues.iter().map(|value| value.max(0.0).sqrt()).collect();
         let sum: f64 = singular.iter().sum::<f64>().max(f64::MIN_POSITIVE);
         let entropy = |value: &f64| match value / sum {
@@ -140,6 +197,11 @@ impl Halves {
     }
 }
 
+fn add_to(own: &mut Vec<f64>, others: &[f64]) {
+    own.resize(others.len(), 0.0);
+    own.iter_mut().zip(others).for_each(|(sum, other)| *sum += other);
+}
+
 /// Rows scaled to length 1.
 fn unit(embeddings: &Matrix) -> Vec<f64> {
     let (_, dim) = *embeddings.shape();
@@ -183,6 +245,23 @@ mod tests {
         let spread = spread(vec![1.0, 0.0, -1.0, 0.0, 2.0, 0.0, -3.0, 0.0], None);
         assert!(spread.stds()[1] < 1e-12 && (spread.stds()[0] - 2.0_f64.sqrt()).abs() < 1e-12);
         assert!(spread.least_std() < 1e-12 && (spread.std() - 0.5_f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn of_many_dimensions_the_rank_is_that_of_spots() {
+        let axes = |from: usize, count: usize| {
+            let rows =
+                (0..count).flat_map(|row| (0..600).map(move |dim| f32::from(u8::from(dim == from + row))));
+            restage_nn::tensor(rows.collect::<Vec<f32>>(), (count, 600))
+        };
+        let mut halves = Halves::default();
+        halves.add((0, 2), &axes(0, 3), None);
+        halves.add((1, 2), &axes(2, 3), None);
+        let (whole, _) = halves.ended();
+        // Six spots on five axes: four of length 1, one of √2.
+        let sum = 4.0 + 2.0_f64.sqrt();
+        let entropy = 4.0 * sum.ln() / sum + 2.0_f64.sqrt() / sum * (sum / 2.0_f64.sqrt()).ln();
+        assert!((whole.effective_rank() - entropy.exp()).abs() < 1e-9, "{}", whole.effective_rank());
     }
 
     #[test]

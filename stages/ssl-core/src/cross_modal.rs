@@ -74,6 +74,7 @@ impl Objective for CrossModal<'_> {
             embeddings: patch_embeddings,
             others: None,
             of_genes: Some(gene_embeddings),
+            compared: None,
             seen: Vec::new(),
         }
     }

@@ -76,6 +76,11 @@ pub fn embed(ctx: &Context, device: Option<&dyn Device>) -> Result<()> {
         params.place(device, &ids).map_err(Error::invalid)?;
     }
     let used = encoders.used(ctx)?;
+    for (port, is_read) in [("patches", encoders.patches.is_some()), ("table", encoders.genes.is_some())] {
+        if !is_read && !ctx.inputs(port).is_empty() {
+            tracing::warn!("input `{port}` is connected, but the model has no encoder of it: it is not read");
+        }
+    }
     let mut found = Vec::new();
     if let Some((net, kind)) = encoders.patches.as_ref().filter(|_| used.patches) {
         found.push(of_patches(ctx, net, kind, &params)?);
@@ -195,7 +200,7 @@ fn in_both(patches: &Embedding, genes: &Embedding) -> Result<Vec<(String, usize,
             "no spot is in both the table and the patches: are they of the same sections?",
         ));
     }
-    let left_out = patches.spots.len().max(genes.spots.len()) - both.len();
+    let left_out = patches.spots.len() + genes.spots.len() - 2 * both.len();
     if left_out > 0 {
         tracing::warn!("{left_out} spots are in the table or the patches only, and are left out");
     }

@@ -85,7 +85,13 @@ impl Stage for Import {
             ctx.marked(marks.into_iter().collect());
         }
         let given = ctx.read_optional::<Model>("model")?.map(|model| model.architecture);
-        let Some(architecture) = given.or(in_file) else {
+        if given.is_some() && in_file.is_some() {
+            tracing::warn!(
+                "{} says its architecture, and what it was trained on: input `model` is not read",
+                path.display()
+            );
+        }
+        let Some(architecture) = in_file.or(given) else {
             return Err(Error::invalid(format!(
                 "{} does not say its architecture: connect a model of the same one to input `model`",
                 path.display()

@@ -92,6 +92,8 @@ impl<V: Views> Objective for Joint<V> {
             let embeddings = self.views.embed(params, &view);
             Some((prototypes.forward(params, self.projector.forward(params, embeddings)), count))
         };
+        // What the loss compares; of prototypes, their shares.
+        let mut compared = a.retaped::<NoneTape>();
         // What each view should be like: the other.
         let [first, second] = &views;
         let other_views = [second, first];
@@ -131,6 +133,7 @@ impl<V: Views> Objective for Joint<V> {
                 let width = self.projector.outputs();
                 let embeddings = [&a, &b].map(values);
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
+                compared = shares(&scores[0], *temperature, *count);
                 // Until the queue is full, the batch shares the prototypes alone.
                 let full = *queue > 0 && memory.queue.len() == queue * 2 * width;
                 let codes = |view: usize| {
@@ -151,11 +154,20 @@ impl<V: Views> Objective for Joint<V> {
                 seen = taught.concat();
                 let targets = taught.map(|scores| centre.targets(&scores, TEACHER_TEMPERATURE));
                 let scores = [a, b].map(|z| prototypes.forward(params, z));
+                compared = shares(&scores[0], *temperature, *count);
                 let crops = crops(prototypes);
                 all(scores, targets, crops, |scores, target| soft_cross_entropy(scores, target, *temperature))
             }
         };
-        Step { loss, terms, embeddings: left, others: Some(right), of_genes: None, seen }
+        Step {
+            loss,
+            terms,
+            embeddings: left,
+            others: Some(right),
+            of_genes: None,
+            compared: Some(compared),
+            seen,
+        }
     }
 
     fn remember(&self, memory: &mut Memory, params: &Params, seen: Vec<f32>, done: f64) {
@@ -174,6 +186,19 @@ impl<V: Views> Objective for Joint<V> {
         memory.queue.splice(0..0, seen);
         memory.queue.truncate(kept);
     }
+}
+
+/// Each spot's shares of the prototypes.
+fn shares(scores: &Matrix<Recording>, temperature: f32, prototypes: usize) -> Matrix {
+    let mut shares = values(scores);
+    let rows = shares.len() / prototypes;
+    for row in shares.chunks_exact_mut(prototypes) {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        row.iter_mut().for_each(|score| *score = ((*score - most) / temperature).exp());
+        let sum: f32 = row.iter().sum();
+        row.iter_mut().for_each(|share| *share /= sum);
+    }
+    tensor(shares, (rows, prototypes))
 }
 
 /// Embeddings of both views, spot by spot: the first view's, then the second's.

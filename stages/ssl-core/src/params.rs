@@ -210,9 +210,10 @@ pub struct PretrainParams {
     /// Which way parameters step, e.g. `{ kind: lars, eta: 0.001 }`. Default `{ kind: adamw }`.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// Learning rate after the warm-up, from where it falls to 0 as half a cosine. Default 0.001.
-    #[serde(default = "default::learning_rate")]
-    pub learning_rate: f64,
+    /// Learning rate after the warm-up, from where it falls to 0 as half a cosine. Default 0.001 of `adamw`, 0.03 of `sgd`, 3 of `lars`,
+    /// whose steps are that share of `eta` of the weights.
+    #[serde(default)]
+    pub learning_rate: Option<f64>,
     /// Epochs over which the learning rate rises to its full value. Default 2.
     #[serde(default = "default::warmup_epochs")]
     pub warmup_epochs: usize,
@@ -233,8 +234,8 @@ pub struct PretrainParams {
     #[schemars(extend("x-restage-unkeyed" = true))]
     pub device: Choice,
 
-    /// Stops when the loss has not fallen for so many epochs. Nothing else is looked at, so no label can have a part in it.
-    /// Default: never.
+    /// Stops when the loss has not fallen for so many epochs; the first does not count, in which queues are not full yet. Nothing else
+    /// is looked at, so no label can have a part in it. Not for `dino`, whose loss rises as its targets sharpen. Default: never.
     #[serde(default)]
     pub patience: Option<usize>,
 
@@ -281,13 +282,15 @@ pub struct PretrainParams {
     /// `gene_contrast`, `fused_contrast`: what spots are told apart by. Default `simclr`.
     #[serde(default)]
     pub contrast: Contrast,
-    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes hidden in a view. Default 0.2.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes hidden in a view, of every other view by chance. Default 0.2.
     #[serde(default = "default::view_mask")]
     pub view_mask: f64,
-    /// `gene_contrast`, `cross_modal`, `fused_contrast`: standard deviation, in those of each gene, of the noise on four genes of five. Default 0.5.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: standard deviation, in those of each gene, of the noise on four genes of five, in every
+    /// other view by chance. Default 0.5.
     #[serde(default = "default::view_noise")]
     pub view_noise: f64,
-    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes whose values change places. Default 0.1.
+    /// `gene_contrast`, `cross_modal`, `fused_contrast`: share of genes whose values change places, in every other view by chance.
+    /// Default 0.1.
     #[serde(default = "default::view_swap")]
     pub view_swap: f64,
 
@@ -349,10 +352,10 @@ pub struct PretrainParams {
     /// 2020). DINO's authors take 8. Default 0.
     #[serde(default)]
     pub local_crops: usize,
-    /// Of small crops: smallest and largest side, as shares of the patch's. Default `[0.25, 0.6]`.
+    /// `swav`, `dino`: smallest and largest side of small crops, as shares of the patch's. Default `[0.25, 0.6]`.
     #[serde(default = "default::local_share")]
     pub local_share: [f64; 2],
-    /// Of small crops: their side in pixels, once they are scaled. Default: half the patch's, up to a multiple of a ViT's `patch`.
+    /// `swav`, `dino`: side of small crops in pixels, once they are scaled; no more than the patch's. Default: half the patch's, up to a multiple of a ViT's `patch`.
     #[serde(default)]
     pub local_pixels: Option<usize>,
     /// Of patches: how far the amounts of haematoxylin and eosin vary, as a share; 0 turns it off. Default 0.1.
@@ -379,7 +382,6 @@ defaults! {
     dim: usize = 64;
     epochs: usize = 30;
     accumulate: usize = 1;
-    learning_rate: f64 = 1e-3;
     warmup_epochs: usize = 2;
     weight_decay: f64 = 1e-4;
     grad_clip: f64 = 5.0;
@@ -415,6 +417,15 @@ impl PretrainParams {
             Encodes::Patches => 128,
             // One section.
             Encodes::Graph => 2,
+        })
+    }
+
+    /// The highest learning rate. Of each optimiser's default, one with which small encoders learn on hundreds of spots.
+    pub(crate) fn learning_rate(&self) -> f64 {
+        self.learning_rate.unwrap_or(match self.optimizer {
+            Optimizer::Adamw => 1e-3,
+            Optimizer::Sgd { .. } => 0.03,
+            Optimizer::Lars { .. } => 3.0,
         })
     }
 
@@ -513,10 +524,17 @@ impl PretrainParams {
             at_least(name, size, 1)?;
             at_most(name, size, LARGEST)?;
         }
+        // Embeddings are compared by where they point.
+        at_least("dim", self.dim, 2)?;
         at_least("batch_size", self.batch_size(), 2)?;
         at_least("accumulate", self.accumulate, 1)?;
         at_least("checkpoint_every", self.checkpoint_every, 1)?;
         at_least("patience", self.patience.unwrap_or(1), 1)?;
+        if self.patience.is_some() && self.two_views() == Some(Contrast::Dino) {
+            return Err(Error::invalid(
+                "`patience` is not for `dino`: its loss rises as its targets sharpen, and tells nothing of what is learnt",
+            ));
+        }
         at_least("queue", self.queue.unwrap_or(1), 1)?;
         at_most("queue", self.queue.unwrap_or(1), 1 << 20)?;
         at_least("prototypes", self.prototypes, 2)?;
@@ -524,7 +542,7 @@ impl PretrainParams {
             return Err(Error::invalid("`projector` must list 1 or more layers"));
         }
         self.validate_encoders()?;
-        within("learning_rate", self.learning_rate, 1e-9, 10.0)?;
+        within("learning_rate", self.learning_rate(), 1e-9, 10.0)?;
         if let Optimizer::Sgd { momentum } | Optimizer::Lars { momentum, .. } = self.optimizer {
             within("optimizer.momentum", momentum, 0.0, 0.9999)?;
         }

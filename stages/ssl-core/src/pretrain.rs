@@ -20,7 +20,7 @@ use crate::{
     cross_modal::CrossModal,
     dgi::Dgi,
     embed::{self, Seen},
-    encoder::{Encoder, Encodes, Fuse, GeneEncoder, GeneNet, GraphLayer, Projector},
+    encoder::{Encoder, Encodes, Fuse, GeneEncoder, GeneNet, GraphLayer, HeadNorm, Projector},
     expression::{Expression, Scaler},
     gene_mask::GeneMask,
     gene_sets::GeneSets,
@@ -50,7 +50,7 @@ impl Stage for Pretrain {
         Ports::new("Trains an encoder without labels: on genes, on genes of spots on a graph, or on patches.")
             .optional::<Table>(
                 "table",
-                "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
+                "HeadNorm expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
             )
             .needed_if("objective", &Objective::that_read("table"))
             .optional::<Graph>(
@@ -158,6 +158,7 @@ impl Trained {
             "embedding_std": "sd over spots of embeddings scaled to length 1, mean over dimensions, times their \
                               root: 1 is spread evenly, 0 collapsed",
             "embedding_std_least": "the same of the dimension in which spots differ least",
+            "compared_std": "the same of what the loss compares: projections, of prototypes the shares; in an epoch's second half",
             "effective_rank": "exp of the entropy of the singular values of embeddings of length 1: dimensions in use",
             "uniformity": "ln mean exp(-2 distance²) over pairs of spots: 0 is collapsed, lower is more even",
             "alignment": "mean distance² of two views' embeddings of length 1",
@@ -344,6 +345,13 @@ fn on_both(
             train.len()
         )));
     }
+    let without = train.len() - positions.len();
+    if without > 0 {
+        tracing::warn!(
+            "{without} of the {} training spots with a patch are not in the table, and are left out",
+            train.len()
+        );
+    }
     let colours = Colours::fit(patches, &positions);
     let scaler = Scaler::fit(&table.var.index, &table.x.select_rows(&rows));
     let (mut params, mut rng) = (Params::default(), ctx.rng("init"));
@@ -373,8 +381,9 @@ fn on_both(
             Box::new(joint(options, options.contrast, &mut params, &mut rng, views))
         }
         None => {
+            let sizes = (options.dim, &options.projector[..]);
             let mut projector =
-                |name: &str| Projector::new(&mut params, name, options.dim, &options.projector, &mut rng);
+                |name: &str| Projector::new(&mut params, name, sizes, HeadNorm::Layer, &mut rng);
             Box::new(CrossModal {
                 patches,
                 genes,
@@ -434,6 +443,11 @@ fn crops(options: &PretrainParams, size: usize, place: usize) -> Result<Option<C
     if count == 0 {
         return Ok(None);
     }
+    if side > size {
+        return Err(Error::invalid(format!(
+            "`local_pixels` is {side}, and the patches are {size} pixels wide: small crops are no larger than they"
+        )));
+    }
     encoder.check_size("small crops of the patches (`local_pixels`)", side)?;
     let [smallest, largest] = options.local_share.map(|share| share as f32);
     Ok(Some(Crops { count, side, augment: Augment { crop: (smallest, largest), ..augment(options) } }))
@@ -471,19 +485,29 @@ fn joint<V: Views>(
     rng: &mut impl Rng,
     views: V,
 ) -> Joint<V> {
-    let projector = Projector::new(params, "projector", options.dim, &options.projector, rng);
+    // As their authors have them: with layer norm in its place these collapsed, on patches of seven sections.
+    let (of_projector, of_predictor) = match contrast {
+        Contrast::Simsiam => (HeadNorm::BatchThroughout, HeadNorm::Batch),
+        Contrast::Byol | Contrast::Swav => (HeadNorm::Batch, HeadNorm::Batch),
+        _ => (HeadNorm::Layer, HeadNorm::Layer),
+    };
+    let sizes = (options.dim, &options.projector[..]);
+    let projector = Projector::new(params, "projector", sizes, of_projector, rng);
     let outputs = projector.outputs();
     let temperature = |default: f64| options.temperature.unwrap_or(default) as f32;
     let queue = |default: usize| {
         let most = views.items() / 2;
         if let Some(set) = options.queue.filter(|set| *set > most) {
             tracing::warn!(
-                "`queue` {set} is cut to {most}, half of the training spots: else a spot would meet itself in it"
+                "`queue` {set} is cut to {most}, half of the training spots: of more, most spots would meet themselves in it"
             );
         }
         options.queue.unwrap_or(default).min(most)
     };
-    let mut predictor = || Projector::new(params, "predictor", outputs, &[options.predictor, outputs], rng);
+    let mut predictor = || {
+        let sizes = [options.predictor, outputs];
+        Projector::new(params, "predictor", (outputs, &sizes), of_predictor, rng)
+    };
     let method = match contrast {
         Contrast::Vicreg => Method::Vicreg(VicRegWeights {
             invariance: options.invariance as f32,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     augment::Augment,
     dgi::Dgi,
-    encoder::{Encoder, Fuse, Fusion, GeneEncoder, GraphLayer, GraphNet, Net, Projector},
+    encoder::{Encoder, Fuse, Fusion, GeneEncoder, GraphLayer, GraphNet, HeadNorm, Net, Projector},
     expression::{Expression, Scaler},
     graph_autoencoder::{GraphAutoencoder, Mask},
     joint::{Joint, Method},
@@ -425,7 +425,7 @@ fn ten_steps_of_fused_contrast_are_those_of_pytorch() {
             seed: 5,
         };
         let views = [0, 1].map(|view| (patches.images(0, view, &rows), genes.draw(0, view, &rows).values));
-        let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
+        let projector = Projector::new(&mut params, "projector", (8, &[16, 16]), HeadNorm::Layer, &mut rng);
         let weights = VicRegWeights { invariance: 25.0, variance: 25.0, covariance: 1.0 };
         let method = match contrast {
             "vicreg" => Method::Vicreg(weights),
@@ -457,7 +457,7 @@ fn ten_steps_on_patches_are_those_of_pytorch() {
     let (mut params, mut rng) = (Params::default(), rng(1, "init"));
     let kind = Encoder::Cnn { channels: vec![8, 16] };
     let encoder = Net::of_patches(&mut params, "encoder", &kind, 8, &mut rng).unwrap();
-    let projector = Projector::new(&mut params, "projector", 8, &[16, 16], &mut rng);
+    let projector = Projector::new(&mut params, "projector", (8, &[16, 16]), HeadNorm::Layer, &mut rng);
     let (left, right) = (stripes("left"), stripes("right"));
     let project = |params: &Params, view: &[f32]| -> Matrix<Recording> {
         let images = tensor(view.to_vec(), (20, 12, 12, 3)).leaky_traced();

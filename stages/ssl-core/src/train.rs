@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     architecture::Architecture,
     checkpoint::{self, State},
-    collapse::{COLLAPSED, Halves},
+    collapse::{ALIKE, COLLAPSED, Deviations, Halves},
     optimizer::Stepper,
     params::PretrainParams,
 };
@@ -86,6 +86,8 @@ pub(crate) struct Step {
     pub(crate) others: Option<Matrix>,
     /// What a second encoder gave, of genes beside patches.
     pub(crate) of_genes: Option<Matrix>,
+    /// What its loss compares, where that is something else than embeddings.
+    pub(crate) compared: Option<Matrix>,
     /// What the objective will remember.
     pub(crate) seen: Vec<f32>,
 }
@@ -126,15 +128,16 @@ pub(crate) fn train(
         let mut means = Means::default();
         let mut gathered = Gathered::default();
         let (mut spread, mut gene_spread) = (Halves::default(), None::<Halves>);
+        let mut late = None::<Deviations>;
         for batch in 0..batches {
             ctx.check_cancelled()?;
             // Batches of (nearly) one size: a small last one would make a noisy step.
             let members = &order[batch * items / batches..(batch + 1) * items / batches];
             let step = done * steps_per_epoch + batch / options.accumulate;
-            let rate = options.learning_rate * rate_share(step, steps_per_epoch, options);
+            let rate = options.learning_rate() * rate_share(step, steps_per_epoch, options);
 
             let made = objective.step(&state.params, &state.memory, done, members);
-            let Step { loss, terms, embeddings, others, of_genes, seen } = made;
+            let Step { loss, terms, embeddings, others, of_genes, compared, seen } = made;
             let value = loss.array();
             let gradients = state.params.gradients(loss);
             let gradients = gradients.map_err(Error::other("training ran out of memory"))?;
@@ -165,6 +168,9 @@ pub(crate) fn train(
             if let Some(of_genes) = of_genes {
                 gene_spread.get_or_insert_default().add((batch, batches), &of_genes, None);
             }
+            if let Some(compared) = compared.filter(|_| batch >= batches / 2) {
+                late.get_or_insert_default().add(&compared);
+            }
             let weight = embeddings.shape().0 as f64;
             pace.spots += weight;
             let norm = norm.map(|norm| ("gradient_norm", norm));
@@ -188,17 +194,18 @@ pub(crate) fn train(
             means.add("gene_embedding_std", spread.std(), 1.0);
             state.stds.insert("gene_embedding_std".to_owned(), spread.stds());
         }
+        let compared = late.map(|late| late.mean());
+        if let Some(std) = compared {
+            means.add(COMPARED, std, 1.0);
+        }
         for (name, value) in means.values() {
             ctx.metric(name, done as u64, value);
             state.curves.entry(name.to_owned()).or_default().push(value);
         }
         let std = gene_spread.map_or(ends_with, |(_, of_genes)| ends_with.min(of_genes));
         if std < COLLAPSED {
-            return Err(Error::invalid(format!(
-                "collapsed in epoch {}: all spots have nearly the same embedding (spread {std:.4}); lower \
-                 `learning_rate`; objectives with negatives, as `simclr`, or with a variance term, as `vicreg`, collapse least",
-                done + 1
-            )));
+            let what = format!("all spots have nearly the same embedding (spread {std:.4})");
+            return Err(collapsed(done + 1, &what));
         }
         state.epochs += 1;
         pace.epochs += 1;
@@ -208,6 +215,10 @@ pub(crate) fn train(
             state.fetch()?;
             checkpoint::save(ctx.scratch(), &state)?;
         }
+    }
+    if let Some((epoch, std)) = alike_since(state.curves.get(COMPARED)) {
+        let what = format!("what the loss compares is nearly the same for all spots since (spread {std:.4})");
+        return Err(collapsed(epoch, &what));
     }
     if state.epochs < options.epochs {
         tracing::info!("stopped after {} epochs: the loss no longer falls", state.epochs);
@@ -219,6 +230,23 @@ pub(crate) fn train(
     }
     *params = state.params;
     Ok(Ended { curves: state.curves, stds: state.stds, memory: state.memory })
+}
+
+/// The curve of how much what the loss compares differs from spot to spot.
+const COMPARED: &str = "compared_std";
+
+/// The epoch since which, to the end, there is nothing left to compare, and what there is in the end.
+fn alike_since(compared: Option<&Vec<f64>>) -> Option<(usize, f64)> {
+    let compared = compared?;
+    let alike = compared.iter().rev().take_while(|std| **std < ALIKE).count();
+    (alike > 0).then(|| (compared.len() - alike + 1, compared[compared.len() - 1]))
+}
+
+fn collapsed(epoch: usize, what: &str) -> Error {
+    Error::invalid(format!(
+        "collapsed in epoch {epoch}: {what}; are the inputs of all spots alike? If not, lower `learning_rate`, or take more spots; \
+         negatives, as of `simclr`, and variance terms, as of `vicreg`, hold spots apart best"
+    ))
 }
 
 /// How fast training goes. Told as it goes, and in no artifact: those are the same bytes however long they took.
@@ -262,23 +290,28 @@ impl Gathered {
     }
 }
 
-/// The lowest loss so far.
+/// The lowest loss so far. The first epoch's does not count: before queues are full, and while weights are those of chance, a loss may be
+/// lower than it ever is again.
 struct Best {
     loss: f64,
+    epochs: usize,
     /// Epochs since.
     ago: usize,
 }
 
 impl Best {
     fn of(losses: Option<&Vec<f64>>) -> Self {
-        let mut best = Self { loss: f64::INFINITY, ago: 0 };
+        let mut best = Self { loss: f64::INFINITY, epochs: 0, ago: 0 };
         losses.into_iter().flatten().for_each(|loss| best.add(*loss));
         best
     }
 
     fn add(&mut self, loss: f64) {
-        self.ago = if loss < self.loss { 0 } else { self.ago + 1 };
-        self.loss = self.loss.min(loss);
+        self.epochs += 1;
+        if self.epochs > 1 {
+            self.ago = if loss < self.loss { 0 } else { self.ago + 1 };
+            self.loss = self.loss.min(loss);
+        }
     }
 
     fn is_long_ago(&self, patience: Option<usize>) -> bool {
@@ -356,5 +389,28 @@ impl Means {
 
     pub(crate) fn values(&self) -> impl Iterator<Item = (&'static str, f64)> {
         self.0.iter().map(|(name, sum, total)| (*name, sum / total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_counts_from_the_second_epoch() {
+        // As of `moco`, whose queue is empty at first.
+        let losses = vec![4.4, 5.0, 4.9, 4.8, 4.85, 4.82];
+        let best = Best::of(Some(&losses));
+        assert!(best.is_long_ago(Some(2)) && !best.is_long_ago(Some(3)) && !best.is_long_ago(None));
+        assert!(!Best::of(Some(&losses[..4].to_vec())).is_long_ago(Some(1)));
+    }
+
+    #[test]
+    fn a_collapse_is_dated_from_where_it_stays() {
+        let since = |compared: &[f64]| alike_since(Some(&compared.to_vec()));
+        assert_eq!(since(&[0.3, 0.04, 0.2, 0.04, 0.02]), Some((4, 0.02)));
+        assert_eq!(since(&[0.01, 0.02]), Some((1, 0.02)));
+        assert_eq!(since(&[0.3, 0.01, 0.06]), None, "it passed through");
+        assert_eq!((since(&[]), alike_since(None)), (None, None));
     }
 }

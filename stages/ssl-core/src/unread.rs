@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{encoder::Encodes, params::PretrainParams};
 
 /// Params that some objectives read, and which: those of two views by the name of what keeps the views apart.
-const READERS: [(&str, &[&str]); 28] = [
+const READERS: [(&str, &[&str]); 34] = [
     ("gene_encoder", &["cross_modal", "fused_contrast"]),
     ("mask_rate", &["gene_mask", "graph_mask"]),
     ("gene_sets", &["gene_mask"]),
@@ -35,7 +35,34 @@ const READERS: [(&str, &[&str]); 28] = [
     ("variance", &["vicreg"]),
     ("covariance", &["vicreg"]),
     ("local_crops", &["swav", "dino"]),
+    ("local_share", &["swav", "dino"]),
+    ("local_pixels", &["swav", "dino"]),
+    ("projector", TWO_VIEWS),
+    ("min_crop", OF_PATCHES),
+    ("stain_jitter", OF_PATCHES),
+    ("colour_jitter", OF_PATCHES),
 ];
+
+/// Those that see views of patches.
+const OF_PATCHES: &[&str] = &[
+    "inpaint",
+    "colorize",
+    "mae",
+    "cross_modal",
+    "fused_contrast",
+    "vicreg",
+    "barlow",
+    "simclr",
+    "moco",
+    "byol",
+    "simsiam",
+    "swav",
+    "dino",
+];
+
+/// Those with a projector: `cross_modal`, and what keeps two views apart.
+const TWO_VIEWS: &[&str] =
+    &["cross_modal", "vicreg", "barlow", "simclr", "moco", "byol", "simsiam", "swav", "dino"];
 
 /// Tells of each param that is not its default and is not read.
 pub(crate) fn warn(params: &PretrainParams) {
@@ -76,8 +103,11 @@ fn unread(params: &PretrainParams) -> Vec<(&'static str, &'static [&'static str]
         return Vec::new();
     };
     let contrast = serde_json::to_value(params.two_views()).unwrap_or_default();
+    // What tells genes apart by the loss of an objective on patches reads none.
+    let sees = |readers: &[&str]| readers != OF_PATCHES || params.objective.inputs().contains(&"patches");
     let is_read = |readers: &[&str]| {
-        readers.iter().any(|reader| *reader == params.objective.name() || contrast == **reader)
+        let names = |reader: &&str| *reader == params.objective.name() || contrast == **reader;
+        readers.iter().any(names) && sees(readers)
     };
     READERS
         .into_iter()
@@ -151,8 +181,14 @@ mod tests {
         let schema = schemars::schema_for!(PretrainParams).to_value();
         for (param, readers) in READERS {
             let description = schema["properties"][param]["description"].as_str().unwrap();
-            for reader in readers {
-                assert!(description.contains(&format!("`{reader}`")), "{param}: {description}");
+            // Of all on patches, and all of two views, in these words.
+            let told: Vec<String> = match readers {
+                OF_PATCHES => vec!["patch".into()],
+                TWO_VIEWS => vec!["two views".into()],
+                _ => readers.iter().map(|reader| format!("`{reader}`")).collect(),
+            };
+            for reader in told {
+                assert!(description.contains(&reader), "{param}: {description}");
             }
         }
     }

@@ -1,16 +1,13 @@
 //! Barlow Twins (Zbontar et al. 2021): dimensions of two views that agree with themselves, and with no other.
 
 use dfdx::prelude::*;
-use rayon::prelude::*;
 
 use super::with_gradients;
 use crate::{
+    batch_norm::Standard,
     gemm::{par_gemm, view},
     tensor::{self, Matrix, Recording, Scalar},
 };
-
-/// Added to variances, as batch norm does.
-const EPSILON: f64 = 1e-5;
 
 /// [`barlow`]'s loss and its unweighted terms.
 pub struct Barlow {
@@ -55,58 +52,6 @@ pub fn barlow(a: Matrix<Recording>, b: Matrix<Recording>, off_weight: f32) -> Ba
     let gradients = [x.back(&by_left), y.back(&by_right)];
     let loss = with_gradients([a, b], on + f64::from(off_weight) * off, gradients);
     Barlow { loss, on_diagonal: on as f32, off_diagonal: off as f32 }
-}
-
-/// Columns of mean 0 and variance 1.
-struct Standard {
-    values: Vec<f32>,
-    /// Per column, 1 / sd.
-    inverse: Vec<f64>,
-}
-
-impl Standard {
-    fn of(values: &[f32], dims: usize) -> Self {
-        let items = (values.len() / dims) as f64;
-        let mean = sums(values, dims, |value, _| value).map(|sum| sum / items);
-        let mean: Vec<f64> = mean.collect();
-        let variance = sums(values, dims, |value, column| (value - mean[column]).powi(2));
-        let inverse: Vec<f64> = variance.map(|sum| (sum / items + EPSILON).sqrt().recip()).collect();
-        let mut standard = values.to_vec();
-        standard.par_chunks_mut(dims).for_each(|row| {
-            for (value, (mean, inverse)) in row.iter_mut().zip(mean.iter().zip(&inverse)) {
-                *value = ((f64::from(*value) - mean) * inverse) as f32;
-            }
-        });
-        Self { values: standard, inverse }
-    }
-
-    /// The gradient by the columns as they were: (g − mean(g) − x̂ mean(g x̂)) / sd.
-    fn back(&self, gradient: &[f32]) -> Vec<f32> {
-        let dims = self.inverse.len();
-        let items = (gradient.len() / dims) as f64;
-        let shift: Vec<f64> = sums(gradient, dims, |value, _| value).map(|sum| sum / items).collect();
-        let products: Vec<f32> = gradient.iter().zip(&self.values).map(|(g, x)| g * x).collect();
-        let slope: Vec<f64> = sums(&products, dims, |value, _| value).map(|sum| sum / items).collect();
-        let mut by = gradient.to_vec();
-        by.par_chunks_mut(dims).zip(self.values.par_chunks(dims)).for_each(|(by, x)| {
-            for (column, (by, x)) in by.iter_mut().zip(x).enumerate() {
-                let centred = f64::from(*by) - shift[column] - f64::from(*x) * slope[column];
-                *by = (centred * self.inverse[column]) as f32;
-            }
-        });
-        by
-    }
-}
-
-/// Per column the sum of what `of` makes of its values.
-fn sums(values: &[f32], dims: usize, of: impl Fn(f64, usize) -> f64) -> impl Iterator<Item = f64> {
-    let mut sums = vec![0.0; dims];
-    for row in values.chunks_exact(dims) {
-        for (column, (sum, value)) in sums.iter_mut().zip(row).enumerate() {
-            *sum += of(f64::from(*value), column);
-        }
-    }
-    sums.into_iter()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(crate) use fusion::Fuse;
 pub use fusion::Fusion;
 pub(crate) use genes::{Around, GeneEncoder, GeneNet};
 pub(crate) use graph::{GraphLayer, GraphNet};
-pub(crate) use mlp::Projector;
+pub(crate) use mlp::{HeadNorm, Projector};
 
 /// No layer of a network is wider: what is meant to be a number of values, and is not.
 pub(crate) const LARGEST: usize = 1 << 14;
@@ -296,6 +296,20 @@ impl Encoder {
                 format!(
                     "halves them {halvings} times: make them {least} or more, or choose another `encoder`"
                 )
+            }
+            // Group norm of at most 8 channels has one in a group, and what is normalised alone is 0.
+            Self::Cnn { channels } if size <= place && channels.last().is_some_and(|last| *last <= 8) => {
+                format!(
+                    "leaves one place of them, whose {} channels would be normalised one by one, so that all spots look the same: \
+                     make them {} or more, or take a layer less or more than 8 channels in the last",
+                    channels.last().copied().unwrap_or_default(),
+                    place + 1
+                )
+            }
+            Self::Resnet { width: 1, .. } if size <= place => {
+                "leaves one place of them, whose channels would be normalised one by one, so that all spots look the same: make \
+                 `width` 2 or more"
+                    .to_owned()
             }
             _ => return Ok(()),
         };

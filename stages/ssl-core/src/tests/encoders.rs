@@ -149,6 +149,10 @@ fn an_encoder_goes_out_and_comes_back() {
         results.map(|results| Model::read(&results.join("model")).unwrap())
     };
     assert!(import(&Bench::new(), &file).unwrap() == model);
+    // What the file says of itself is of it; a model of other colours beside it is not.
+    let (other, _) = Bench::new().with("patches", &patches(12, 16)).pretrain(patches_params(1));
+    assert!(other.architecture != model.architecture);
+    assert!(import(&Bench::new().with("model", &other), &file).unwrap() == model);
 
     // As PyTorch writes it: without our prefix, without our metadata.
     let folder = TempDir::new().unwrap();

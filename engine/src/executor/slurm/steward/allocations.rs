@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -343,8 +344,8 @@ impl Steward {
 
     /// What an allocation runs.
     fn script(&self, shape: &str, nonce: &str) -> String {
-        let here = std::env::current_exe().unwrap_or_else(|_| "restage".into());
-        let restage = self.settings.restage.clone().unwrap_or(here);
+        let here = || std::env::current_exe().map_or_else(|_| "restage".into(), installed_at);
+        let restage = self.settings.restage.clone().unwrap_or_else(here);
         let setup = self.settings.setup.as_deref().unwrap_or_default();
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "'\\''"));
         format!(
@@ -371,6 +372,13 @@ impl Steward {
     }
 }
 
+/// Where a program is that runs from this path. Linux marks one whose file was replaced, as by the installation of another version:
+/// other machines can only have that one, and pilots may be of it.
+fn installed_at(path: PathBuf) -> PathBuf {
+    let unmarked = path.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    unmarked.map(PathBuf::from).filter(|unmarked| unmarked.is_file() && !path.exists()).unwrap_or(path)
+}
+
 /// Whether Slurm says that a user would have too many jobs.
 fn is_limit(message: &str) -> bool {
     message.to_lowercase().contains("limit")
@@ -393,6 +401,18 @@ fn is_of_memory(lines: &[String]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_was_replaced_is_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, marked) = (folder.path().join("restage"), folder.path().join("restage (deleted)"));
+        assert_eq!(installed_at(marked.clone()), marked, "nothing is there");
+        std::fs::write(&path, "another version").unwrap();
+        assert_eq!(installed_at(marked.clone()), path);
+        assert_eq!(installed_at(path.clone()), path);
+        std::fs::write(&marked, "what is really called so").unwrap();
+        assert_eq!(installed_at(marked.clone()), marked);
+    }
 
     #[test]
     fn who_was_killed_for_memory_is_told_by_slurms_own_lines() {
