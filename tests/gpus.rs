@@ -219,6 +219,15 @@ sweep:
         pretrain.uses: ssl/pretrain
         features.uses: ssl/embed
         tuned.uses: ssl/finetune
+    byol: { set: { params.objective: gene_contrast, pretrain.contrast: byol, pretrain.projector: [16, 16] } }
+    byol on the CPU:
+      set:
+        params.objective: gene_contrast
+        pretrain.contrast: byol
+        pretrain.projector: [16, 16]
+        pretrain.uses: ssl/pretrain
+        features.uses: ssl/embed
+        tuned.uses: ssl/finetune
 ";
 
 /// What computes is the real plugin, by a pretended driver and cuBLAS, which run its kernels on the CPU.
@@ -248,9 +257,13 @@ fn with_a_gpu_stages_compute_what_they_compute_without() {
         let values = row["values"].as_array().expect("values");
         values.iter().map(|value| value["mean"].as_f64().expect("a number")).collect()
     };
-    for (gpu, cpu) in
-        [("baseline", "on the CPU"), ("baseline", "trained on the GPU"), ("dgi", "dgi on the CPU")]
-    {
+    // Of BYOL the heads are networks with batch norms between them, which the CPU computes.
+    for (gpu, cpu) in [
+        ("baseline", "on the CPU"),
+        ("baseline", "trained on the GPU"),
+        ("dgi", "dgi on the CPU"),
+        ("byol", "byol on the CPU"),
+    ] {
         for (gpu, cpu) in values(gpu).into_iter().zip(values(cpu)) {
             assert!((gpu - cpu).abs() < 1e-3 * cpu.abs(), "{gpu} {cpu}");
         }
