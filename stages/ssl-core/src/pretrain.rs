@@ -50,7 +50,7 @@ impl Stage for Pretrain {
         Ports::new("Trains an encoder without labels: on genes, on genes of spots on a graph, or on patches.")
             .optional::<Table>(
                 "table",
-                "HeadNorm expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
+                "Normalised expression; what `gene_mask`, `gene_contrast`, `cross_modal`, `fused_contrast`, `dgi`, `graph_ae` and `graph_mask` train on",
             )
             .needed_if("objective", &Objective::that_read("table"))
             .optional::<Graph>(
