@@ -74,6 +74,12 @@ pub(crate) struct Idle {
     pub(crate) path: PathBuf,
     /// What it takes.
     pub(crate) bytes: u64,
+    /// The file whose time tells when it was last of use.
+    #[serde(skip)]
+    noted: PathBuf,
+    /// For how long it was of none.
+    #[serde(skip)]
+    keep: Duration,
 }
 
 /// What this user's builds left that was of no use for so long, and for three days.
@@ -94,7 +100,7 @@ fn idle_since(path: PathBuf, keep: Duration) -> Option<Idle> {
     let user = rustix::process::geteuid();
     let is_own = user.is_root() || noted.metadata().is_ok_and(|meta| meta.uid() == user.as_raw());
     let is_idle = is_own && last_use::age(&noted).is_some_and(|age| age > keep);
-    is_idle.then(|| Idle { bytes: size(&path), path })
+    is_idle.then(|| Idle { bytes: size(&path), path, noted, keep })
 }
 
 fn size(path: &Path) -> u64 {
@@ -107,10 +113,42 @@ fn size(path: &Path) -> u64 {
     }
 }
 
-/// Removes it.
+/// Removes it, if no run began to use it meanwhile.
 ///
 /// # Errors
 /// If it stays.
 pub(crate) fn forget(idle: &Idle) -> io::Result<()> {
+    if last_use::age(&idle.noted).is_none_or(|age| age <= idle.keep) {
+        return Ok(());
+    }
     if idle.path.is_dir() { std::fs::remove_dir_all(&idle.path) } else { std::fs::remove_file(&idle.path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, time::SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn what_a_run_began_to_use_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let places = ["used.so", "idle.so"].map(|name| super::folder(&store).unwrap().join(name));
+        let month = Duration::from_secs(30 * 24 * 60 * 60);
+        for place in &places {
+            std::fs::write(place, "a library").unwrap();
+            File::options()
+                .append(true)
+                .open(place)
+                .unwrap()
+                .set_modified(SystemTime::now() - 2 * month)
+                .unwrap();
+        }
+        let idle = idle(&store, month);
+        assert_eq!(idle.iter().map(|idle| idle.bytes).collect::<Vec<_>>(), [9, 9]);
+        last_use::note(&places[0]);
+        idle.iter().for_each(|idle| forget(idle).unwrap());
+        assert_eq!(places.map(|place| place.exists()), [true, false]);
+    }
 }

@@ -68,14 +68,6 @@ impl Objective for CrossModal<'_> {
             let terms = vec![("between", between.array())];
             (between, terms)
         };
-        Step {
-            loss,
-            terms,
-            embeddings: patch_embeddings,
-            others: None,
-            of_genes: Some(gene_embeddings),
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step { terms, of_genes: Some(gene_embeddings), ..Step::new(loss, patch_embeddings) }
     }
 }

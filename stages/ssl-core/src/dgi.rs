@@ -91,14 +91,6 @@ impl Objective for Dgi<'_> {
                 (infomax(real, corrupted, of_real) + back) * 0.5
             }
         };
-        Step {
-            loss,
-            terms: Vec::new(),
-            embeddings: kept,
-            others: None,
-            of_genes: None,
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step::new(loss, kept)
     }
 }

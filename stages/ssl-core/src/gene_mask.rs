@@ -84,14 +84,6 @@ impl Objective for GeneMask<'_> {
         let kept = embeddings.retaped::<NoneTape>();
         let prediction = self.decoder.forward(params, embeddings.into(), Source::Op).rows();
         let loss = masked_mse(prediction, target, mask);
-        Step {
-            loss,
-            terms: Vec::new(),
-            embeddings: kept,
-            others: None,
-            of_genes: None,
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step::new(loss, kept)
     }
 }

@@ -107,15 +107,7 @@ impl Objective for GraphAutoencoder<'_> {
                 (kept, scaled_cosine_error(chosen.product(prediction), &target, mask.gamma))
             }
         };
-        Step {
-            loss,
-            terms: Vec::new(),
-            embeddings: kept,
-            others: None,
-            of_genes: None,
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step::new(loss, kept)
     }
 }
 

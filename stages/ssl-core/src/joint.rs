@@ -159,15 +159,7 @@ impl<V: Views> Objective for Joint<V> {
                 all(scores, targets, crops, |scores, target| soft_cross_entropy(scores, target, *temperature))
             }
         };
-        Step {
-            loss,
-            terms,
-            embeddings: left,
-            others: Some(right),
-            of_genes: None,
-            compared: Some(compared),
-            seen,
-        }
+        Step { terms, others: Some(right), compared: Some(compared), seen, ..Step::new(loss, left) }
     }
 
     fn remember(&self, memory: &mut Memory, params: &Params, seen: Vec<f32>, done: f64) {

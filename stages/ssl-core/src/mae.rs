@@ -154,15 +154,7 @@ impl Objective for Mae<'_> {
         let tokens = self.views.encoder.forward_seen(params, images, &seen);
         let embeddings = global_average_pool(tokens.retaped::<NoneTape>());
         let loss = masked_mse(self.decoder.forward(params, tokens, &seen, map), target, counts);
-        Step {
-            loss,
-            terms: Vec::new(),
-            embeddings,
-            others: None,
-            of_genes: None,
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step::new(loss, embeddings)
     }
 }
 

@@ -120,15 +120,7 @@ impl Objective for Reconstruct<'_> {
         let (target, counts) =
             (by_places(&target, 3, size, block, map), by_places(&counts, 1, size, block, map));
         let loss = masked_mse(prediction, target, counts);
-        Step {
-            loss,
-            terms: Vec::new(),
-            embeddings: kept,
-            others: None,
-            of_genes: None,
-            compared: None,
-            seen: Vec::new(),
-        }
+        Step::new(loss, kept)
     }
 }
 

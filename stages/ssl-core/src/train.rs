@@ -92,6 +92,14 @@ pub(crate) struct Step {
     pub(crate) seen: Vec<f32>,
 }
 
+impl Step {
+    /// Of an objective that has one loss, one view and one encoder, and remembers nothing.
+    pub(crate) fn new(loss: Scalar<Recording>, embeddings: Matrix) -> Self {
+        let (terms, seen) = (Vec::new(), Vec::new());
+        Self { loss, terms, embeddings, others: None, of_genes: None, compared: None, seen }
+    }
+}
+
 /// Trains `params` for `options.epochs` epochs, from the last checkpoint if there is one.
 pub(crate) fn train(
     ctx: &Context,

@@ -136,8 +136,9 @@ struct Others {
 /// What a sweep did.
 struct Done {
     report: GcReport,
-    /// Journals, and what else is gone.
+    /// Runs without their journals now.
     forgotten: usize,
+    /// Commits and builds of plugins that are gone.
     gone: usize,
     /// Runs whose journals could not be removed, commits and builds of plugins, and why.
     not_forgotten: Vec<(PathBuf, String)>,
